@@ -1,0 +1,1 @@
+"""How many tokens and bits an optimised input vector holds."""

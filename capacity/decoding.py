@@ -1,0 +1,104 @@
+"""The truth about a [mem] vector: its teacher-forced score, and what it decodes to when running free."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from capacity.models import Frozen
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model predicts of texts (batch, tokens), position by position, given the true tokens before it."""
+
+    predicted: Int[np.ndarray, "batch tokens"]  # argmax; -1 where nothing predicts (t1 without [mem])
+    correct: np.ndarray  # bool (batch, tokens)
+    bits: Float[np.ndarray, "batch tokens"]  # surprisal; NaN where nothing predicts
+
+    def exact(self, *, scored_from: int = 0) -> np.ndarray:
+        """Return bool (batch,): every scored position's argmax is right."""
+        return self.correct[:, scored_from:].all(axis=1)
+
+
+@torch.no_grad()
+def teacher_forced(
+    frozen: Frozen, mem: Float[Tensor, "batch n_mem dim"] | None, ids: Int[Tensor, "batch tokens"]
+) -> Score:
+    """Return the score of `ids` after `mem`, or of `ids` alone where `mem` is None.
+
+    Without [mem] nothing stands before t1, so its prediction is -1, its surprisal NaN, its correctness False.
+    """
+    ids = ids.to(frozen.device)
+    inputs = frozen.embed(ids[:, :-1])
+    if mem is not None:
+        inputs = torch.cat([mem.to(frozen.device, inputs.dtype), inputs], dim=1)
+    skipped = 1 if mem is None else 0
+    predicted = np.full(ids.shape, -1)
+    bits = np.full(ids.shape, np.nan)
+    if inputs.shape[1]:
+        logits = frozen.logits(inputs)[:, (0 if mem is None else mem.shape[1] - 1) :].float()
+        targets = ids[:, skipped:]
+        nats = torch.logsumexp(logits, -1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        predicted[:, skipped:] = logits.argmax(-1).cpu().numpy()
+        bits[:, skipped:] = nats.double().cpu().numpy() / math.log(2)
+    return Score(predicted, predicted == ids.cpu().numpy(), bits)
+
+
+@torch.no_grad()
+def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[int] | None = None) -> Iterator[int]:
+    """Yield the greedy tokens that follow `mem` and the `given` tokens, without end; the caller stops.
+
+    The model's own cache is used where it has one; else everything is read again for each token.
+    """
+    inputs = mem.unsqueeze(0).to(frozen.device, frozen.model.dtype)
+    if given:
+        inputs = torch.cat([inputs, frozen.embed(torch.tensor([list(given)]))], dim=1)
+    cache = None
+    while True:
+        past = {} if cache is None else {"past_key_values": cache}
+        out = frozen.model(inputs_embeds=inputs, use_cache=True, **past)
+        token = int(out.logits[0, -1].argmax())
+        yield token
+        cache = getattr(out, "past_key_values", None)
+        following = frozen.embed(torch.tensor([[token]]))
+        inputs = following if cache is not None else torch.cat([inputs, following], dim=1)
+
+
+def free_running(
+    frozen: Frozen, mem: Float[Tensor, "n_mem dim"], n_tokens: int, *, given: Sequence[int] | None = None
+) -> list[int]:
+    """Return `n_tokens` token ids decoded greedily from `mem`, the `given` ones first and counted in.
+
+    It never receives the text: with one wrong token, what follows it is conditioned on that token.
+
+    Args:
+        frozen: the model.
+        mem: one text's vectors, as stored.
+        n_tokens: how many tokens to return.
+        given: tokens put after [mem] before decoding begins; with `scored_from=1`, t1.
+
+    Raises ValueError when more tokens are given than asked for, or past the context (see Frozen.check_length).
+    """
+    if mem.ndim != 2 or mem.shape[1] != frozen.dim:
+        raise ValueError(f"mem has shape {tuple(mem.shape)}; (n_mem, {frozen.dim}) is what {frozen.name} takes")
+    found = [] if given is None else [int(token) for token in given]
+    if len(found) > n_tokens:
+        raise ValueError(f"{len(found)} tokens are given but only {n_tokens} asked for")
+    frozen.check_length(n_tokens, mem.shape[0])
+    return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))
+
+
+def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequence[int], *, scored_from: int = 0) -> int:
+    """Return how many leading tokens of `ids` come back free-running, stopping at the first wrong one.
+
+    With `scored_from=1`, t1 is given and counts as come back.
+    """
+    given, rest = list(ids[:scored_from]), ids[scored_from:]
+    found = stream(frozen, mem, given=given)
+    return len(given) + sum(1 for _ in takewhile(lambda token: token == next(found), rest))

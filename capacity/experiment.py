@@ -1,0 +1,144 @@
+"""What is measured: an experiment names one cell, and `run` turns cells into rows."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from capacity import engine, fitting, provenance, search, texts
+from capacity.decoding import Score, decoded_tokens, teacher_forced
+from capacity.models import DTYPES, Frozen
+from capacity.search import BUDGET
+from capacity.texts import Text
+
+PROTOCOL = 1  # part of every key: raised when the meaning of a row changes
+SEARCHES = ("fixed", "grow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One text under one set of conditions."""
+
+    model: str  # embedded name, folder or hub name
+    source: str = "embedded"  # of the text
+    text_index: int = 0  # place in the seeded sample
+    text_seed: int = 0  # of the sample
+    n_mem: int = 1  # vectors
+    length: int = 64  # tokens: of the text (`fixed`), or the most that is tried (`grow`)
+    scored_from: int = 0  # 0: all tokens are predicted; 1: t1 is given, as in the paper
+    recipe: str = "default"  # a key of fitting.RECIPES
+    search: str = "grow"  # `fixed`: one fit at `length`; `grow`: search.exact_length
+    budget: int = BUDGET  # token-steps, of `grow`
+    seed: int = 0  # of the start
+    dtype: str = "float32"  # of the weights
+    attention: str = "sdpa"  # implementation of transformers
+
+    def check(self) -> None:
+        """Raise ValueError for the first setting that is not allowed, saying what is."""
+        fitting.recipe(self.recipe)
+        texts.check(self.source)
+        for name, value, allowed in [
+            ("search", self.search, SEARCHES),
+            ("scored_from", self.scored_from, (0, 1)),
+            ("dtype", self.dtype, tuple(DTYPES)),
+        ]:
+            if value not in allowed:
+                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, allowed))}")
+        for name, least in [("n_mem", 1), ("length", 1 + self.scored_from), ("budget", 1), ("text_index", 0)]:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+
+    def key(self, text: Text, *, revision: str, tokenizer_digest: str) -> str:
+        """Return 32 hex digits that change with anything that may change the cell's rows."""
+        settings = asdict(self) | {"recipe": [self.recipe, asdict(fitting.recipe(self.recipe))]}
+        if self.search == "fixed":
+            del settings["budget"]
+        parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment with its text and key."""
+
+    experiment: Experiment
+    text: Text
+    key: str
+
+
+def run(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[list[dict]]:
+    """Yield the rows of each cell as it ends: one a probe, in order of length; cells run side by side.
+
+    What is stored is scored again, alone, from its bytes; the last exact vector of a cell is decoded free-running.
+
+    frozen: the model of all cells. Raises ValueError for a text that doesn't fit into its context.
+    """
+
+    def kind(cell: Cell) -> tuple[str, int]:
+        return cell.experiment.recipe, cell.experiment.scored_from
+
+    for (name, scored_from), group in groupby(sorted(cells, key=kind), key=kind):
+        begun = [_task(frozen, cell) for cell in group]
+        for task in engine.run(frozen, begun, fitting.recipe(name), _advance, scored_from=scored_from):
+            yield rows(frozen, task.tag, task.probes)  # pyright: ignore[reportArgumentType]
+
+
+def _task(frozen: Frozen, cell: Cell) -> engine.Task:
+    what = cell.experiment
+    grows = what.search == "grow"
+    return fitting.task(
+        frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from,
+        length=min(what.length, search.first_length(what.scored_from)) if grows else what.length,
+        budget=what.budget if grows else None, tag=cell,
+    )  # fmt: skip
+
+
+def _advance(task: engine.Task, right: int) -> int | None:
+    return search.grow(task, right) if task.tag.experiment.search == "grow" else None  # pyright: ignore
+
+
+def rows(frozen: Frozen, cell: Cell, probes: Sequence[engine.Probe]) -> list[dict]:
+    """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector."""
+    what, ids = cell.experiment, torch.tensor([cell.text.ids])
+    without = teacher_forced(frozen, None, ids)
+    exact = [number for number, probe in enumerate(probes) if probe.status == "solved"]
+    found = []
+    for number, probe in enumerate(probes):
+        stored = probe.mem.numpy().tobytes()
+        mem = torch.from_numpy(np.frombuffer(stored, dtype=np.float32).reshape(probe.mem.shape).copy())
+        score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length])
+        decoded = None
+        if exact and number == exact[-1]:
+            decoded = decoded_tokens(frozen, mem, cell.text.ids[: probe.length], scored_from=what.scored_from)
+        found.append(
+            frozen.facts()
+            | counts(score, without, probe.length)
+            | {
+                "key": cell.key, "source": what.source, "text_index": what.text_index,
+                "text_id": cell.text.id, "text_digest": cell.text.digest, "n_mem": what.n_mem,
+                "length": probe.length, "scored_from": what.scored_from, "recipe": what.recipe,
+                "search": what.search, "probe": number, "seed": what.seed, "init": "embedding_std",
+                "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
+                "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded,
+                "seconds": probe.seconds, "device": frozen.device.type, "versions": json.dumps(provenance.versions()),
+                "mem": mem.flatten().numpy(),
+            }
+        )  # fmt: skip
+    return found
+
+
+def counts(with_mem: Score, without: Score, length: int) -> dict:
+    """Return the counts and sums of positions 2..length of one text, and t1's own."""
+    rest = slice(1, length)
+    return {
+        "correct_without": int(without.correct[0, rest].sum()),
+        "correct_with": int(with_mem.correct[0, rest].sum()),
+        "bits_without": float(without.bits[0, rest].sum()),
+        "bits_with": float(with_mem.bits[0, rest].sum()),
+        "first_bits_with": float(with_mem.bits[0, 0]),
+        "first_correct": bool(with_mem.correct[0, 0]),
+    }

@@ -1,0 +1,206 @@
+"""Rows in, numbers with intervals out; every interval is a bootstrap over texts (scipy.stats.bootstrap)."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+CONDITIONS = ("model", "source", "n_mem", "recipe", "scored_from")  # what rows are told apart by, unless said
+_SEED, _RESAMPLES = 0, 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and where 95% of its bootstrap replicates lie."""
+
+    value: float
+    low: float
+    high: float
+    n: int  # texts
+    degenerate: bool  # one text, or no variation: the interval says nothing about the spread
+
+
+def interval(
+    values: Sequence[float] | np.ndarray,
+    *,
+    statistic: Callable[..., float] = np.mean,
+    method: str = "BCa",
+    confidence: float = 0.95,
+) -> Interval:
+    """Return `statistic` of one value a text, with its bootstrap interval.
+
+    values: (n_texts, ...), resampled along the first axis; statistic: takes such an array, returns a number. With one
+    text, or the same value for all, the interval is the value itself and flagged. Raises ValueError for no value.
+
+    >>> interval([2.0, 2.0, 2.0])
+    Interval(value=2.0, low=2.0, high=2.0, n=3, degenerate=True)
+    """
+    data = np.asarray(values, dtype=float)
+    if not len(data):
+        raise ValueError("no texts to take an interval over; check what the rows were filtered by")
+    if not np.isfinite(data).all():
+        raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
+    value = float(statistic(data))
+    if len(data) == 1 or (data == data[0]).all():
+        return Interval(value, value, value, len(data), True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", stats.DegenerateDataWarning)
+        try:
+            low, high = _bootstrap(data, statistic, method, confidence)
+        except stats.DegenerateDataWarning:  # BCa has no answer where a replicate never differs
+            low, high = _bootstrap(data, statistic, "percentile", confidence)
+    return Interval(value, float(low), float(high), len(data), False)
+
+
+def _bootstrap(data: np.ndarray, statistic: Callable, method: str, confidence: float) -> tuple[float, float]:
+    found = stats.bootstrap(
+        (np.arange(len(data)),), lambda chosen: statistic(data[chosen.astype(int)]), vectorized=False,
+        n_resamples=_RESAMPLES, confidence_level=confidence, method=method, rng=np.random.default_rng(_SEED),
+    )  # fmt: skip
+    return found.confidence_interval
+
+
+def n_right() -> pl.Expr:
+    """Return the number of scored positions that are right, t1 among them with `scored_from=0`."""
+    first = pl.col("first_correct").fill_null(value=False) & (pl.col("scored_from") == 0)
+    return (pl.col("correct_with") + first.cast(pl.Int32)).alias("n_right")
+
+
+def exact() -> pl.Expr:
+    """Return whether every scored position's argmax is right, teacher-forced."""
+    return (n_right() == pl.col("n_scored")).alias("exact")
+
+
+def accuracy() -> pl.Expr:
+    """Return the share of scored positions that are right, in [0, 1]; a text with none scored counts as 1."""
+    scored = pl.col("n_scored")
+    return pl.when(scored == 0).then(1.0).otherwise(n_right() / scored).alias("accuracy")
+
+
+def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the mean accuracy over texts at each length with its interval: *by, length, value, low, high, n."""
+    return _summarise(rows.with_columns(accuracy()), [*by, "length"], lambda part: interval(part["accuracy"]))
+
+
+def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, threshold: float = 0.99) -> pl.DataFrame:
+    """Return the largest length with mean accuracy >= threshold (the paper's decoding capacity), tokens.
+
+    Columns: *by, value (0 where no length reaches the threshold), low, high, n, degenerate, censored: `above` where
+    the largest length measured still passes, `below` where the smallest doesn't, else `no`. Lengths need not be
+    passed in order, as in the paper. Every text must have every length, `rows` being of one fixed-length grid.
+
+    Raises ValueError for a threshold outside (0, 1], or texts that miss a length.
+
+    Source: Kuratov et al. 2025, Table 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold!r}; above 0 and at most 1 is allowed")
+
+    def one(part: pl.DataFrame) -> dict:
+        table = part.pivot("length", index=["text_index", "seed"], values="accuracy", aggregate_function="mean")
+        lengths = np.sort(part["length"].unique().to_numpy())
+        values = table.select([str(length) for length in lengths]).to_numpy().astype(float)
+        if np.isnan(values).any():
+            raise ValueError("some texts miss a length; decoding capacity needs every text at every length")
+
+        def largest(chosen: np.ndarray) -> float:
+            passed = lengths[chosen.mean(axis=0) >= threshold - 1e-12]
+            return float(passed.max()) if len(passed) else 0.0
+
+        found = interval(values, statistic=largest, method="percentile")
+        censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
+        return asdict(found) | {"censored": censored}
+
+    return _summarise(rows.with_columns(accuracy()), by, one)
+
+
+def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return each text's exact length: *by, text_index, seed, exact_length (tokens), censored.
+
+    The longest prefix decoded free-running; 0 where none was. Censored: the budget or the text's end came before a
+    length that fails, so the true one may be larger.
+    """
+    last = pl.col("status").sort_by("length").last()
+    return (
+        rows.group_by([*by, "text_index", "seed"], maintain_order=True)
+        .agg(
+            pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"),
+            last.is_in(["solved", "budget"]).alias("censored"),
+        )
+        .sort([*by, "text_index", "seed"])
+    )
+
+
+def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the mean exact length over texts, tokens: *by, value, low, high, n, degenerate, n_censored."""
+
+    def one(part: pl.DataFrame) -> dict:
+        return asdict(interval(part["exact_length"])) | {"n_censored": int(part["censored"].sum())}
+
+    return _summarise(exact_lengths(rows, by=by), by, one)
+
+
+def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
+
+    Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
+    exact) is the caller's choice. Texts are resampled, each with all its rows.
+    """
+    return _mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
+
+
+def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, least: bool = False) -> pl.DataFrame:
+    """Return the mean over rows of (bits without [mem] - bits with), positions 2..N, bits, and interval.
+
+    least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
+    of a recipe that doesn't follow bits are refused with ValueError.
+    """
+    return _mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
+
+
+def utilisation(
+    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, bits: float = 16, least: bool = False
+) -> pl.DataFrame:
+    """Return gain / capacity, in tokens (the paper's) and in bits: *by, value, low, high, n, degenerate.
+
+    Tokens: token gain / theory.token_capacity, V the rows of the embedding. Bits: information gain /
+    theory.bit_capacity. At most about 1, negative where [mem] hurts. Columns end with `unit`.
+    """
+    capacity = pl.col("n_mem") * pl.col("d_model") * bits
+    shares = {
+        "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
+        "bits": (pl.col("bits_without") - _bits_with(rows, least=least)) / capacity,
+    }
+    return pl.concat(_mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
+
+
+def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
+    if least and rows["bits_with_min"].null_count():
+        raise ValueError(
+            "some rows have no bits_with_min (their loss has no bits); take recipe 'paper', or least=False"
+        )
+    return pl.col("bits_with_min" if least else "bits_with")
+
+
+def _mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
+    """Return the mean of `value` over rows; the interval resamples texts, each with all its rows."""
+
+    def one(part: pl.DataFrame) -> Interval:
+        texts = part.group_by("text_index", maintain_order=True).agg(pl.col("value").sum(), pl.len().alias("rows"))
+        pairs = texts.select("value", "rows").to_numpy().astype(float)
+        return interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum())
+
+    return _summarise(rows.with_columns(value.alias("value")), by, one)
+
+
+def _summarise(rows: pl.DataFrame, by: Sequence[str], summary: Callable) -> pl.DataFrame:
+    found = []
+    for group, part in rows.group_by(list(by), maintain_order=True):
+        made = summary(part)
+        found.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
+    if not found:
+        raise ValueError("no rows to summarise; check what they were filtered by")
+    return pl.DataFrame(found).sort(by)

@@ -1,0 +1,89 @@
+"""The numbers in `papers/` as frames: one row a number, with its table, unit and place."""
+
+from pathlib import Path
+
+import polars as pl
+
+from capacity import resources
+
+SCHEMA = pl.Schema(
+    {
+        "paper": pl.String,  # folder in papers/
+        "item": pl.String,  # table, figure or page, as the paper calls it
+        "model": pl.String,  # name on the hub
+        "source": pl.String,  # text source; null for a fact about the model
+        "n_mem": pl.Int64,  # [mem] vectors; 0 is the model without any; null where there is nothing to count
+        "metric": pl.String,
+        "value": pl.Float64,  # in `unit`
+        "sd": pl.Float64,  # standard deviation over rows, in `unit`; null where none is published
+        "unit": pl.String,  # billions, dimensions, nats, ratio, tokens, tokens/byte
+        "where": pl.String,  # file and cell of the paper's repository
+    }
+)
+KEY = ("paper", "item", "model", "source", "n_mem", "metric")  # names one number
+
+
+def papers() -> list[str]:
+    """Return the names of the papers whose numbers are at hand, sorted.
+
+    Raises FileNotFoundError when the folder of papers holds no table.
+
+    >>> papers()
+    ['kuratov2025', 'tarasov2026']
+    """
+    names = sorted({path.parent.name for path in resources.papers().glob("*/*.csv")})
+    if not names:
+        raise FileNotFoundError(f"no published numbers in {resources.papers()}; install the package whole")
+    return names
+
+
+def load(paper: str | None = None, item: str | None = None) -> pl.DataFrame:
+    """Return the published numbers of one paper and one item (default: all), one row a number, in `SCHEMA`.
+
+    Rows come by paper, then file, then as written. What the numbers mean is in `papers/<paper>/notes.md`.
+    Raises ValueError for a paper or an item (of that paper) that is not there, and a file with other columns.
+
+    >>> load("tarasov2026", "project page").select("model", "value").row(0)
+    ('meta-llama/Llama-3.1-8B', 1438.0)
+    """
+    known = papers()
+    if paper is not None and paper not in known:
+        raise ValueError(f"unknown paper {paper!r}; choose one of {known}")
+    chosen = known if paper is None else [paper]
+    rows = pl.concat([_read(path) for name in chosen for path in sorted((resources.papers() / name).glob("*.csv"))])
+    if item is None:
+        return rows
+    items = rows["item"].unique(maintain_order=True).to_list()
+    if item not in items:
+        raise ValueError(f"unknown item {item!r} in {', '.join(chosen)}; choose one of {items}")
+    return rows.filter(pl.col("item") == item)
+
+
+def wide(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row for each (model, source, n_mem) of `rows`, a column for each metric, in their order.
+
+    `rows` is what `load` returns, of one item: `wide(load("kuratov2025", "Table 1"))` has the columns
+    decoding_capacity (tokens), information_gain (nats), token_gain (tokens), information_gain_sd and
+    token_gain_sd. A metric with any published deviation gets a column `<metric>_sd`; what was not published
+    is null.
+    Raises ValueError when a cell would hold two numbers.
+
+    >>> wide(load("kuratov2025", "Eq. 1, Fig. 5")).select("d_model", "vocab_size", "token_capacity").row(0)
+    (768.0, 50304.0, 787.0)
+    """
+    cell = ["model", "source", "n_mem"]
+    twice = rows.filter(rows.select(*cell, "metric").is_duplicated())
+    if not twice.is_empty():
+        raise ValueError(
+            f"{twice.height} numbers share their model, source, n_mem and metric with another, "
+            f"in the items {twice['item'].unique(maintain_order=True).to_list()}; give the rows of one item"
+        )
+    deviations = rows.filter(pl.col("sd").is_not_null()).with_columns(pl.col("metric") + "_sd", value="sd")
+    return pl.concat([rows, deviations]).pivot("metric", index=cell, values="value")
+
+
+def _read(path: Path) -> pl.DataFrame:
+    rows = pl.read_csv(path, schema_overrides=SCHEMA)
+    if rows.schema != SCHEMA:
+        raise ValueError(f"{path} has the columns {rows.columns}; allowed are {SCHEMA.names()}, in this order")
+    return rows

@@ -1,0 +1,129 @@
+"""A grid of experiments over a store: what is there is loaded, what is missing is measured."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+from tqdm.auto import tqdm
+
+from capacity import experiment, models, resources, store, texts
+from capacity.experiment import Cell, Experiment
+
+ENGINES = ("none", "local")
+
+
+class MissingCells(LookupError):
+    """Cells that are in no store while the engine is `none`."""
+
+
+def measured() -> Path:
+    """Return the folder of rows that travel with the project: measured before, with their provenance."""
+    return resources.data() / "measured" / "rows"
+
+
+def grid(*, n_texts: int = 8, **settings: object) -> list[Experiment]:
+    """Return the product of all settings, each a value or a list of values of a field of Experiment.
+
+    n_texts: texts of each source, the first of its seeded sample.
+
+    Raises ValueError for an unknown field or a setting that is not allowed.
+
+    >>> [e.length for e in grid(model="llama-96", length=[8, 16], n_texts=1)]
+    [8, 16]
+    """
+    known = {field.name for field in fields(Experiment)} - {"text_index"}
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(f"unknown settings {unknown}; known are n_texts, {', '.join(sorted(known))}")
+    if n_texts < 1:
+        raise ValueError(f"n_texts is {n_texts}; at least 1 is needed")
+    lists = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
+    found = [
+        Experiment(**dict(zip(settings, values, strict=True)), text_index=index)
+        for values in product(*lists)
+        for index in range(n_texts)
+    ]
+    for one in dict.fromkeys(found):
+        one.check()
+    return list(dict.fromkeys(found))
+
+
+def cells(experiments: Iterable[Experiment]) -> list[Cell]:
+    """Return the experiments with their texts and keys, in the same order; no weights are loaded.
+
+    Raises ValueError (ModelError, TextError) for an unknown model or source, or texts too short or too few.
+    """
+    experiments = list(experiments)
+    groups: dict[tuple, list[Experiment]] = defaultdict(list)
+    for one in experiments:
+        groups[one.model, one.source, one.length, one.text_seed].append(one)
+    found: dict[Experiment, Cell] = {}
+    known: dict[str, tuple] = {}
+    for (name, source, length, seed), members in groups.items():
+        if name not in known:
+            folder = models.locate(name)
+            tokenizer = models.load_tokenizer(folder)
+            known[name] = tokenizer, models.digest(folder), models.tokenizer_digest(tokenizer)
+        tokenizer, revision, digest = known[name]
+        n_texts = 1 + max(one.text_index for one in members)
+        sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length, seed=seed)
+        for one in members:
+            text = sample[one.text_index]
+            key = one.key(text, revision=revision, tokenizer_digest=digest)
+            found[one] = Cell(one, text, key)
+    return [found[one] for one in experiments]
+
+
+def run(
+    experiments: Sequence[Experiment],
+    folder: Path | str | None = None,
+    *,
+    engine: str = "local",
+    device: str | None = None,
+    progress: bool = True,
+) -> pl.DataFrame:
+    """Return the rows of all cells (columns: store.SCHEMA), in order of key and probe.
+
+    Args:
+        experiments: from `grid`.
+        folder: of the store; None takes store.default_path().
+        engine: `local` measures what the store misses, on this machine; `none` only loads, from the store and
+            from the rows that travel with the project.
+        device: of the models; None takes CUDA, then MPS, then CPU.
+        progress: show cells done and an estimate of the time left, on standard error.
+
+    Raises ValueError for an unknown engine or wrong settings, MissingCells if the engine is `none` and cells are
+    missing. Whatever ends a run, finished cells are kept.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; known are {', '.join(ENGINES)}")
+    place = Path(folder) if folder is not None else store.default_path()
+    wanted = cells(experiments)
+    keys = list(dict.fromkeys(cell.key for cell in wanted))
+    if engine == "none":
+        rows = store.read([place, measured()], keys=keys)
+        missing = set(keys) - set(rows["key"])
+        if missing:
+            first = next(cell.experiment for cell in wanted if cell.key in missing)
+            raise MissingCells(
+                f"{len(missing)} of {len(keys)} cells are neither in {place} nor among the measured rows, the first is "
+                f"{first}; measure them with engine='local', or name another store"
+            )
+        return rows
+    with store.Store(place) as kept:
+        missing = set(kept.missing(keys))
+        todo = {cell.key: cell for cell in wanted if cell.key in missing}
+        by_model: dict[tuple, list[Cell]] = defaultdict(list)
+        for cell in todo.values():
+            by_model[cell.experiment.model, cell.experiment.dtype, cell.experiment.attention].append(cell)
+        with tqdm(total=len(todo), unit="cell", disable=not (progress and todo), smoothing=0.1) as bar:
+            for (name, dtype, attention), members in by_model.items():
+                bar.set_description(name)
+                frozen = models.load(name, device=device, dtype=dtype, attention=attention)
+                for rows in experiment.run(frozen, members):
+                    kept.append(rows)
+                    bar.update()
+        kept.flush()
+        return kept.read(keys=keys)

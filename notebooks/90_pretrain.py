@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 90 · How were the embedded models made?
+#
+# Small causal language models of two families, trained on public-domain books with one tokenizer and one
+# order of batches, so that within a family only the width differs.
+
+# %% tags=["parameters"]
+corpus: str = "corpus/books_train.parquet"  # Parquet with a column `text`, or a text file
+held_out: str = "corpus/books_heldout.parquet"  # the same, never trained on
+tokenizer: str = ""  # folder of a tokenizer to reuse; empty trains a new one
+rungs: list[str] = ["llama-96", "llama-128", "llama-192", "neox-128"]  # names in pretraining.RUNGS
+tokens: int = 10_000_000  # tokens seen by each model
+vocab_size: int = 512  # tokens
+threads: int = 1  # of the processor
+device: str = "cpu"  # or "cuda"
+out: str = "build/models"  # folder that receives one folder a model
+
+# %%
+from pathlib import Path
+
+import polars as pl
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from capacity import charts, pretraining
+
+charts.enable()
+torch.set_num_threads(threads)
+schedule = pretraining.Schedule(tokens=tokens)
+
+# %% [markdown]
+# ## Texts and tokens
+
+# %%
+books = pretraining.books(corpus)
+unseen = pretraining.books(held_out)
+tok = (
+    PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    if tokenizer
+    else pretraining.train_tokenizer(books, vocab_size=vocab_size)
+)
+train_tokens = pretraining.stream(books, tok)
+unseen_tokens = pretraining.stream(unseen, tok)
+bytes_per_token = sum(len(b.encode()) for b in unseen) / len(unseen_tokens)
+print(f"{len(train_tokens):,} training tokens, {len(unseen_tokens):,} held out, {bytes_per_token:.3f} bytes a token")
+
+# %% [markdown]
+# ## Training
+#
+# Every rung takes the same schedule: sequences of 32 to 512 tokens mixed, AdamW, a cosine to 5% of the peak.
+
+# %%
+curves = pl.concat([
+    pretraining.rung(name, tok, train_tokens, unseen_tokens, schedule,
+                     bytes_per_token=bytes_per_token, out=Path(out), device=device)
+    for name in rungs
+])  # fmt: skip
+
+# %%
+records = pretraining.records(Path(out))
+records
+
+# %%
+charts.training_curves(curves)
+
+# %% [markdown]
+# ## Limits
+#
+# The loss is over blocks of 512 tokens of books by authors not in the training file. A model this small, seen this
+# little text, is a fixture for measuring, not a model of English. Next: `00_one_vector`.
