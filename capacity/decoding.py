@@ -23,7 +23,7 @@ class Score:
 
     def exact(self, *, scored_from: int = 0) -> np.ndarray:
         """Return bool (batch,): every scored position's argmax is right."""
-        return self.correct[:, scored_from:].all(axis=1)
+        return np.all(self.correct[:, scored_from:], axis=1)
 
 
 @torch.no_grad()

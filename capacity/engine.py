@@ -7,6 +7,7 @@ dummies, so the shapes of every call are fixed and a text's result is the same b
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,14 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """What every scoring of one fit found, the last one included: steps + 1 entries."""
+
+    right: list[int]  # scored positions right
+    bits: list[float]  # surprisal of the scored positions, summed
+
+
+@dataclass(frozen=True)
 class Probe:
     """One fit of one text at one length, as it ended."""
 
@@ -48,6 +57,7 @@ class Probe:
     n_scored: int
     bits_min: float | None  # least bits of positions 2..N over the steps; None where the loss has none
     seconds: float  # of the batch's time, this text's share
+    curve: "Curve | None"  # step by step, where it was asked for
     mem: Float[Tensor, "n_mem dim"]  # the vector that was scored, float32, on the CPU
 
 
@@ -59,7 +69,8 @@ class Task:
     length: int  # tokens of the prefix being fitted
     mem: Float[Tensor, "n_mem dim"]
     budget: int | None = None  # token-steps for all its lengths together
-    tag: object = None  # the caller's own
+    tag: Any = None  # the caller's own
+    trace: bool = False  # keep a curve of every probe
     first_moment: Tensor = field(init=False)
     second_moment: Tensor = field(init=False)
     updates: int = 0  # optimiser steps over all lengths
@@ -76,17 +87,17 @@ class Task:
         """Forget the best state: a new length begins, vector and moments are kept."""
         self.steps, self.stale, self.best, self.best_mem = 0, 0, -1, self.mem
         self.bits_min, self.seconds = float("inf"), 0.0
+        self.curve = Curve([], []) if self.trace else None
 
 
 # What to do when a text's prefix is exact: its new length, or None to end. `right` is how many leading tokens the same
 # vector has right already, maybe more than were asked for.
 Advance = Callable[[Task, int], int | None]
-Watch = Callable[[int, Tensor, Tensor], None]
 
 
 def bucket_of(length: int) -> int:
-    """Return the padded length that `length` tokens run at: the next multiple of 8, above 64 of 32."""
-    unit = 8 if length <= 64 else 32
+    """Return the padded length that `length` tokens run at: the next multiple of 4, above 16 of 8, above 64 of 32."""
+    unit = 4 if length <= 16 else 8 if length <= 64 else 32
     return -(-length // unit) * unit
 
 
@@ -160,7 +171,7 @@ class Batch:
         weights = scored / np.maximum(self.n_scored, 1)[:, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(self.frozen.device)
 
-    def step(self, advance: Advance, *, watch: Watch | None = None) -> list[Task]:
+    def step(self, advance: Advance) -> list[Task]:
         """Score all slots, end or lengthen those that are done, move the others; return the tasks that left.
 
         A task that left unfinished (its new length lies in another bucket) has no end in its last probe's length.
@@ -176,11 +187,9 @@ class Batch:
             finite = torch.isfinite(mem).all((1, 2)) & torch.isfinite(hidden).all((1, 2))
             finite = finite.cpu().numpy()
             bits = None
-            if recipe.loss == "cross_entropy" or watch is not None:
-                bits = cross_entropy(logits, self.targets) / np.log(2)
-        left = self._settle(right, finite, None if bits is None else bits.double().cpu().numpy(), advance)
-        if watch is not None:
-            watch(int(self.steps.max()), torch.from_numpy(right), bits)
+            if recipe.loss == "cross_entropy" or any(task is not None and task.trace for task in self.tasks):
+                bits = cross_entropy(logits, self.targets).double().cpu().numpy() / np.log(2)
+        left = self._settle(right, finite, bits, advance)
         if any(task is not None for task in self.tasks):
             if self.dirty:
                 self._weights()
@@ -209,6 +218,9 @@ class Batch:
         for slot, task in enumerate(self.tasks):
             if task is None:
                 continue
+            if task.curve is not None and bits is not None:
+                task.curve.right.append(int(count[slot]))
+                task.curve.bits.append(float(bits[slot, self.scored[slot]].sum()))
             spent = task.token_steps + int(self.length[slot] * self.steps[slot])
             broke = task.budget is not None and spent >= task.budget
             if not (ended[slot] or broke):
@@ -220,12 +232,12 @@ class Batch:
             wrong = np.flatnonzero(~right[slot, self.scored_from : self.size[slot]])
             leading = int(wrong[0]) + self.scored_from if len(wrong) else int(self.size[slot])
             longer = advance(task, leading) if status == "solved" else None
+            while longer is not None and longer <= leading:  # exact at the new length too: one more probe, no step
+                self._lengthen(slot, task, longer, right, bits)
+                self._end(slot, task, status)
+                longer = advance(task, leading)
             if longer is not None and longer <= self.bucket:
-                # The logits of this step hold for the longer prefix too: it goes on from here.
-                task.length = self.length[slot] = longer
-                self.steps[slot] = self.stale[slot] = 0
-                self.best[slot] = (right[slot] & self._range(longer)).sum()
-                self.bits_min[slot], self.seconds[slot], self.dirty = np.inf, 0.0, True
+                self._lengthen(slot, task, longer, right, bits)
                 continue
             self.take(slot)
             if longer is not None:
@@ -234,8 +246,16 @@ class Batch:
             left.append(task)
         return left
 
-    def _range(self, length: int) -> np.ndarray:
-        return (self.positions >= self.scored_from) & (self.positions < length)
+    def _lengthen(self, slot: int, task: Task, length: int, right, bits) -> None:
+        """Ask a text for a longer prefix of the bucket; the logits of this step hold for it too."""
+        scored = (self.positions >= self.scored_from) & (self.positions < length)
+        task.length = self.length[slot] = length
+        self.steps[slot] = self.stale[slot] = 0
+        self.n_scored[slot], self.best[slot] = scored.sum(), (right[slot] & scored).sum()
+        self.bits_min[slot] = np.inf if bits is None else bits[slot, 1:length].sum()
+        self.seconds[slot], self.dirty = 0.0, True
+        if task.curve is not None and bits is not None:
+            task.curve = Curve([int(self.best[slot])], [float(bits[slot, scored].sum())])
 
     def _end(self, slot: int, task: Task, status: str) -> None:
         length, steps = int(self.length[slot]), int(self.steps[slot])
@@ -247,6 +267,7 @@ class Batch:
                 n_correct=max(0, int(self.best[slot])), n_scored=int(self.n_scored[slot]),
                 bits_min=least if self.recipe.loss == "cross_entropy" and np.isfinite(least) else None,
                 seconds=float(self.seconds[slot]), mem=self.best_mem[slot].detach().cpu().clone(),
+                curve=task.curve,
             )
         )  # fmt: skip
 
@@ -282,7 +303,6 @@ def run(
     advance: Advance,
     *,
     scored_from: int = 0,
-    watch: Watch | None = None,
 ) -> Iterator[Task]:
     """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
 
@@ -306,7 +326,7 @@ def run(
             others = max((len(tasks) for tasks in waiting.values()), default=0)
             if not under_way or (under_way <= len(batch.tasks) // 2 and others > under_way and not queue):
                 break
-            for task in batch.step(advance, watch=watch):
+            for task in batch.step(advance):
                 if task.length == task.probes[-1].length:
                     yield task
                 else:

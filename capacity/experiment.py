@@ -36,6 +36,7 @@ class Experiment:
     seed: int = 0  # of the start
     dtype: str = "float32"  # of the weights
     attention: str = "sdpa"  # implementation of transformers
+    trace: bool = False  # keep right tokens and bits at every step
 
     def check(self) -> None:
         """Raise ValueError for the first setting that is not allowed, saying what is."""
@@ -84,7 +85,7 @@ def run(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[list[dict]]:
     for (name, scored_from), group in groupby(sorted(cells, key=kind), key=kind):
         begun = [_task(frozen, cell) for cell in group]
         for task in engine.run(frozen, begun, fitting.recipe(name), _advance, scored_from=scored_from):
-            yield rows(frozen, task.tag, task.probes)  # pyright: ignore[reportArgumentType]
+            yield rows(frozen, task.tag, task.probes)
 
 
 def _task(frozen: Frozen, cell: Cell) -> engine.Task:
@@ -93,12 +94,12 @@ def _task(frozen: Frozen, cell: Cell) -> engine.Task:
     return fitting.task(
         frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from,
         length=min(what.length, search.first_length(what.scored_from)) if grows else what.length,
-        budget=what.budget if grows else None, tag=cell,
+        budget=what.budget if grows else None, tag=cell, trace=what.trace,
     )  # fmt: skip
 
 
 def _advance(task: engine.Task, right: int) -> int | None:
-    return search.grow(task, right) if task.tag.experiment.search == "grow" else None  # pyright: ignore
+    return search.grow(task, right) if task.tag.experiment.search == "grow" else None
 
 
 def rows(frozen: Frozen, cell: Cell, probes: Sequence[engine.Probe]) -> list[dict]:
@@ -126,6 +127,8 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[engine.Probe]) -> list[dic
                 "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded,
                 "seconds": probe.seconds, "device": frozen.device.type, "versions": json.dumps(provenance.versions()),
                 "mem": mem.flatten().numpy(),
+                "curve_right": None if probe.curve is None else probe.curve.right,
+                "curve_bits": None if probe.curve is None else np.array(probe.curve.bits, dtype=np.float32),
             }
         )  # fmt: skip
     return found

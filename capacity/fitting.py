@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.engine import Recipe, Task, Watch, run
+from capacity.engine import Curve, Recipe, Task, run
 from capacity.models import Frozen
 
 RECIPES: dict[str, Recipe] = {
@@ -48,6 +49,7 @@ class Fit:
     n_scored: list[int]
     bits_min: list[float | None]  # least bits of positions 2..N over the steps; None where the loss has none
     seconds: list[float]
+    curve: list[Curve | None]  # None without `trace`
 
 
 def fit(
@@ -59,7 +61,7 @@ def fit(
     seed: int | Sequence[int] = 0,
     init: Float[Tensor, "batch n_mem dim"] | None = None,
     scored_from: int = 0,
-    watch: Watch | None = None,
+    trace: bool = False,
 ) -> Fit:
     """Return the [mem] vectors of texts at their full length.
 
@@ -71,7 +73,7 @@ def fit(
         seed: of the start; one for all texts or one a text (restarts are the same text with several seeds).
         init: the start itself, instead of `seed`.
         scored_from: 0 to predict t1 too, 1 to have it given (the paper's).
-        watch: called before every update with step, right (slots, tokens), bits (slots, tokens); texts in slot order.
+        trace: keep the curve of every text (right tokens and bits at every step).
 
     Raises ValueError for an empty or too long text, ids outside the vocabulary, or arguments of other shapes.
     """
@@ -83,18 +85,18 @@ def fit(
         raise ValueError(f"init has shape {tuple(init.shape)}; ({len(rows)}, {n_mem}, {frozen.dim}) is needed")
     tasks = [
         task(frozen, row, n_mem=n_mem, seed=one, init=None if init is None else init[i],
-             length=len(row), scored_from=scored_from, tag=i)
+             length=len(row), scored_from=scored_from, tag=i, trace=trace)
         for i, (row, one) in enumerate(zip(rows, seeds, strict=True))
     ]  # fmt: skip
     done = sorted(
-        run(frozen, tasks, recipe, lambda task, right: None, scored_from=scored_from, watch=watch),
+        run(frozen, tasks, recipe, lambda task, right: None, scored_from=scored_from),
         key=lambda task: task.tag,
     )
     last = [task.probes[-1] for task in done]
     return Fit(
         torch.stack([probe.mem for probe in last]) if last else torch.empty(0, n_mem, frozen.dim),
         *([getattr(probe, name) for probe in last]
-          for name in ("status", "steps", "n_correct", "n_scored", "bits_min", "seconds")),
+          for name in ("status", "steps", "n_correct", "n_scored", "bits_min", "seconds", "curve")),
     )  # fmt: skip
 
 
@@ -108,7 +110,8 @@ def task(
     scored_from: int,
     init: Float[Tensor, "n_mem dim"] | None = None,
     budget: int | None = None,
-    tag: object = None,
+    tag: Any = None,
+    trace: bool = False,
 ) -> Task:
     """Return a checked task: `ids` to be fitted, at first up to `length` tokens.
 
@@ -120,4 +123,4 @@ def task(
     if not 0 <= min(ids) <= max(ids) < frozen.vocab_size:
         raise ValueError(f"token ids reach from {min(ids)} to {max(ids)}; 0 to {frozen.vocab_size - 1} are allowed")
     first = start(frozen, ids, n_mem=n_mem, seed=seed) if init is None else init
-    return Task(ids=list(ids), length=length, mem=first, budget=budget, tag=tag)
+    return Task(ids=list(ids), length=length, mem=first, budget=budget, tag=tag, trace=trace)

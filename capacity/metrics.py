@@ -24,7 +24,7 @@ class Interval:
 
 
 def interval(
-    values: Sequence[float] | np.ndarray,
+    values: Sequence[float] | np.ndarray | pl.Series,
     *,
     statistic: Callable[..., float] = np.mean,
     method: str = "BCa",
@@ -43,10 +43,11 @@ def interval(
         raise ValueError("no texts to take an interval over; check what the rows were filtered by")
     if not np.isfinite(data).all():
         raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
+    data = data[np.lexsort(data.reshape(len(data), -1).T)]  # one order, so that the order of rows changes nothing
     value = float(statistic(data))
     if len(data) == 1 or (data == data[0]).all():
         return Interval(value, value, value, len(data), True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # BCa divides 0 by 0 before it says so
         warnings.simplefilter("error", stats.DegenerateDataWarning)
         try:
             low, high = _bootstrap(data, statistic, method, confidence)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -67,9 +69,15 @@ class Frozen:
     bias: Float[Tensor, " vocab"] | None
 
     @property
+    def _embedding(self) -> Tensor:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)  # for the type checker: a module's attribute may be a module
+        return weight
+
+    @property
     def device(self) -> torch.device:
         """Where the embedding lies, and [mem] with it."""
-        return self.model.get_input_embeddings().weight.device
+        return self._embedding.device
 
     @property
     def dtype(self) -> str:
@@ -84,7 +92,7 @@ class Frozen:
     @property
     def vocab_size(self) -> int:
         """The rows of the embedding, padded ones included: Eq. 1's V."""
-        return self.model.get_input_embeddings().weight.shape[0]
+        return self._embedding.shape[0]
 
     @property
     def context(self) -> int | None:
@@ -165,11 +173,8 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     """
     if not name or "\0" in name:
         raise ModelError(f"{name!r} names no model; embedded are {', '.join(EMBEDDED)}")
-    if name in EMBEDDED:
-        folder = EMBEDDED[name]
-    elif len(name) < 1000 and Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-    else:
+    folder = EMBEDDED.get(name) or _local(name)
+    if folder is None:
         try:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -189,13 +194,22 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     return folder
 
 
+def _local(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home, odd characters
+        return None
+
+
 def digest(folder: Path) -> str:
-    """Return 16 hex digits that change with any file that `load` reads (a hub cache's blob names are such already)."""
+    """Return 16 hex digits that change with any file that `load` reads (a hub cache names blobs by their content)."""
     total = hashlib.sha256()
     for path in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
         total.update(path.name.encode())
-        if path.is_symlink():
-            total.update(path.resolve().name.encode())
+        blob = path.resolve()
+        if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            total.update(blob.name.encode())
         else:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
@@ -234,7 +248,8 @@ def load(
         (kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()),
         "cpu",
     )
-    needs_code = "auto_map" in json.loads((folder / "config.json").read_text())
+    settings = [folder / name for name in ("config.json", "tokenizer_config.json")]
+    needs_code = any('"auto_map"' in path.read_text(errors="replace") for path in settings if path.is_file())
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         options = {} if attention is None else {"attn_implementation": attention}
@@ -242,15 +257,17 @@ def load(
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
             )
-    except (ValueError, ImportError, KeyError) as error:
+        tokenizer = load_tokenizer(folder)
+    except (ValueError, ImportError, KeyError, OSError, SafetensorError) as error:
         if not needs_code:
             raise ModelError(f"transformers cannot load {name!r} as a causal model: {error}") from error
         raise ModelError(
             f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers has"
         ) from error
-    model = model.to(device).eval().requires_grad_(False)
+    torch.nn.Module.to(model, device)
+    model.eval().requires_grad_(False)
     weight, bias = _linear_head(model)
-    return Frozen(model, load_tokenizer(folder), name, digest(folder), weight, bias)
+    return Frozen(model, tokenizer, name, digest(folder), weight, bias)
 
 
 @contextmanager
@@ -270,7 +287,7 @@ def _linear_head(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or model.base_model is model:
         return None, None
-    ids = torch.arange(8, device=head.weight.device).unsqueeze(0) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.weight.shape[0]
     embeds = model.get_input_embeddings()(ids)
     out = model.base_model(inputs_embeds=embeds, use_cache=False)
     hidden = getattr(out, "last_hidden_state", None)
@@ -279,5 +296,5 @@ def _linear_head(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
     expected = model(inputs_embeds=embeds, use_cache=False).logits.float()
     found = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
     scale = expected.abs().max().clamp_min(1.0)
-    same = found.shape == expected.shape and bool(((found - expected).abs() <= 1e-3 * scale).all())
+    same = found.shape == expected.shape and bool(((found - expected).abs() <= 1e-5 * scale).all())
     return (head.weight, head.bias) if same else (None, None)

@@ -1,6 +1,7 @@
 """An executed notebook as an offline HTML page: nothing in it is trusted, and no request leaves it."""
 
 import base64
+import json
 import re
 import secrets
 from collections.abc import Iterable
@@ -121,6 +122,12 @@ def first_chart(notebook: dict[str, Any]) -> Chart | None:
     """Return the first chart among the outputs of a notebook, None if it has none."""
     charts = (block.content for cell in notebook["cells"] for block in _blocks(cell) if block.kind == "chart")
     return next((chart for chart in charts if isinstance(chart, Chart)), None)
+
+
+def picture(executed: Path, number: int = 0) -> str:
+    """Return one chart of an executed notebook as SVG, by its place among the charts."""
+    blocks = [block for cell in read(executed)["cells"] for block in _blocks(cell) if block.kind == "chart"]
+    return vl_convert.vegalite_to_svg(json.loads(str(blocks[number].content.json)))
 
 
 def _blocks(cell: dict[str, Any]) -> list[Block]:

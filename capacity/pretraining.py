@@ -72,7 +72,7 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {"llama": llama, "neox": 
 
 # The embedded models. Heads are 32 wide and layers 4 in every rung, so that width is what differs in a family.
 RUNGS: dict[str, dict] = {
-    "llama-96": {"family": "llama", "width": 96, "layers": 4, "heads": 3, "inner": 256},
+    "llama-64": {"family": "llama", "width": 64, "layers": 4, "heads": 2, "inner": 176},
     "llama-128": {"family": "llama", "width": 128, "layers": 4, "heads": 4, "inner": 352},
     "llama-192": {"family": "llama", "width": 192, "layers": 4, "heads": 6, "inner": 512},
     "neox-128": {"family": "neox", "width": 128, "layers": 4, "heads": 4, "inner": 512},
@@ -189,7 +189,7 @@ def train(
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, record: dict) -> None:
     """Write model (bfloat16, shards of at most 12 MB), tokenizer, `record` (training.json) and a README."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="12MB")
+    model.bfloat16().save_pretrained(folder, max_shard_size="12MB")
     tokenizer.save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items()]
@@ -225,7 +225,7 @@ def rung(
             bar.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}", refresh=False)
 
         model, seconds = train(config, tokens, schedule, device=device, watch=watch)
-    model.to(torch.bfloat16).float()  # what is measured is what is stored
+    model = model.bfloat16().float()  # what is measured is what is stored
     nats = held_out_nats(model, held_out)
     record = {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -94,3 +94,29 @@ def exact_length(
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
     ended = sorted(run(frozen, begun, recipe, grow, scored_from=scored_from), key=lambda task: task.tag)
     return [found(frozen, task, scored_from=scored_from) for task in ended]
+
+
+def doubling(
+    frozen: Frozen,
+    ids: Sequence[int],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    budget: int = BUDGET,
+    scored_from: int = 0,
+) -> Iterator[tuple[int, Found]]:
+    """Yield (n_mem, what was found) of one text for 1, 2, 4, ... vectors, until all of it is decoded.
+
+    budget: token-steps for each vector. It ends without success where the next number of vectors would be no fewer
+    than the tokens, or pass the context.
+    """
+    n_mem = 1
+    while True:
+        (one,) = exact_length(
+            frozen, [ids], recipe, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=scored_from
+        )
+        yield n_mem, one
+        n_mem *= 2
+        fits = frozen.context is None or len(ids) + n_mem <= frozen.context
+        if one.length == len(ids) or n_mem >= len(ids) or not fits:
+            return

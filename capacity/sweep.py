@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from tqdm.auto import tqdm
@@ -24,14 +25,14 @@ def measured() -> Path:
     return resources.data() / "measured" / "rows"
 
 
-def grid(*, n_texts: int = 8, **settings: object) -> list[Experiment]:
+def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
     """Return the product of all settings, each a value or a list of values of a field of Experiment.
 
     n_texts: texts of each source, the first of its seeded sample.
 
     Raises ValueError for an unknown field or a setting that is not allowed.
 
-    >>> [e.length for e in grid(model="llama-96", length=[8, 16], n_texts=1)]
+    >>> [e.length for e in grid(model="llama-64", length=[8, 16], n_texts=1)]
     [8, 16]
     """
     known = {field.name for field in fields(Experiment)} - {"text_index"}

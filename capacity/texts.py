@@ -1,6 +1,7 @@
 """Where texts come from: named sources, seeded samples, tokens of an exact length."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +36,19 @@ def digest(ids: Sequence[int]) -> str:
     return hashlib.sha256(np.asarray(ids, dtype="<u4").tobytes()).hexdigest()[:16]
 
 
-def encode(tokenizer, text: str) -> list[int]:
-    """Return the token ids of `text`, with no special token added.
-
-    Raises TextError if it is empty or holds lone surrogates, which no tokenizer can give back.
-    """
+def check_text(text: str) -> None:
+    """Raise TextError if `text` is empty or holds lone surrogates, which no tokenizer can give back."""
     if not text:
         raise TextError("the text is empty; give at least one character")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TextError(f"the text holds a lone surrogate at character {error.start}; remove it") from error
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Return the token ids of `text`, with no special token added; raises TextError as `check_text`."""
+    check_text(text)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
@@ -121,7 +124,7 @@ def read(path: str | Path, column: str | None = None) -> list[str]:
     Raises TextError if there is no such file or column, no text in it, or it is not UTF-8.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name too long
         raise TextError(f"no file {str(path)[:300]!r}; give file:PATH, or file:PATH#COLUMN for CSV, JSONL and Parquet")
     reader = _READERS.get(path.suffix.lower())
     try:
@@ -134,6 +137,8 @@ def read(path: str | Path, column: str | None = None) -> list[str]:
             if column is None or column not in allowed:
                 raise TextError(f"{path} has no text column {column!r}; it has {allowed}: give file:{path}#COLUMN")
             found = frame.select(column).collect().to_series().drop_nulls().to_list()
+            if reader is pl.scan_ndjson and any("\0" in text for text in found):  # polars makes NUL of \ud800
+                raise TextError(f"{path} holds a lone surrogate or a NUL in column {column!r}; remove it")
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
     except pl.exceptions.PolarsError as error:

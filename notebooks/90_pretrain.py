@@ -20,7 +20,7 @@
 corpus: str = "corpus/books_train.parquet"  # Parquet with a column `text`, or a text file
 held_out: str = "corpus/books_heldout.parquet"  # the same, never trained on
 tokenizer: str = ""  # folder of a tokenizer to reuse; empty trains a new one
-rungs: list[str] = ["llama-96", "llama-128", "llama-192", "neox-128"]  # names in pretraining.RUNGS
+rungs: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # names in pretraining.RUNGS
 tokens: int = 10_000_000  # tokens seen by each model
 vocab_size: int = 512  # tokens
 threads: int = 1  # of the processor

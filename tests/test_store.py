@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capacity import rows as rows_
 from capacity import store
 from capacity.store import SCHEMA, Store, StoreError, StoreWarning
 
@@ -80,9 +81,9 @@ def test_schema_is_the_documented_row():
         token_steps status n_scored correct_without correct_with bits_without bits_with bits_with_min
         first_bits_with first_correct decoded_tokens seconds device versions mem
     """
-    assert list(SCHEMA) == list(store.COLUMNS) == documented.split()
-    assert SCHEMA.keys() > store.NULLABLE
-    assert all(store.COLUMNS.values())
+    assert list(SCHEMA) == list(rows_.COLUMNS) == documented.split()
+    assert SCHEMA.keys() > rows_.NULLABLE
+    assert all(rows_.COLUMNS.values())
 
 
 def test_default_path(monkeypatch):
@@ -114,10 +115,10 @@ STRATEGIES = {
 }
 ROW = st.fixed_dictionaries(
     {
-        name: st.none() | STRATEGIES[type(dtype)] if name in store.NULLABLE else STRATEGIES[type(dtype)]
+        name: st.none() | STRATEGIES[type(dtype)] if name in rows_.NULLABLE else STRATEGIES[type(dtype)]
         for name, dtype in SCHEMA.items()
     }
-    | {"status": st.sampled_from(store.STATUSES)}
+    | {"status": st.sampled_from(rows_.STATUSES)}
 )
 
 
@@ -297,7 +298,7 @@ def test_a_shard_is_hashed_once_unless_it_changes(tmp_path, monkeypatch):
 
 
 def test_shards_of_other_versions(tmp_path):
-    frame = store.to_frame(cell("old"))
+    frame = rows_.to_frame(cell("old"))
     store._write(tmp_path, frame.drop("device").with_columns(pl.lit(None).alias("d_model")))
     opened = fill(tmp_path, "new")
     assert opened.read(["key", "device", "d_model", "seed"]).rows() == [

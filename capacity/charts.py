@@ -1,0 +1,169 @@
+"""Frames in, `alt.Chart` out: one function a figure, ours and published as layers."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from capacity.display import enable
+
+__all__ = [
+    "accuracy_by_length",
+    "byte_ledger",
+    "capacity_by_width",
+    "enable",
+    "exact_length_by_model",
+    "fit_curve",
+    "token_strip",
+    "training_curves",
+]
+
+_WIDTH = 340  # pixels of a panel; two stand side by side on a laptop
+
+
+def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
+    """Return loss against tokens seen, one line a model. curves: model, step, tokens, loss_nats.
+
+    Losses are averaged over runs of steps, so that about `points` remain of each model.
+    """
+    every = max(1, curves["step"].max() // points + 1)  # pyright: ignore
+    smooth = curves.group_by("model", pl.col("step") // every).agg(pl.col("tokens").max(), pl.col("loss_nats").mean())
+    return (
+        alt.Chart(smooth)
+        .mark_line()
+        .encode(
+            x=alt.X("tokens:Q", title="tokens seen", axis=alt.Axis(format="~s")),
+            y=alt.Y("loss_nats:Q", title="training loss (nats a token)", scale=alt.Scale(zero=False)),
+            color=alt.Color("model:N", title="model"),
+        )
+        .properties(width=2 * _WIDTH, height=280)
+    )
+
+
+def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
+    """Return bits and right tokens by optimiser step. curve: step, bits, n_right, length."""
+    base = alt.Chart(curve).encode(x=alt.X("step:Q", title="optimiser step"))
+    bits = base.mark_line().encode(
+        y=alt.Y("bits:Q", title="bits left, all tokens", scale=alt.Scale(zero=True)), tooltip=["step", "bits"]
+    )
+    right = base.mark_line(interpolate="step-after", color="#d95f02").encode(
+        y=alt.Y("n_right:Q", title="tokens right", axis=alt.Axis(tickMinStep=1)), tooltip=["step", "n_right", "length"]
+    )
+    asked = base.mark_line(interpolate="step-after", color="gray", strokeDash=[4, 3]).encode(
+        y=alt.Y("length:Q", title="tokens right (dashed: asked for)")
+    )
+    return alt.vconcat(
+        bits.properties(width=2 * _WIDTH, height=150), (asked + right).properties(width=2 * _WIDTH, height=150)
+    )
+
+
+def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart | alt.FacetChart:
+    """Return a text token by token, colour its surprisal without [mem].
+
+    tokens: position (from 1), token, decoded (bool), bits_without (null for t1, which nothing predicts). What did not
+    come back is crossed out by a dashed frame.
+    """
+    place = pl.col("position") - 1
+    laid = tokens.with_columns(
+        (place % per_line).alias("column"),
+        (place // per_line).alias("line"),
+        pl.col("token").str.replace_all(" ", "·").str.replace_all("\n", "↵").alias("shown"),
+    )
+    lines = laid["line"].n_unique()
+    base = alt.Chart(laid).encode(
+        x=alt.X("column:O", axis=None), y=alt.Y("line:O", axis=None),
+        tooltip=["position", "shown", "bits_without", "decoded"],
+    )  # fmt: skip
+    boxes = base.mark_rect(stroke="#555", strokeWidth=1).encode(
+        color=alt.Color(
+            "bits_without:Q", title="surprisal without [mem] (bits)", scale=alt.Scale(scheme="yelloworangered"),
+            legend=alt.Legend(orient="bottom", direction="horizontal"),
+        ),
+        strokeDash=alt.condition("datum.decoded", alt.value([1, 0]), alt.value([3, 3])),
+        opacity=alt.condition("datum.decoded", alt.value(1.0), alt.value(0.35)),
+    )  # fmt: skip
+    names = base.mark_text(fontSize=13, color="black").encode(text="shown:N")
+    return (boxes + names).properties(width=2 * _WIDTH, height=36 * lines)
+
+
+def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return the bytes of each way to keep a text, as bars on a log axis. ledger: what, bytes."""
+    base = alt.Chart(ledger).encode(
+        y=alt.Y("what:N", title=None, sort="-x", axis=alt.Axis(labelLimit=260)),
+        x=alt.X("bytes:Q", title="bytes (log scale)", scale=alt.Scale(type="log", domainMin=1)),
+    )
+    numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text("bytes:Q", format=","))
+    bars = base.mark_bar(color="#4c78a8").encode(x2=alt.value(0))
+    return (bars + numbers).properties(width=_WIDTH + 120, height=34 * ledger.height)
+
+
+def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.FacetChart:
+    """Return mean accuracy against length, a panel a source, a colour a model, 95% intervals as bands.
+
+    table: from metrics.accuracy_by_length, with model, source, length, value, low, high, recipe.
+    """
+    base = alt.Chart().encode(
+        x=alt.X("length:Q", title="length of the text (tokens)", scale=alt.Scale(type="log", base=2)),
+        color=alt.Color("series:N", title=None, legend=alt.Legend(orient="bottom", columns=3, labelLimit=300)),
+    )
+    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("value:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])),
+        tooltip=["series", "length", alt.Tooltip("value", format=".3f"), alt.Tooltip("low", format=".3f"),
+                 alt.Tooltip("high", format=".3f"), "n"],
+    )  # fmt: skip
+    rule = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(threshold))
+    named = table.with_columns(pl.format("{}, {}", "model", "recipe").alias("series"))
+    return (
+        alt.layer(band, line, rule, data=named)
+        .properties(width=_WIDTH - 90, height=230)
+        .facet(facet=alt.Facet("source:N", title=None), columns=3)
+    )
+
+
+def exact_length_by_model(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
+    """Return the mean exact length of each model and source with 95% intervals.
+
+    table: from metrics.exact_length, with model, source, value, low, high, n, n_censored; order: of the models.
+    """
+    base = alt.Chart(table).encode(
+        y=alt.Y("model:N", title=None, sort=list(order)),
+        yOffset=alt.YOffset("source:N"),
+        color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom")),
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="exact length (tokens; mean over texts, 95% interval)", scale=alt.Scale(zero=True)),
+        x2="high:Q",
+    )
+    points = base.mark_point(filled=True, size=70).encode(
+        x="value:Q",
+        tooltip=["model", "source", alt.Tooltip("value", format=".2f"), alt.Tooltip("low", format=".2f"),
+                 alt.Tooltip("high", format=".2f"), "n", "n_censored"],
+    )  # fmt: skip
+    return (bars + points).properties(width=2 * _WIDTH - 60, height=60 * max(1, table["model"].n_unique()))
+
+
+def capacity_by_width(
+    ours: pl.DataFrame, published: pl.DataFrame, limit: pl.DataFrame
+) -> alt.LayerChart | alt.FacetChart:
+    """Return tokens in one vector against width, ours and the paper's on one chart, under Eq. 1.
+
+    ours, published: model, source, d_model, value (tokens, above 0), series; limit: model, d_model, value (Eq. 1).
+    """
+    x = alt.X("d_model:Q", title="width of the [mem] vector (d_model)", scale=alt.Scale(type="log", base=2, nice=False))
+    y = alt.Y("value:Q", title="tokens in one vector", scale=alt.Scale(type="log"))
+    both = pl.concat([ours, published], how="diagonal").filter(pl.col("value") > 0)
+    points = (
+        alt.Chart(both)
+        .mark_point(filled=True, size=75, opacity=0.85)
+        .encode(
+            x=x, y=y,
+            color=alt.Color("series:N", title=None, legend=alt.Legend(orient="right", labelLimit=260)),
+            shape=alt.Shape("source:N", title="source"),
+            tooltip=["model", "source", "d_model", alt.Tooltip("value", format=".1f"), "series"],
+        )
+    )  # fmt: skip
+    bounds = alt.Chart(limit).mark_tick(color="black", thickness=2, width=14).encode(
+        x=x, y=y, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1 (tokens)")]
+    )  # fmt: skip
+    return (bounds + points).properties(width=_WIDTH + 180, height=340)

@@ -1,0 +1,137 @@
+"""The text coded by the model itself: its entropy, a range coder, and the bytes each way of keeping it takes."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import constriction
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from capacity.decoding import teacher_forced
+from capacity.models import Frozen
+
+_STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
+_QUEUE, _MODEL = _STREAM.queue, _STREAM.model
+
+
+def entropy_bits(frozen: Frozen, ids: Sequence[int]) -> float:
+    """Return the ideal code length of a text under the model alone, bits, in (0, inf).
+
+    Nothing predicts t1, which costs log2(vocab_size) bits; each other token costs its surprisal. Raises ValueError for
+    a text that is empty, past the context, or not of this vocabulary.
+    """
+    _check(frozen, ids)
+    return math.log2(frozen.vocab_size) + float(
+        teacher_forced(frozen, None, torch.tensor([list(ids)])).bits[0, 1:].sum()
+    )
+
+
+def encode(frozen: Frozen, ids: Sequence[int]) -> bytes:
+    """Return the text as `decode` reads it: range-coded under the model alone, in words of 4 bytes.
+
+    Raises ValueError for a text that is empty, past the context, or not of this vocabulary.
+    """
+    _check(frozen, ids)
+    coder, rest = _QUEUE.RangeEncoder(), iter(ids)
+
+    def put(model: Any) -> int:
+        token = int(next(rest))
+        coder.encode(token, model)
+        return token
+
+    _walk(frozen, len(ids), put)
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode(frozen: Frozen, data: bytes, n_tokens: int) -> list[int]:
+    """Return the token ids that `encode` wrote.
+
+    Probabilities must come out the same to the bit: the same weights, dtype, device and versions are needed.
+
+    Args:
+        frozen: the model that encoded.
+        data: what `encode` returned.
+        n_tokens: how many tokens that was.
+
+    Raises ValueError for a count below 1 or past the context, and where it shows that `data` is not `n_tokens` tokens
+    coded by this model (not every other model or count shows).
+    """
+    _check_length(frozen, n_tokens)
+    if len(data) % 4:
+        raise ValueError(f"{len(data)} bytes of data are no whole words of 4 bytes; give what encode returned")
+    coder = _QUEUE.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+    wrong = f"the data is not {n_tokens} tokens coded by {frozen.name}; check the model, its dtype and the count"
+    try:
+        found = _walk(frozen, n_tokens, coder.decode)
+    except AssertionError as error:  # how the coder says that no symbol fits
+        raise ValueError(wrong) from error
+    if not coder.maybe_exhausted():
+        raise ValueError(wrong)
+    return found
+
+
+def ledger(
+    frozen: Frozen, mem: Float[Tensor, "n_mem dim"], text: str, ids: Sequence[int], *, given: int = 0
+) -> list[dict[str, str | int | float]]:
+    """Return what each way of keeping one text takes: rows with `what`, `bytes` and `bits_per_token`.
+
+    Every way but UTF-8 needs the model or its tokenizer at hand. Nothing says here that 16 bits a number still decode.
+
+    Args:
+        frozen: the model.
+        mem: the text's vectors; only their number of entries counts.
+        text: the text itself.
+        ids: its token ids.
+        given: leading tokens that the decoder gets beside [mem] (with `scored_from=1`, 1), packed.
+
+    Raises ValueError for more tokens given than there are, or as `encode`.
+    """
+    if not 0 <= given <= len(ids):
+        raise ValueError(f"{given} tokens are given of {len(ids)}; 0 to {len(ids)} are allowed")
+    packed_bits = (frozen.vocab_size - 1).bit_length()  # ceil(log2 V)
+    sizes = {
+        "[mem], float32": _whole_bytes(32 * mem.numel() + given * packed_bits),
+        "[mem], 16 bits a number": _whole_bytes(16 * mem.numel() + given * packed_bits),
+        "text, UTF-8": len(text.encode("utf-8")),
+        "token ids, packed": _whole_bytes(len(ids) * packed_bits),
+        "token ids, coded by the model": len(encode(frozen, ids)),
+    }
+    return [{"what": what, "bytes": n, "bits_per_token": 8 * n / len(ids)} for what, n in sizes.items()]
+
+
+@torch.no_grad()
+def _walk(frozen: Frozen, n_tokens: int, code: Callable[[Any], int]) -> list[int]:
+    """Return the tokens that `code` gives for each distribution in turn.
+
+    Both directions go through these same calls, one token at a time, so that their probabilities are the same bits.
+    """
+    found = [code(_MODEL.Uniform(frozen.vocab_size))]
+    cache = None
+    while len(found) < n_tokens:
+        last = found[-1:] if cache is not None else found  # an architecture without a cache reads all again
+        past = {} if cache is None else {"past_key_values": cache}
+        out = frozen.model(inputs_embeds=frozen.embed(torch.tensor([last])), use_cache=True, **past)
+        cache = getattr(out, "past_key_values", None)
+        probabilities = torch.softmax(out.logits[0, -1].cpu().double(), -1).numpy()  # MPS has no float64
+        found.append(code(_MODEL.Categorical(probabilities, perfect=False)))
+    return found
+
+
+def _whole_bytes(bits: int) -> int:
+    return -(-bits // 8)
+
+
+def _check(frozen: Frozen, ids: Sequence[int]) -> None:
+    _check_length(frozen, len(ids))
+    if not 0 <= min(ids) <= max(ids) < frozen.vocab_size:
+        raise ValueError(f"token ids reach from {min(ids)} to {max(ids)}; 0 to {frozen.vocab_size - 1} are allowed")
+
+
+def _check_length(frozen: Frozen, n_tokens: int) -> None:
+    if n_tokens < 1:
+        raise ValueError(f"the text has {n_tokens} tokens; give at least one")
+    if frozen.context is not None and n_tokens > frozen.context:
+        raise ValueError(f"{n_tokens} tokens are past the context of {frozen.name} ({frozen.context}); give fewer")

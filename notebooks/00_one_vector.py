@@ -1,0 +1,131 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · What does it look like when one text goes into one vector and comes back?
+#
+# A frozen language model is fed one optimised input vector, [mem], and nothing else; running free, it gives back the
+# beginning of a text, token for token.
+#
+# *Claim:* one input vector can make a frozen model emit far more tokens than an encoder packs into it (Kuratov et
+# al. 2025, Fig. 2: up to 1568 tokens of Llama-3.1-8B). The models here are tiny, so the counts are small; what
+# happens is the same.
+
+# %% tags=["parameters"]
+model: str = "llama-128"  # embedded name, folder or hub name
+source: str = "embedded"  # of the text: embedded, random_words, random_tokens, file:PATH
+text_index: int = 0  # place in the seeded sample
+n_mem: int = 1  # vectors
+length: int = 48  # tokens of the text that are tried at most
+recipe: str = "default"  # how to optimise: default or paper
+budget: int = 8000  # token-steps
+seed: int = 0  # of the start
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "local"  # local measures what is missing, none only loads
+
+# %%
+import polars as pl
+import torch
+from IPython.display import Markdown
+
+from capacity import charts, coding, decoding, models, sweep
+
+charts.enable()
+
+# %% [markdown]
+# ## Measure or load
+
+# %%
+settings = {
+    "model": model,
+    "source": source,
+    "n_mem": n_mem,
+    "length": length,
+    "recipe": recipe,
+    "budget": budget,
+    "seed": seed,
+}
+cell = sweep.grid(**settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
+rows = sweep.run(cell, store or None, engine=engine)
+
+# %% [markdown]
+# ## How the text was found
+#
+# The text is grown: as soon as every token asked for is right, one more is asked for, starting from the vector that
+# had the others right. Bits are those of the tokens asked for; they jump up when a token is added.
+
+# %%
+charts.fit_curve(
+    rows.select("length", "curve_bits", "curve_right")
+    .explode("curve_bits", "curve_right")
+    .rename({"curve_bits": "bits", "curve_right": "n_right"})
+    .with_row_index("step")
+)
+
+# %% [markdown]
+# ## The text coming back
+#
+# Each box is a token; its colour is how surprising it is to the same model without [mem]. Solid boxes came back: the
+# stored bytes were decoded greedily, alone, and the decoder never saw the text. Dashed ones did not fit.
+
+# %%
+best = rows.filter(pl.col("decoded_tokens").is_not_null()).row(-1, named=True)
+frozen = models.load(model)
+text = sweep.cells(cell)[0].text
+mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
+back = decoding.free_running(frozen, mem, best["decoded_tokens"])
+assert tuple(back) == text.ids[: len(back)]
+without = decoding.teacher_forced(frozen, None, torch.tensor([text.ids])).bits[0]
+tokens = pl.DataFrame({
+    "position": range(1, len(text.ids) + 1),
+    "token": [frozen.tokenizer.decode([i]) for i in text.ids],
+    "decoded": [i < len(back) for i in range(len(text.ids))],
+    "bits_without": [None, *without[1:]],
+}).head(best["decoded_tokens"] + 12)  # fmt: skip
+charts.token_strip(tokens)
+
+# %%
+gain = best["bits_without"] - best["bits_with"]
+Markdown(
+    f"**{len(back)} tokens came back** from {n_mem} vector of {best['d_model']} numbers: "
+    f"`{frozen.tokenizer.decode(back)!r}`. Without [mem] the model gets {best['correct_without']} of tokens "
+    f"2 to {best['length']} right and needs {best['bits_without']:.1f} bits for them; with it, "
+    f"{best['bits_with']:.1f} bits, {gain:.1f} fewer. It took {rows['steps'].sum()} optimiser steps, "
+    f"{rows['token_steps'].sum():,} token-steps. The search ended as *{rows['status'][-1]}* at "
+    f"{rows['length'][-1]} tokens"
+    + (", so a larger budget may find more." if rows["status"][-1] in ("budget", "solved") else ".")
+)
+
+# %% [markdown]
+# ## What it costs in bytes
+
+# %%
+held = frozen.tokenizer.decode(back)
+ledger = pl.DataFrame(coding.ledger(frozen, mem, held, back))
+ledger.with_columns(pl.col("bits_per_token").round(1))
+
+# %%
+charts.byte_ledger(ledger)
+
+# %%
+smallest, vector = ledger.sort("bytes").row(0, named=True), ledger.row(0, named=True)
+Markdown(
+    f"The vector takes {vector['bytes']:,} bytes in float32, the text {len(held.encode()):,} in UTF-8, and "
+    f"{smallest['bytes']} as *{smallest['what']}*: what is compressed is the number of inputs the model reads "
+    f"({len(back)} tokens to {n_mem}), not the bytes."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# One text, one start, one small model: see `01_decoding_capacity` for means over texts with intervals. The vector
+# decodes with this model and its tokenizer only. Next: `01_decoding_capacity`.

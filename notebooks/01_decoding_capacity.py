@@ -1,0 +1,147 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · How many tokens fit into one vector, by model and by source?
+#
+# Decoding capacity and exact length of every embedded model on natural text, random words and random tokens, beside
+# the paper's Table 1.
+#
+# *Claim:* the number of tokens one vector holds grows with the model and falls from natural text to random words
+# (Kuratov et al. 2025, Fig. 1 and Table 1).
+
+# %% tags=["parameters"]
+models: list[str] = ["llama-64", "llama-128", "neox-128"]  # measured here if the store misses them
+kept_models: list[str] = ["llama-192"]  # too slow for a first run: from the rows that travel with the project
+sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts
+n_texts: int = 8  # texts of each source
+kept_n_texts: int = 24  # texts of each source, of kept_models
+lengths: list[int] = [1, 2, 3, 4, 6, 8, 12, 16, 24]  # tokens, the grid of fixed lengths
+paper_models: list[str] = ["llama-64"]  # fitted by the paper's recipe too, on the first source
+paper_lengths: list[int] = [2, 3, 4, 6, 8, 12]  # tokens, its grid
+threshold: float = 0.99  # mean accuracy that counts as decoded
+budget: int = 8000  # token-steps a text of the search for the exact length
+longest: int = 48  # tokens, the most the search tries
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "local"  # local measures what is missing, none only loads
+
+# %%
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import charts, metrics, published, sweep, theory
+
+charts.enable()
+
+# %% [markdown]
+# ## Measure or load
+#
+# Two protocols. *Fixed*: every text is fitted at each length of a grid, from its own random start (the paper's).
+# *Grow*: the text is lengthened token by token as long as it is exact, which finds each text's own limit. All tokens
+# are predicted, the first too; the paper gives it.
+
+# %%
+fixed = {"source": sources, "length": lengths, "search": "fixed"}
+grown = {"source": sources, "length": longest, "search": "grow", "budget": budget}
+paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
+here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
+kept = [e for s in (fixed, grown) for e in sweep.grid(model=kept_models, n_texts=kept_n_texts, **s)]
+rows = sweep.run(here + sweep.grid(n_texts=n_texts, **paper), store or None, engine=engine)
+rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept_models else rows
+
+# %% [markdown]
+# ## Accuracy by length
+#
+# Shaded: 95% bootstrap intervals over texts. Dashed: the threshold that defines decoding capacity.
+
+# %%
+accuracy = metrics.accuracy_by_length(rows.filter(search="fixed"))
+charts.accuracy_by_length(accuracy, threshold=threshold)
+
+# %% [markdown]
+# ## Decoding capacity and exact length
+#
+# *Decoding capacity* is the largest length of the grid with mean accuracy at or above the threshold; `above` marks a
+# grid that ended too early, `below` one that began too late. *Exact length* is the mean over texts of the longest
+# prefix that comes back, decoded free-running from the stored bytes.
+
+# %%
+decoding = metrics.decoding_capacity(rows.filter(search="fixed"), threshold=threshold)
+exact = metrics.exact_length(rows.filter(search="grow"))
+table = pl.concat([
+    decoding.with_columns(pl.lit("decoding capacity").alias("figure")).drop("degenerate"),
+    exact.with_columns(
+        pl.lit("exact length").alias("figure"),
+        pl.format("{} of {}", "n_censored", "n").alias("censored"),
+    ).drop("degenerate", "n_censored"),
+]).select("model", "source", "recipe", "figure", pl.col("value", "low", "high").round(2), "n", "censored")  # fmt: skip
+with pl.Config(tbl_rows=-1):
+    display(table)
+
+# %%
+order = rows.select("model", "d_model").unique().sort("d_model", "model")["model"].to_list()
+charts.exact_length_by_model(exact, order=order)
+
+# %% [markdown]
+# ## Ours and the paper's
+#
+# The paper's models are wider and larger by orders of magnitude; one axis carries both. Black ticks are Eq. 1,
+# d_model · 16 / log2 V: what a vector of 16-bit numbers could hold at most.
+
+# %%
+facts = rows.select("model", "d_model", "vocab_size").unique().sort("d_model", "model")
+theirs = published.wide(published.load("kuratov2025", "Table 1")).filter(n_mem=1)
+widths = (
+    published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5"))
+    .drop("source")
+    .select("model", "d_model", "token_capacity")
+)
+paper_points = theirs.join(widths.select("model", "d_model"), on="model").select(
+    "model", "source", pl.col("d_model").cast(pl.Int64), pl.col("decoding_capacity").alias("value"),
+    pl.lit("Kuratov et al. 2025, decoding capacity").alias("series"),
+)  # fmt: skip
+our_points = exact.join(facts, on="model").select(
+    "model", "source", pl.col("d_model").cast(pl.Int64), "value", pl.lit("here, exact length").alias("series")
+)
+ours_eq1 = [theory.token_capacity(d, v) for d, v in facts.select("d_model", "vocab_size").iter_rows()]
+limit = pl.concat([
+    facts.select("model", pl.col("d_model").cast(pl.Float64), pl.Series("value", ours_eq1)),
+    widths.select("model", pl.col("d_model").cast(pl.Float64), pl.col("token_capacity").alias("value")),
+])  # fmt: skip
+charts.capacity_by_width(our_points, paper_points, limit)
+
+# %%
+natural = exact.filter(source=sources[0]).sort("value")
+most, least = natural.row(-1, named=True), natural.row(0, named=True)
+eq1 = theory.token_capacity(*facts.filter(model=most["model"]).select("d_model", "vocab_size").row(0))
+by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
+pg19 = dict(theirs.filter(source="pg19").select("model", "decoding_capacity").iter_rows())
+Markdown(
+    f"**Reading.** Of the embedded models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
+    f"({most['low']:.1f} to {most['high']:.1f}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
+    f"`{least['model']}` holds {least['value']:.1f}. By source, for `{most['model']}`: "
+    f"{', '.join(by_source.to_series())}. The paper's Pythia-160M holds {pg19['EleutherAI/pythia-160m']:.0f} tokens "
+    f"of PG-19, its Llama-3.1-8B {pg19['meta-llama/Meta-Llama-3.1-8B']:.0f}."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# The models are small and differ in more than width; three widths are no scaling law. Exact lengths whose search ended
+# with its budget are lower bounds (column *censored*). Decoding capacity here predicts the first token, the paper's
+# has it given. Next: `07_free_running` and `09_exact_length`, to come.
+
+# %%
+measured_here = rows.filter(pl.col("model").is_in(models))["key"].n_unique()
+print(
+    f"{rows['key'].n_unique()} cells, {rows.height} rows; {rows['key'].n_unique() - measured_here} cells from kept rows"
+)

@@ -1,0 +1,121 @@
+"""Tiny models of several architectures, built offline; shapes and types of the package are checked as it runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jaxtyping
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+# Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
+jaxtyping.install_import_hook("capacity", "beartype.beartype")
+torch.set_num_threads(1)  # the tensors are too small to be shared out
+
+if TYPE_CHECKING:
+    from capacity.models import Frozen
+
+LINES = [
+    "The ferry left the harbour before the rain began, and the harbour was empty again before noon.",
+    "Nobody who waited there could say where the ferry had been, or when it would be there again.",
+]
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+SPREAD = {"initializer_range": 0.3}  # wider than usual, so that the logits differ clearly
+
+
+def llama(vocab_size: int) -> PreTrainedConfig:
+    return LlamaConfig(
+        vocab_size=vocab_size, intermediate_size=64, tie_word_embeddings=False, **SHAPE, **SPREAD, **ENDS
+    )
+
+
+def neox(vocab_size: int) -> PreTrainedConfig:
+    """Return a config whose embedding has more rows than the tokenizer has tokens, as Pythia's."""
+    return GPTNeoXConfig(
+        vocab_size=vocab_size + 20, intermediate_size=64, tie_word_embeddings=False, **SHAPE, **SPREAD, **ENDS
+    )
+
+
+def opt(vocab_size: int) -> PreTrainedConfig:
+    """Return a config whose word embedding is narrower than its hidden states, as OPT-350M's."""
+    return OPTConfig(
+        vocab_size=vocab_size, word_embed_proj_dim=24, ffn_dim=64, do_layer_norm_before=False, init_std=0.3,
+        pad_token_id=0, **SHAPE, **ENDS,
+    )  # fmt: skip
+
+
+def grouped(vocab_size: int) -> PreTrainedConfig:
+    """Return a Llama-like config with tied embeddings and keys and values shared by two heads."""
+    return LlamaConfig(
+        vocab_size=vocab_size, intermediate_size=64, num_key_value_heads=2, tie_word_embeddings=True,
+        **SHAPE, **SPREAD, **ENDS,
+    )  # fmt: skip
+
+
+def gemma(vocab_size: int) -> PreTrainedConfig:
+    """Return a config whose logits are capped (head not linear) and whose embeddings are scaled."""
+    return Gemma2Config(
+        vocab_size=vocab_size, intermediate_size=64, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
+        final_logit_softcapping=10.0, sliding_window=16, pad_token_id=0, **SHAPE, **SPREAD, **ENDS,
+    )  # fmt: skip
+
+
+CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
+    "llama": llama,
+    "neox": neox,
+    "opt": opt,
+    "grouped": grouped,
+    "gemma": gemma,
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer of 300 tokens."""
+    from capacity.pretraining import train_tokenizer
+
+    return train_tokenizer(LINES, vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
+    """Return the folders of the tiny models by kind, each with weights and tokenizer."""
+    found = {}
+    for kind, config in CONFIGS.items():
+        found[kind] = tmp_path_factory.mktemp(kind)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config(len(tokenizer)))
+        model.save_pretrained(found[kind])
+        tokenizer.save_pretrained(found[kind])
+    return found
+
+
+@pytest.fixture(scope="session")
+def loaded(folders: dict[str, Path]) -> "dict[str, Frozen]":
+    """Return the tiny models by kind, loaded from their folders."""
+    from capacity import models
+
+    return {kind: models.load(str(folder), device="cpu") for kind, folder in folders.items()}
+
+
+@pytest.fixture(params=list(CONFIGS))
+def frozen(request: pytest.FixtureRequest, loaded: "dict[str, Frozen]") -> "Frozen":
+    """Return each of the tiny models in turn."""
+    return loaded[request.param]
+
+
+@pytest.fixture(scope="session")
+def tiny(loaded: "dict[str, Frozen]") -> "Frozen":
+    """Return the Llama-like tiny model."""
+    return loaded["llama"]

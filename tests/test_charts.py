@@ -1,0 +1,81 @@
+import polars as pl
+import pytest
+import vl_convert
+
+from capacity import charts
+
+
+def svg(chart) -> str:
+    return vl_convert.vegalite_to_svg(chart.to_dict())
+
+
+def test_fit_curve_draws_every_step():
+    curve = pl.DataFrame({"step": [0, 1, 2], "bits": [9.0, 5.0, 7.0], "n_right": [0, 1, 1], "length": [1, 1, 2]})
+    drawn = svg(charts.fit_curve(curve))
+    assert "optimiser step" in drawn
+    assert "bits left, all tokens" in drawn
+    assert drawn.count('aria-roledescription="line mark container"') == 3
+
+
+def test_token_strip_shows_tokens_in_order_and_marks_what_was_lost():
+    tokens = pl.DataFrame({
+        "position": range(1, 15), "token": ["a b", *["x"] * 12, "<b>"],
+        "decoded": [True] * 13 + [False], "bits_without": [None, *[float(i) for i in range(13)]],
+    })  # fmt: skip
+    chart = charts.token_strip(tokens)
+    data = chart.data
+    assert data["column"].to_list() == [*range(12), 0, 1]
+    assert data["line"].to_list() == [0] * 12 + [1] * 2
+    drawn = svg(chart)
+    assert "a·b" in drawn
+    assert "<b>" not in drawn  # escaped
+    assert drawn.count('stroke-dasharray="3,3"') == 1
+
+
+def test_byte_ledger_names_every_way_and_its_bytes():
+    drawn = svg(charts.byte_ledger(pl.DataFrame({"what": ["[mem], float32", "text, UTF-8"], "bytes": [2048, 31]})))
+    assert "2,048" in drawn
+    assert "text, UTF-8" in drawn
+
+
+def test_accuracy_by_length_has_a_panel_a_source_and_a_line_a_model():
+    table = pl.DataFrame([
+        {"model": m, "source": s, "recipe": "default", "length": n, "value": 0.9, "low": 0.8, "high": 1.0, "n": 4}
+        for m in ("one", "two") for s in ("embedded", "random_words") for n in (2, 4)
+    ])  # fmt: skip
+    drawn = svg(charts.accuracy_by_length(table))
+    assert drawn.count("accuracy (share of tokens)") >= 1
+    for word in ("embedded", "random_words", "one, default", "two, default"):
+        assert word in drawn
+    assert drawn.count('aria-roledescription="area mark container"') == 4
+
+
+def test_exact_length_by_model_keeps_the_order_given():
+    table = pl.DataFrame({
+        "model": ["wide", "narrow"], "source": ["embedded"] * 2, "value": [3.0, 2.0], "low": [2.0, 1.0],
+        "high": [4.0, 3.0], "n": [4, 4], "n_censored": [0, 1],
+    })  # fmt: skip
+    chart = charts.exact_length_by_model(table, order=["narrow", "wide"])
+    assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["narrow", "wide"]
+    assert "95% interval" in svg(chart)
+
+
+def test_capacity_by_width_leaves_out_what_a_log_axis_cannot_show():
+    ours = pl.DataFrame({"model": ["a", "b"], "source": ["embedded"] * 2, "d_model": [96, 128], "value": [0.0, 4.0],
+                         "series": ["here"] * 2})  # fmt: skip
+    theirs = pl.DataFrame({"model": ["c"], "source": ["pg19"], "d_model": [768], "value": [80.0], "series": ["paper"]})
+    limit = pl.DataFrame({"model": ["b"], "d_model": [128.0], "value": [228.0]})
+    chart = charts.capacity_by_width(ours, theirs, limit)
+    shown = next(iter(chart.to_dict()["datasets"].values()), None)
+    rows = [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+    assert shown
+    assert {row["value"] for row in rows} == {4.0, 80.0, 228.0}
+    assert "tokens in one vector" in svg(chart)
+
+
+def test_training_curves_average_runs_of_steps():
+    curves = pl.DataFrame({"model": ["m"] * 400, "step": range(400), "tokens": range(1, 401),
+                           "loss_nats": [float(i) for i in range(400)]})  # fmt: skip
+    data = charts.training_curves(curves, points=100).data.sort("tokens")
+    assert data.height == pytest.approx(100, abs=1)
+    assert data["loss_nats"][0] == pytest.approx(1.5, abs=1.0)

@@ -1,0 +1,147 @@
+"""Scores against a plain loop, decoding against one that encodes everything again."""
+
+import inspect
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from capacity.decoding import decoded_tokens, free_running, teacher_forced
+from capacity.models import Frozen, ModelError
+
+
+def random_mem(frozen: Frozen, n_mem: int, seed: int = 0) -> Tensor:
+    return torch.randn(n_mem, frozen.dim, generator=torch.Generator().manual_seed(seed)) * frozen.embedding_std
+
+
+def random_ids(frozen: Frozen, *shape: int) -> Tensor:
+    return torch.randint(0, 300, shape, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def next_logits(frozen: Frozen, mem: Tensor | None, ids: Sequence[int]) -> Tensor:
+    """Return the logits (vocab,) after `mem` and `ids`, everything encoded from the start."""
+    parts = [] if mem is None else [mem]
+    if len(ids):
+        parts.append(frozen.model.get_input_embeddings()(torch.tensor(ids)))
+    return frozen.model(inputs_embeds=torch.cat(parts).unsqueeze(0), use_cache=False).logits[0, -1]
+
+
+def naive(frozen: Frozen, mem: Tensor, n_tokens: int, given: Sequence[int] = ()) -> list[int]:
+    """Return what greedy decoding gives, without a cache."""
+    found = list(given)
+    while len(found) < n_tokens:
+        found.append(int(next_logits(frozen, mem, found).argmax()))
+    return found
+
+
+@pytest.mark.parametrize("n_mem", [0, 1, 3])
+def test_scores_are_those_of_a_plain_loop(frozen: Frozen, n_mem: int) -> None:
+    ids = random_ids(frozen, 2, 6)
+    mem = torch.stack([random_mem(frozen, n_mem, seed) for seed in (0, 1)]) if n_mem else None
+    score = teacher_forced(frozen, mem, ids)
+    for text, row in enumerate(ids.tolist()):
+        for at in range(0 if n_mem else 1, 6):
+            logits = next_logits(frozen, None if mem is None else mem[text], row[:at])
+            assert score.predicted[text, at] == logits.argmax()
+            expected = -torch.log_softmax(logits.double(), -1)[row[at]].item() / math.log(2)
+            assert score.bits[text, at] == pytest.approx(expected, abs=1e-4)
+    assert (score.correct == (score.predicted == ids.numpy())).all()
+
+
+def test_nothing_predicts_the_first_token_without_mem(frozen: Frozen) -> None:
+    score = teacher_forced(frozen, None, random_ids(frozen, 3, 4))
+    assert (score.predicted[:, 0] == -1).all()
+    assert np.isnan(score.bits[:, 0]).all()
+    assert not score.correct[:, 0].any()
+    assert np.isfinite(score.bits[:, 1:]).all()
+    alone = teacher_forced(frozen, None, random_ids(frozen, 3, 1))
+    assert (alone.predicted == -1).all()
+    assert np.isnan(alone.bits).all()
+
+
+def test_exact_looks_at_the_scored_positions_alone(tiny: Frozen) -> None:
+    mem = random_mem(tiny, 2)
+    ids = naive(tiny, mem, 5)
+    wrong_first = [(ids[0] + 1) % 300]
+    wrong_first += naive(tiny, mem, 5, given=wrong_first)[1:]
+    score = teacher_forced(tiny, torch.stack([mem, mem]), torch.tensor([ids, wrong_first]))
+    assert score.exact().tolist() == [True, False]
+    assert score.exact(scored_from=1).tolist() == [True, True]
+
+
+def test_decoding_is_that_of_a_plain_loop(frozen: Frozen) -> None:
+    mem = random_mem(frozen, 3)
+    assert free_running(frozen, mem, 24) == naive(frozen, mem, 24)  # past the sliding window, where there is one
+
+
+def test_given_tokens_come_first_and_count(frozen: Frozen) -> None:
+    mem, given = random_mem(frozen, 1), random_ids(frozen, 2).tolist()
+    found = free_running(frozen, mem, 8, given=given)
+    assert found == naive(frozen, mem, 8, given)
+    assert found[:2] == given
+    assert found != free_running(frozen, mem, 8)
+    assert free_running(frozen, mem, 2, given=given) == given
+
+
+def forked(frozen: Frozen, mem: Tensor, at: int, n_tokens: int) -> tuple[list[int], list[int]]:
+    """Return what `mem` decodes to, and a text that parts from it at `at` and follows the model after that."""
+    own = naive(frozen, mem, n_tokens)
+    for token in range(300):
+        text = naive(frozen, mem, n_tokens, given=[*own[:at], token])
+        if all(a != b for a, b in zip(own[at:], text[at:], strict=True)):
+            return own, text
+    raise AssertionError("no token changes everything after it; take another seed")
+
+
+def test_one_wrong_token_is_followed_when_running_free(frozen: Frozen) -> None:
+    mem = random_mem(frozen, 2, seed=3)
+    own, text = forked(frozen, mem, 2, 5)
+    score = teacher_forced(frozen, mem.unsqueeze(0), torch.tensor([text]))
+    assert score.correct.tolist() == [[True, True, False, True, True]]
+    assert free_running(frozen, mem, 5) == own
+    assert own[3:] != text[3:]
+    assert decoded_tokens(frozen, mem, text) == 2
+    assert decoded_tokens(frozen, mem, own) == 5
+
+
+def test_decoding_stops_at_the_first_wrong_token(tiny: Frozen) -> None:
+    mem = random_mem(tiny, 2, seed=3)
+    _, text = forked(tiny, mem, 2, 5)
+    calls = []
+    hook = tiny.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        decoded_tokens(tiny, mem, text)
+    finally:
+        hook.remove()
+    assert len(calls) == 3
+
+
+def test_a_given_first_token_counts_as_come_back(frozen: Frozen) -> None:
+    mem, first = random_mem(frozen, 1), random_ids(frozen, 1).tolist()
+    text = naive(frozen, mem, 4, given=first)
+    assert decoded_tokens(frozen, mem, text, scored_from=1) == 4
+    assert decoded_tokens(frozen, mem, [*text[:3], (text[3] + 1) % 300], scored_from=1) == 3
+    assert decoded_tokens(frozen, mem, first, scored_from=1) == 1
+    if naive(frozen, mem, 1) != first:
+        assert decoded_tokens(frozen, mem, text) == 0
+
+
+def test_the_decoder_is_not_given_the_text() -> None:
+    assert list(inspect.signature(free_running).parameters) == ["frozen", "mem", "n_tokens", "given"]
+
+
+def test_wrong_input_is_refused(tiny: Frozen) -> None:
+    mem = random_mem(tiny, 2)
+    with pytest.raises(ValueError, match=r"mem has shape \(2, 31\); \(n_mem, 32\)"):
+        free_running(tiny, mem[:, 1:], 4)
+    with pytest.raises(ValueError, match="3 tokens are given but only 2 asked for"):
+        free_running(tiny, mem, 2, given=[1, 2, 3])
+    with pytest.raises(ModelError, match="past the context"):
+        free_running(tiny, mem, 63)
+    with pytest.raises(ModelError, match="at least one token"):
+        free_running(tiny, mem, 0)
+    assert len(free_running(tiny, mem, 62)) == 62

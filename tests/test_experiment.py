@@ -1,0 +1,258 @@
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from capacity import experiment, fitting, rows, sweep
+from capacity.decoding import Score, free_running, teacher_forced
+from capacity.engine import Recipe
+from capacity.experiment import Cell, Experiment
+from capacity.texts import Text
+
+QUICK = {
+    "quick": Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20),
+    "quick-bits": Recipe(loss="cross_entropy", lr=0.1, steps=25, patience=20),
+}
+FACTS = {"revision": "0" * 16, "tokenizer_digest": "f" * 16}
+TEXT = Text(source="random_tokens", index=0, id="a", ids=(1, 2, 3, 4))
+# Of every field another value, to be told apart by.
+OTHER = {
+    "model": "b", "source": "random_words", "text_index": 1, "text_seed": 1, "n_mem": 2, "length": 5,
+    "scored_from": 1, "recipe": "paper", "search": "fixed", "budget": 9, "seed": 1, "dtype": "bfloat16",
+    "attention": "eager", "trace": True,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, recipe in QUICK.items():
+        monkeypatch.setitem(fitting.RECIPES, name, recipe)
+
+
+@pytest.fixture(scope="module")
+def measured(request):
+    """Cells of every kind, and their rows as `run` gave them side by side."""
+    frozen, folders = request.getfixturevalue("tiny"), request.getfixturevalue("folders")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in QUICK.items():
+            patch.setitem(fitting.RECIPES, name, recipe)
+        same = {"model": str(folders["llama"]), "source": "random_tokens", "recipe": list(QUICK), "scored_from": [0, 1]}
+        grids = sweep.grid(n_texts=2, n_mem=[1, 2], length=6, budget=400, trace=[False, True], **same)
+        grids += sweep.grid(n_texts=2, search="fixed", length=[2, 10], **same)
+        cells = sweep.cells(grids)
+        return cells, list(experiment.run(frozen, cells))
+
+
+def plain(row):
+    """A row as values that compare, without the time it took."""
+    as_list = {name: np.asarray(row[name]).tolist() for name in ("mem", "curve_right", "curve_bits")}
+    return {name: value for name, value in (row | as_list).items() if name != "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe": "fast"}, "unknown recipe 'fast'; known are paper, default"),
+        ({"source": "wikipedia"}, "unknown source 'wikipedia'"),
+        ({"search": "bisect"}, "unknown search 'bisect'; known are fixed, grow"),
+        ({"scored_from": 2}, "unknown scored_from 2; known are 0, 1"),
+        ({"dtype": "float64"}, "unknown dtype 'float64'; known are float32, bfloat16, float16"),
+        ({"n_mem": 0}, "n_mem is 0; at least 1"),
+        ({"length": 0}, "length is 0; at least 1"),
+        ({"length": 1, "scored_from": 1}, "length is 1; at least 2"),
+        ({"budget": 0}, "budget is 0; at least 1"),
+        ({"text_index": -1}, "text_index is -1; at least 0"),
+    ],
+)
+def test_refuses_a_setting_that_is_not_allowed(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(model="a", **settings).check()
+
+
+def test_every_setting_changes_the_key():
+    assert sorted(OTHER) == sorted(field.name for field in fields(Experiment))
+    base = Experiment(model="a")
+    keys = [replace(base, **{name: value}).key(TEXT, **FACTS) for name, value in OTHER.items()]
+    keys.append(base.key(TEXT, **FACTS))
+    assert len(set(keys)) == len(OTHER) + 1
+    assert all(len(key) == 32 and int(key, 16) >= 0 for key in keys)
+    assert Experiment(model="a").key(TEXT, **FACTS) == keys[-1]
+
+
+def test_text_model_tokenizer_protocol_and_recipe_change_the_key(monkeypatch):
+    base = Experiment(model="a", recipe="quick")
+    keys = [
+        base.key(TEXT, **FACTS),
+        base.key(replace(TEXT, ids=(1, 2, 3, 5)), **FACTS),
+        base.key(TEXT, **FACTS | {"revision": "1" * 16}),
+        base.key(TEXT, **FACTS | {"tokenizer_digest": "1" * 16}),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "PROTOCOL", experiment.PROTOCOL + 1)
+        keys.append(base.key(TEXT, **FACTS))
+    for field in fields(Recipe):
+        value = {"loss": "cross_entropy", "betas": (0.9, 0.99), "steps": 26, "patience": 21}.get(field.name, 0.5)
+        monkeypatch.setitem(fitting.RECIPES, "quick", replace(QUICK["quick"], **{field.name: value}))
+        keys.append(base.key(TEXT, **FACTS))
+    assert len(set(keys)) == len(keys)
+
+
+def test_budget_is_no_part_of_a_fixed_length():
+    fixed = Experiment(model="a", search="fixed")
+    assert fixed.key(TEXT, **FACTS) == replace(fixed, budget=9).key(TEXT, **FACTS)
+
+
+def test_name_of_the_text_is_no_part_of_the_key():
+    base = Experiment(model="a")
+    assert base.key(TEXT, **FACTS) == base.key(replace(TEXT, id="b"), **FACTS)
+
+
+def test_counts_worked_by_hand():
+    nothing = math.nan
+    without = Score(
+        np.array([[-1, 5, 6, 0]]), np.array([[False, True, False, True]]), np.array([[nothing, 1.0, 2.0, 4.0]])
+    )
+    with_mem = Score(np.array([[3, 5, 7]]), np.array([[True, True, True]]), np.array([[0.5, 0.25, 0.125]]))
+    assert experiment.counts(with_mem, without, 3) == {
+        "correct_without": 1, "correct_with": 2, "bits_without": 3.0, "bits_with": 0.375,
+        "first_bits_with": 0.5, "first_correct": True,
+    }  # fmt: skip
+    assert experiment.counts(with_mem, without, 1) == {
+        "correct_without": 0, "correct_with": 0, "bits_without": 0.0, "bits_with": 0.0,
+        "first_bits_with": 0.5, "first_correct": True,
+    }  # fmt: skip
+
+
+def test_every_cell_comes_out_once_with_all_its_columns(measured):
+    cells, found = measured
+    assert sorted(part[0]["key"] for part in found) == sorted(cell.key for cell in cells)
+    frame = rows.to_frame([row for part in found for row in part])
+    assert frame.height == sum(map(len, found))
+    by_key = {cell.key: cell for cell in cells}
+    for part in found:
+        what, text = by_key[part[0]["key"]].experiment, by_key[part[0]["key"]].text
+        assert {row["key"] for row in part} == {part[0]["key"]}
+        assert [row["probe"] for row in part] == list(range(len(part)))
+        for row in part:
+            same = ("model", "source", "text_index", "n_mem", "scored_from", "recipe", "search", "seed", "dtype")
+            assert all(row[name] == getattr(what, name) for name in same)
+            assert (row["text_id"], row["text_digest"]) == (text.id, text.digest)
+            assert (row["curve_right"] is not None) == (row["curve_bits"] is not None) == what.trace
+        lengths = [row["length"] for row in part]
+        if what.search == "fixed":
+            assert lengths == [what.length]
+        else:
+            assert lengths == list(range(1 + what.scored_from, lengths[-1] + 1))
+            assert all(row["status"] == "solved" for row in part[:-1])
+
+
+def test_counts_are_those_of_a_plain_loop_over_the_stored_bytes(measured, tiny):
+    cells, found = measured
+    ids_of = {cell.key: cell.text.ids for cell in cells}
+    for row in (row for part in found for row in part):
+        ids = list(ids_of[row["key"]][: row["length"]])
+        mem = torch.tensor(row["mem"]).reshape(row["n_mem"], row["d_model"])
+        right, bits = {}, {}
+        for kind, begun in [("with", mem), ("without", mem[:0])]:
+            for t, token in enumerate(ids):
+                before = torch.cat([begun, tiny.embed(torch.tensor([ids[:t]], dtype=torch.long))[0]])
+                if len(before):
+                    logits = tiny.model(inputs_embeds=before[None], use_cache=False).logits[0, -1].double()
+                    right[kind, t] = int(logits.argmax()) == token
+                    bits[kind, t] = -torch.log_softmax(logits, -1)[token].item() / math.log(2)
+        rest = range(1, len(ids))
+        for kind in ("with", "without"):
+            assert row[f"correct_{kind}"] == sum(right[kind, t] for t in rest)
+            assert row[f"bits_{kind}"] == pytest.approx(sum(bits[kind, t] for t in rest), rel=1e-4, abs=1e-5)
+        assert row["first_correct"] == right["with", 0]
+        assert row["first_bits_with"] == pytest.approx(bits["with", 0], rel=1e-4, abs=1e-5)
+        scored = range(row["scored_from"], len(ids))
+        assert row["n_scored"] == len(scored)
+        assert (row["status"] == "solved") == all(right["with", t] for t in scored)
+
+
+def test_counts_are_those_of_teacher_forcing_the_stored_bytes(measured, tiny):
+    cells, found = measured
+    ids_of = {cell.key: cell.text.ids for cell in cells}
+    for row in (row for part in found for row in part):
+        ids = torch.tensor([ids_of[row["key"]]])
+        mem = torch.tensor(row["mem"]).reshape(1, row["n_mem"], row["d_model"])
+        with_mem = teacher_forced(tiny, mem, ids[:, : row["length"]])
+        again = experiment.counts(with_mem, teacher_forced(tiny, None, ids), row["length"])
+        assert {name: row[name] for name in again} == again
+
+
+def test_the_last_exact_vector_alone_is_decoded(measured, tiny):
+    cells, found = measured
+    ids_of = {cell.key: list(cell.text.ids) for cell in cells}
+    n_decoded = 0
+    for part in found:
+        exact = [row["probe"] for row in part if row["status"] == "solved"]
+        assert [row["probe"] for row in part if row["decoded_tokens"] is not None] == exact[-1:]
+        for row in (part[number] for number in exact[-1:]):
+            mem = torch.tensor(row["mem"]).reshape(row["n_mem"], row["d_model"])
+            ids = ids_of[row["key"]][: row["length"]]
+            back = free_running(tiny, mem, len(ids), given=ids[: row["scored_from"]])
+            assert row["decoded_tokens"] == len(ids) == row["length"]
+            assert back == ids
+            n_decoded += 1
+    assert n_decoded >= 10
+
+
+def test_curves_end_where_the_fit_does(measured):
+    found = [row for part in measured[1] for row in part if row["curve_right"] is not None]
+    assert found
+    for row in found:
+        assert len(row["curve_right"]) == len(row["curve_bits"]) == row["steps"] + 1
+        own = row["correct_with"] + (row["first_correct"] and row["scored_from"] == 0)
+        assert max(row["curve_right"]) == own
+        if row["status"] == "solved":
+            bits = row["bits_with"] + (row["first_bits_with"] if row["scored_from"] == 0 else 0)
+            assert row["curve_bits"][-1] == pytest.approx(bits, rel=1e-4, abs=1e-4)
+        if row["bits_with_min"] is not None and row["scored_from"] == 1:
+            assert row["bits_with_min"] == pytest.approx(min(row["curve_bits"]), rel=1e-5)
+
+
+def test_tracing_changes_nothing_else(measured):
+    cells, found = measured
+    by_key = {part[0]["key"]: part for part in found}
+    by_experiment = {cell.experiment: by_key[cell.key] for cell in cells}
+    pairs = [(one, replace(one, trace=True)) for one in by_experiment if one.search == "grow" and not one.trace]
+    assert pairs
+    left_out = ("key", "curve_right", "curve_bits")
+    for one, traced in pairs:
+        for a, b in zip(by_experiment[one], by_experiment[traced], strict=True):
+            a, b = plain(a), plain(b)
+            assert {name: a[name] for name in a if name not in left_out} == {
+                name: b[name] for name in b if name not in left_out
+            }
+
+
+def test_a_cell_alone_gives_the_same_rows_as_in_company(measured, tiny):
+    cells, found = measured
+    together = {part[0]["key"]: [plain(row) for row in part] for part in found}
+    for cell in cells[::9]:
+        (alone,) = experiment.run(tiny, [cell])
+        assert [plain(row) for row in alone] == together[cell.key]
+
+
+def test_order_of_cells_does_not_matter(measured, tiny):
+    cells, found = measured
+    chosen = cells[::6]
+    together = {part[0]["key"]: [plain(row) for row in part] for part in found}
+    for part in experiment.run(tiny, chosen[::-1]):
+        assert [plain(row) for row in part] == together.pop(part[0]["key"])
+    assert len(together) == len(cells) - len(chosen)
+
+
+def test_refuses_a_text_past_the_context_before_any_fit(measured, tiny):
+    long = replace(TEXT, ids=(1,) * 64)
+    cell = Cell(Experiment(model="a", source="random_tokens", length=64, recipe="quick"), long, "0" * 32)
+    with pytest.raises(ValueError, match=r"64 tokens and 1 \[mem\] are 65 positions, past the context"):
+        next(experiment.run(tiny, [measured[0][0], cell]))
+
+
+def test_no_cells_give_no_rows(tiny):
+    assert list(experiment.run(tiny, [])) == []

@@ -1,0 +1,284 @@
+import doctest
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from capacity import metrics, theory
+from capacity.metrics import Interval
+
+BY = {"model": "m", "source": "s", "n_mem": 1, "recipe": "paper", "scored_from": 1}
+
+
+def rows(**columns):
+    """A frame of rows of one condition; what is not given is the same in all rows."""
+    n = max(len(column) for column in columns.values() if isinstance(column, list))
+    same = BY | {"seed": 0, "first_correct": False} | columns
+    return pl.DataFrame({name: value if isinstance(value, list) else [value] * n for name, value in same.items()})
+
+
+def scores(table, length_column="length", **columns):
+    """Rows of a grid {length: right tokens of each text}, all positions but t1 scored."""
+    cells = [(text, length, right) for length, counts in table.items() for text, right in enumerate(counts)]
+    texts, lengths, right = (list(column) for column in zip(*cells, strict=True))
+    return rows(
+        text_index=texts, length=lengths, correct_with=right, n_scored=[length - 1 for length in lengths], **columns
+    )
+
+
+GAINS = rows(
+    text_index=[0, 0, 1, 2],
+    correct_with=[10, 20, 30, 44],
+    correct_without=[1, 3, 5, 3],
+    bits_without=[100.0, 110.0, 120.0, 130.0],
+    bits_with=[40.0, 30.0, 20.0, 14.0],
+    bits_with_min=[38.0, 29.0, 18.0, 14.0],
+    d_model=64,
+    vocab_size=256,
+)
+
+
+def test_interval_is_scipys_bootstrap():
+    values = [1.0, 2.5, 2.5, 4.0, 7.0, 11.0]
+    rng = np.random.default_rng(0)
+    expected = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=rng, vectorized=True).confidence_interval
+    found = metrics.interval(values)
+    assert (found.value, found.n, found.degenerate) == (pytest.approx(28 / 6), 6, False)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_interval_of_another_statistic_method_and_confidence():
+    values, rng = [1.0, 2.0, 4.0, 8.0, 16.0], np.random.default_rng(0)
+    options = {"n_resamples": 2000, "method": "percentile", "confidence_level": 0.5}
+    expected = stats.bootstrap((values,), np.median, rng=rng, vectorized=True, **options).confidence_interval
+    found = metrics.interval(values, statistic=np.median, method="percentile", confidence=0.5)
+    assert (found.value, found.low, found.high) == (4.0, expected.low, expected.high)
+
+
+@pytest.mark.parametrize(("values", "n"), [([3.5], 1), ([3.5, 3.5], 2), (np.full(9, 3.5), 9)])
+def test_interval_of_one_text_or_one_value_is_flagged(values, n):
+    assert metrics.interval(values) == Interval(value=3.5, low=3.5, high=3.5, n=n, degenerate=True)
+
+
+def test_interval_of_texts_that_differ_in_weight_alone():
+    pairs = np.array([[2, 1], [4, 2], [2, 1]])  # every text's mean is 2: BCa has no answer
+    found = metrics.interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum())
+    assert (found.value, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 3)
+
+
+def test_interval_does_not_depend_on_order():
+    values = np.random.default_rng(1).exponential(size=20)
+    assert metrics.interval(values) == metrics.interval(values[::-1]) == metrics.interval(sorted(values))
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    draws = np.random.default_rng(3).normal(size=(40, 25))
+    covered = sum(found.low <= 0 <= found.high for found in map(metrics.interval, draws))
+    assert covered >= 34  # 95% of 40 is 38; fewer than 34 has a chance near 1 in 100
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [([], "no texts"), ([1.0, math.nan], "not finite"), ([math.inf], "not")]
+)
+def test_interval_refuses_nothing_and_what_is_not_finite(values, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.interval(values)
+
+
+def test_right_exact_and_accuracy_count_the_first_token_where_it_is_scored():
+    frame = rows(
+        scored_from=[0, 0, 0, 1, 1, 1],
+        correct_with=[3, 3, 2, 3, 2, 0],
+        first_correct=[True, False, None, True, True, None],
+        n_scored=[4, 4, 4, 3, 3, 0],
+    ).select(metrics.n_right(), metrics.exact(), metrics.accuracy())
+    assert frame.rows() == [
+        (4, True, 1.0),
+        (3, False, 0.75),
+        (2, False, 0.5),
+        (3, True, 1.0),  # t1 is given: that [mem] predicts it adds nothing
+        (2, False, pytest.approx(2 / 3)),
+        (0, True, 1.0),  # a text of one token, which is given
+    ]
+
+
+def test_accuracy_by_length_worked_by_hand():
+    table = metrics.accuracy_by_length(scores({9: [8, 8], 5: [4, 3]}))
+    assert table["length"].to_list() == [5, 9]
+    assert table["value"].to_list() == [0.875, 1.0]
+    assert table.select("low", "high").row(0) == (0.75, 1.0)
+    assert table.select("low", "high", "n", "degenerate").row(1) == (1.0, 1.0, 2, True)
+
+
+def test_decoding_capacity_is_the_largest_length_that_passes_even_after_one_that_fails():
+    found = metrics.decoding_capacity(scores({11: [10, 10], 21: [20, 16], 31: [30, 30], 41: [20, 20]}))
+    assert found.select("value", "n", "censored").row(0) == (31.0, 2, "no")
+
+
+def test_decoding_capacity_passes_at_the_threshold_itself():
+    exactly = scores({101: [99], 201: [0]})  # accuracy 0.99
+    assert metrics.decoding_capacity(exactly)["value"].item() == 101
+    assert metrics.decoding_capacity(exactly, threshold=0.995)["value"].item() == 0
+    assert metrics.decoding_capacity(exactly, threshold=1)["value"].item() == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "censored"),
+    [
+        ({5: [4, 4], 9: [8, 8]}, 9, "above"),
+        ({5: [3, 4], 9: [8, 8]}, 9, "above"),
+        ({5: [4, 4], 9: [8, 0]}, 5, "no"),
+        ({5: [0, 4], 9: [8, 0]}, 0, "below"),
+    ],
+)
+def test_decoding_capacity_says_where_the_grid_ends_too_soon(table, value, censored):
+    found = metrics.decoding_capacity(scores(table))
+    assert found.select("value", "censored").row(0) == (value, censored)
+
+
+def test_decoding_capacity_interval_resamples_whole_texts():
+    # Text 0 holds 9 tokens, text 1 holds 5: drawn twice, either is alone; together 9 fails. P(9) = P(text 0 twice).
+    found = metrics.decoding_capacity(scores({5: [4, 4], 9: [8, 0]}))
+    assert found.select("low", "high", "n", "degenerate").row(0) == (5.0, 9.0, 2, False)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, math.nan])
+def test_decoding_capacity_refuses_a_threshold_that_is_no_share(threshold):
+    with pytest.raises(ValueError, match=f"threshold is {threshold}"):
+        metrics.decoding_capacity(scores({5: [4]}), threshold=threshold)
+
+
+def test_decoding_capacity_refuses_texts_that_miss_a_length():
+    whole = scores({5: [4, 4], 9: [8, 8]})
+    with pytest.raises(ValueError, match="miss a length"):
+        metrics.decoding_capacity(whole.filter((pl.col("text_index") == 0) | (pl.col("length") == 5)))
+
+
+GROWN = rows(
+    text_index=[0, 0, 0, 1, 1, 2, 3],
+    length=[2, 3, 4, 2, 6, 2, 2],
+    status=["solved", "solved", "stalled", "solved", "solved", "budget", "diverged"],
+    decoded_tokens=[None, 3, None, None, 6, None, None],
+)
+
+
+def test_exact_lengths_worked_by_hand():
+    found = metrics.exact_lengths(GROWN).select("text_index", "exact_length", "censored")
+    # Text 1 ended before it failed, text 2 ran out of budget; 0 and 3 failed.
+    assert found.rows() == [(0, 3, False), (1, 6, True), (2, 0, True), (3, 0, False)]
+
+
+def test_exact_length_is_their_mean():
+    found = metrics.exact_length(GROWN)
+    assert found.select("value", "n", "degenerate", "n_censored").row(0) == (2.25, 4, False, 2)
+    assert 0 <= found["low"].item() < 2.25 < found["high"].item() <= 6
+
+
+def test_exact_length_tells_seeds_apart():
+    twice = pl.concat([GROWN, GROWN.with_columns(pl.lit(1, pl.Int64).alias("seed"))])
+    assert metrics.exact_lengths(twice).height == 8
+
+
+def test_gains_worked_by_hand():
+    tokens, bits = metrics.token_gain(GAINS), metrics.information_gain(GAINS)
+    assert tokens["value"].item() == (9 + 17 + 25 + 41) / 4
+    assert bits["value"].item() == (60 + 80 + 100 + 116) / 4
+    least = metrics.information_gain(GAINS, least=True)
+    assert least["value"].item() == (62 + 81 + 102 + 116) / 4
+    assert tokens["n"].item() == bits["n"].item() == least["n"].item() == 3  # texts, not rows
+
+
+def test_gains_resample_texts_with_all_their_rows():
+    # One text has 98 rows of gain 0, the other two of gain 100; resampled by rows the mean could not reach 100.
+    frame = rows(text_index=[0] * 98 + [1, 1], correct_with=[0] * 98 + [100] * 2, correct_without=0)
+    found = metrics.token_gain(frame)
+    assert found.select("value", "n").row(0) == (2.0, 2)
+    pairs = np.array([[0, 98], [200, 2]])
+
+    def ratio(chosen):
+        drawn = pairs[chosen.astype(int)]
+        return drawn[:, 0].sum() / drawn[:, 1].sum()
+
+    rng = np.random.default_rng(0)
+    expected = stats.bootstrap(([0, 1],), ratio, n_resamples=2000, rng=rng, vectorized=False).confidence_interval
+    assert found.select("low", "high").row(0) == (expected.low, expected.high)
+    assert found["high"].item() > 10
+
+
+def test_information_gain_refuses_the_least_of_a_recipe_that_follows_none():
+    frame = GAINS.with_columns(bits_with_min=pl.Series([38.0, None, 18.0, 14.0]))
+    assert metrics.information_gain(frame)["value"].item() == 89
+    for call in (metrics.information_gain, metrics.utilisation):
+        with pytest.raises(ValueError, match="no bits_with_min"):
+            call(frame, least=True)
+
+
+def test_gains_refuse_rows_that_diverged():
+    with pytest.raises(ValueError, match="not finite; leave out rows that diverged"):
+        metrics.information_gain(GAINS.with_columns(bits_with=pl.Series([40.0, math.nan, 20.0, 14.0])))
+
+
+@pytest.mark.parametrize(("n_mem", "bits"), [(1, 16), (4, 16), (2, 8.5)])
+def test_utilisation_is_gain_over_capacity(n_mem, bits):
+    frame = GAINS.with_columns(pl.lit(n_mem).alias("n_mem"))
+    found = {line["unit"]: line for line in metrics.utilisation(frame, bits=bits).to_dicts()}
+    tokens = theory.token_capacity(64, 256, bits=bits, n_mem=n_mem)
+    assert found["tokens"]["value"] == pytest.approx(metrics.token_gain(frame)["value"].item() / tokens)
+    room = theory.bit_capacity(64, bits=bits, n_mem=n_mem)
+    assert found["bits"]["value"] == pytest.approx(metrics.information_gain(frame)["value"].item() / room)
+    least = metrics.utilisation(frame, bits=bits, least=True).filter(unit="bits")["value"].item()
+    assert least == pytest.approx(metrics.information_gain(frame, least=True)["value"].item() / room)
+    interval = metrics.token_gain(frame).select("low", "high").row(0)
+    assert (found["tokens"]["low"], found["tokens"]["high"]) == pytest.approx([bound / tokens for bound in interval])
+
+
+def test_utilisation_is_negative_where_mem_hurts():
+    hurt = GAINS.with_columns(correct_with=pl.lit(0), bits_with=pl.lit(200.0))
+    assert (metrics.utilisation(hurt)["value"] < 0).all()
+
+
+GRID = scores({5: [4, 3, 4, 4], 9: [8, 7, 6, 8], 17: [16, 9, 8, 2]})
+CALLS = [
+    pytest.param(metrics.accuracy_by_length, GRID, id="accuracy_by_length"),
+    pytest.param(lambda frame, **by: metrics.decoding_capacity(frame, threshold=0.9, **by), GRID, id="decoding"),
+    pytest.param(metrics.exact_length, GROWN, id="exact_length"),
+    pytest.param(metrics.exact_lengths, GROWN, id="exact_lengths"),
+    pytest.param(metrics.token_gain, GAINS, id="token_gain"),
+    pytest.param(metrics.information_gain, GAINS, id="information_gain"),
+    pytest.param(metrics.utilisation, GAINS, id="utilisation"),
+]
+
+
+@pytest.mark.parametrize(("call", "frame"), CALLS)
+def test_order_of_rows_does_not_matter(call, frame):
+    found = call(frame)
+    for seed in range(3):
+        assert call(frame.sample(fraction=1, shuffle=True, seed=seed)).equals(found)
+
+
+@pytest.mark.parametrize(("call", "frame"), CALLS)
+def test_conditions_do_not_mix(call, frame):
+    other = frame.with_columns(pl.lit("other").alias("model"))
+    assert call(pl.concat([other, frame])).filter(model="m").equals(call(frame))
+    assert call(frame, by=["source"]).drop("source").equals(call(frame).drop(*BY))
+
+
+@pytest.mark.parametrize(("call", "frame"), CALLS)
+def test_texts_that_are_equal_change_no_value(call, frame):
+    one = frame.filter(text_index=0)
+    both = pl.concat([one, one.with_columns(pl.col("text_index") + 7)])
+    values = [call(part).drop("text_index", "n", "n_censored", strict=False).unique() for part in (one, both)]
+    assert values[0].sort(pl.all()).equals(values[1].sort(pl.all()))
+
+
+@pytest.mark.parametrize(("call", "frame"), [case for case in CALLS if case.id != "exact_lengths"])
+def test_refuses_to_summarise_no_rows(call, frame):
+    with pytest.raises(ValueError, match="no rows to summarise"):
+        call(frame.clear())
+
+
+def test_examples_in_the_documentation():
+    failed, tried = doctest.testmod(metrics)
+    assert (failed, tried) == (0, 1)

@@ -1,0 +1,333 @@
+import doctest
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from capacity import experiment, fitting, models, sweep
+from capacity.engine import Recipe
+from capacity.experiment import Experiment
+from capacity.rows import SCHEMA
+from capacity.store import Store
+from capacity.sweep import MissingCells
+
+QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
+# A sweep that says when three cells are done, and then waits for a signal. Arguments: store, model, seconds to flush.
+IN_A_CHILD = """
+import functools, signal, sys
+from capacity import experiment, fitting, sweep
+from capacity.engine import Recipe
+fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
+sweep.store.Store = functools.partial(sweep.store.Store, flush_seconds=float(sys.argv[3]))
+whole = experiment.run
+def run(frozen, cells):
+    for number, rows in enumerate(whole(frozen, cells)):
+        if number == 3:
+            print("under way", flush=True)
+            signal.pause()
+        yield rows
+experiment.run = run
+same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300}
+sweep.run(sweep.grid(model=sys.argv[2], n_texts=8, **same), sys.argv[1], device="cpu", progress=False)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setitem(fitting.RECIPES, "quick", QUICK)
+
+
+def grid(folder, n_texts=2, **settings):
+    same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300}
+    return sweep.grid(model=str(folder), n_texts=n_texts, **same | settings)
+
+
+def run(experiments, store, **options):
+    return sweep.run(experiments, store, device="cpu", progress=False, **options)
+
+
+def same(one, other):
+    assert_frame_equal(one.drop("seconds"), other.drop("seconds"), check_exact=True)
+    return True
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The names of the models loaded so far."""
+    found, load = [], models.load
+
+    def counted(name, **options):
+        found.append(name)
+        return load(name, **options)
+
+    monkeypatch.setattr(models, "load", counted)
+    return found
+
+
+def test_a_grid_is_the_product_of_its_lists():
+    found = sweep.grid(model="llama-64", length=[8, 16], seed=(0, 1, 2), n_mem=2, n_texts=3)
+    told_apart = {(one.length, one.seed, one.text_index) for one in found}
+    assert told_apart == {(length, seed, text) for length in (8, 16) for seed in range(3) for text in range(3)}
+    assert len(found) == 18
+    assert {(one.model, one.n_mem, one.recipe) for one in found} == {("llama-64", 2, "default")}
+
+
+def test_a_grid_holds_every_experiment_once():
+    found = sweep.grid(model=["llama-64", "llama-64"], length=[8, 8, 16], n_texts=1)
+    assert found == [Experiment(model="llama-64", length=length) for length in (8, 16)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lenght": 8}, r"unknown settings \['lenght'\]; known are n_texts, attention, .*length"),
+        ({"text_index": 1}, r"unknown settings \['text_index'\]"),
+        ({"n_texts": 0}, "n_texts is 0; at least 1"),
+        ({"length": [8, 0]}, "length is 0; at least 1"),
+        ({"recipe": ["default", "fast"]}, "unknown recipe 'fast'"),
+        ({"source": "wikipedia"}, "unknown source 'wikipedia'"),
+    ],
+)
+def test_a_grid_refuses_settings_unknown_or_not_allowed(settings, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.grid(model="llama-64", **settings)
+
+
+def test_cells_come_in_the_order_of_their_experiments(folders):
+    wanted = grid(folders["llama"], length=[6, 4], text_seed=[1, 0], source=["random_words", "random_tokens"])[::-1]
+    cells = sweep.cells(wanted)
+    assert [cell.experiment for cell in cells] == wanted
+    assert all(len(cell.text.ids) == cell.experiment.length for cell in cells)
+    assert len({cell.key for cell in cells}) == len(cells) == 16
+
+
+def test_cells_need_no_weights(folders, monkeypatch):
+    monkeypatch.setattr(models, "load", None)
+    assert len(sweep.cells(grid(folders["llama"], n_texts=3))) == 3
+
+
+def test_a_text_is_the_same_under_every_condition(folders):
+    cells = sweep.cells(grid(folders["llama"], n_mem=[1, 2], scored_from=[0, 1], seed=[0, 1]))
+    assert len({(cell.experiment.text_index, cell.text.ids) for cell in cells}) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "nobody/nothing"}, "no model 'nobody/nothing'"),
+        ({"source": "embedded", "length": 9999}, "has only 0"),
+    ],
+)
+def test_cells_refuse_models_and_texts_that_cannot_be_had(folders, monkeypatch, changes, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    wanted = [replace(grid(folders["llama"])[0], **changes)]
+    with pytest.raises(ValueError, match=message):
+        sweep.cells(wanted)
+
+
+def test_what_was_measured_is_loaded_without_the_model(folders, tmp_path, monkeypatch):
+    wanted = grid(folders["llama"], n_texts=3, scored_from=[0, 1])
+    first = run(wanted, tmp_path)
+    assert first.schema == pl.Schema(SCHEMA)
+    assert first["key"].n_unique() == 6
+
+    def refuse(*_, **__):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(models, "load", refuse)
+    files = sorted(tmp_path.rglob("*.parquet"))
+    assert run(wanted, tmp_path).equals(first)
+    assert run(wanted, tmp_path, engine="none").equals(first)
+    assert sorted(tmp_path.rglob("*.parquet")) == files
+
+
+def test_a_part_is_loaded_and_the_rest_is_measured(folders, tmp_path, monkeypatch):
+    wanted = grid(folders["llama"], n_texts=4)
+    part = run(wanted[1:3], tmp_path)
+    whole, measured = experiment.run, []
+
+    def watched(frozen, cells):
+        measured.extend(cell.experiment for cell in cells)
+        return whole(frozen, cells)
+
+    monkeypatch.setattr(experiment, "run", watched)
+    found = run(wanted, tmp_path)
+    assert measured == [wanted[0], wanted[3]]
+    assert found.join(part, on="key", how="semi").equals(part)  # their time, too
+    assert found["key"].n_unique() == 4
+
+
+def test_a_model_is_loaded_once_for_all_its_cells(folders, tmp_path, loads):
+    wanted = grid(folders["llama"], scored_from=[0, 1], n_mem=[1, 2]) + grid(folders["neox"])
+    run(wanted[::2] + wanted[1::2], tmp_path)
+    assert sorted(loads) == sorted([str(folders["llama"]), str(folders["neox"])])
+
+
+def test_order_and_company_change_no_row(folders, tmp_path):
+    wanted = grid(folders["llama"], n_mem=[1, 2]) + grid(folders["neox"], n_texts=1)
+    together = run(wanted, tmp_path / "together")
+    assert same(run(wanted[::-1], tmp_path / "backwards"), together)
+    for one in wanted:
+        run([one], tmp_path / "apart")
+    assert same(run(wanted, tmp_path / "apart", engine="none"), together)
+
+
+def test_repeated_experiments_are_one_cell(folders, tmp_path):
+    wanted = grid(folders["llama"])
+    found = run(wanted + wanted, tmp_path)
+    assert found["key"].n_unique() == 2
+    assert not found.select("key", "probe").is_duplicated().any()
+
+
+def test_rows_of_other_cells_stay_out(folders, tmp_path):
+    run(grid(folders["llama"], seed=[0, 1]), tmp_path)
+    assert set(run(grid(folders["llama"], seed=1), tmp_path)["seed"]) == {1}
+
+
+def test_no_experiments_give_no_rows(tmp_path):
+    for engine in sweep.ENGINES:
+        found = run([], tmp_path, engine=engine)
+        assert (found.height, found.schema) == (0, pl.Schema(SCHEMA))
+
+
+def test_engine_none_says_what_is_missing_and_writes_nothing(folders, tmp_path):
+    wanted = grid(folders["llama"], n_texts=3)
+    with pytest.raises(MissingCells, match=r"^3 of 3 cells are neither in .*/kept nor among") as caught:
+        run(wanted, tmp_path / "kept", engine="none")
+    assert f"the first is {wanted[0]}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    run(wanted[:1], tmp_path / "kept")
+    with pytest.raises(MissingCells, match=r"^2 of 3 cells") as caught:
+        run(wanted, tmp_path / "kept", engine="none")
+    assert f"the first is {wanted[1]}" in str(caught.value)
+
+
+def test_engine_none_finds_the_rows_that_travel_with_the_project(folders, tmp_path, monkeypatch):
+    wanted = grid(folders["llama"], n_texts=2)
+    travelling = run(wanted[:1], tmp_path / "travelling")
+    own = run(wanted[1:], tmp_path / "own")
+    monkeypatch.setattr(sweep, "measured", lambda: tmp_path / "travelling")
+    found = run(wanted, tmp_path / "own", engine="none")
+    assert found.equals(pl.concat([travelling, own]).sort("key", "probe"))
+
+
+def test_refuses_an_unknown_engine(tmp_path):
+    with pytest.raises(ValueError, match="unknown engine 'cloud'; known are none, local"):
+        run([], tmp_path, engine="cloud")
+
+
+def test_the_default_store_is_named_by_the_environment(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPACITY_STORE", str(tmp_path / "named"))
+    found = run(grid(folders["llama"], n_texts=1), None)
+    with Store(tmp_path / "named") as kept:
+        assert kept.read().equals(found)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_changed_byte_of_the_weights_is_another_cell(folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders["llama"], folder)
+    before = run(grid(folder, n_texts=1), tmp_path / "kept")
+    flip(folder / "model.safetensors", -1)
+    with pytest.raises(MissingCells, match=r"^1 of 1"):
+        run(grid(folder, n_texts=1), tmp_path / "kept", engine="none")
+    after = run(grid(folder, n_texts=1), tmp_path / "kept")
+    assert {*before["key"]}.isdisjoint(after["key"])
+    assert {*before["revision"]}.isdisjoint(after["revision"])
+    with Store(tmp_path / "kept") as kept:
+        assert kept.keys() == {*before["key"], *after["key"]}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_setting_of_the_model_is_another_cell(folders, tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(folders["llama"], folder)
+    (before,) = sweep.cells(grid(folder, n_texts=1))
+    (folder / name).write_text((folder / name).read_text() + "\n")
+    (after,) = sweep.cells(grid(folder, n_texts=1))
+    assert before.text == after.text
+    assert before.key != after.key
+
+
+def test_a_changed_recipe_or_seed_is_another_cell(folders, tmp_path, monkeypatch):
+    run(grid(folders["llama"], n_texts=1), tmp_path)
+    run(grid(folders["llama"], n_texts=1), tmp_path, engine="none")
+    with pytest.raises(MissingCells):
+        run(grid(folders["llama"], n_texts=1, seed=1), tmp_path, engine="none")
+    monkeypatch.setitem(fitting.RECIPES, "quick", replace(QUICK, patience=21))
+    with pytest.raises(MissingCells):
+        run(grid(folders["llama"], n_texts=1), tmp_path, engine="none")
+
+
+def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypatch):
+    wanted, whole = grid(folders["llama"], n_texts=4), experiment.run
+
+    def broken(frozen, cells):
+        for number, rows in enumerate(whole(frozen, cells)):
+            if number == 2:
+                raise MemoryError
+            yield rows
+
+    monkeypatch.setattr(experiment, "run", broken)
+    with pytest.raises(MemoryError):
+        run(wanted, tmp_path / "broken")
+    monkeypatch.setattr(experiment, "run", whole)
+    with Store(tmp_path / "broken") as kept:
+        assert len(kept.keys()) == 2
+    assert same(run(wanted, tmp_path / "broken"), run(wanted, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("number", "flush_seconds"), [(signal.SIGKILL, 0.0), (signal.SIGINT, 60.0)])
+def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flush_seconds):
+    kept = tmp_path / "kept"
+    command = [sys.executable, "-c", IN_A_CHILD, str(kept), str(folders["llama"]), str(flush_seconds)]
+    with subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        watchdog = threading.Timer(120, child.kill)
+        watchdog.start()
+        assert child.stdout.readline() == "under way\n"
+        child.send_signal(number)
+        assert child.wait() == -number
+        watchdog.cancel()
+    files = {path.name: path.read_bytes() for path in kept.glob("*.parquet")}
+    with Store(kept) as store:
+        finished = store.read()
+    assert finished["key"].n_unique() == 3
+    wanted = grid(folders["llama"], n_texts=8)
+    found = run(wanted, kept)
+    assert same(found, run(wanted, tmp_path / "undisturbed"))
+    assert found.join(finished, on="key", how="semi").equals(finished)
+    assert not found.select("key", "probe").is_duplicated().any()
+    assert files.items() <= {path.name: path.read_bytes() for path in kept.glob("*.parquet")}.items()
+
+
+def test_progress_goes_to_standard_error(folders, tmp_path, capfd):
+    sweep.run(grid(folders["llama"]), tmp_path, device="cpu")
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "2/2" in shown.err
+    sweep.run(grid(folders["llama"]), tmp_path, device="cpu")  # nothing to do: nothing to show
+    assert capfd.readouterr() == ("", "")
+
+
+def test_measured_rows_lie_in_the_data_folder():
+    assert sweep.measured() == Path(__file__).parent.parent / "data" / "measured" / "rows"
+
+
+def test_examples_in_the_documentation():
+    assert doctest.testmod(sweep) == (0, 1)
