@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: report test check install picture clean
+.PHONY: report test check install measured picture clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -17,6 +17,16 @@ check: $(READY)
 	$(BIN)/pyright
 
 install: $(READY)
+
+# The rows that travel with the project, and the picture of README.
+measured: $(READY)
+	$(BIN)/python -m capacity run 01_decoding_capacity --store data/measured/rows --out build/measured \
+		-p models='["llama-192"]' -p kept_models='[]' -p paper_models='[]' -p n_texts=24
+
+picture: $(READY)
+	$(BIN)/python -c "from pathlib import Path; from capacity import page; \
+		executed = Path('build/report/01_decoding_capacity.ipynb'); \
+		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
 $(READY): pyproject.toml constraints.txt

@@ -16,25 +16,7 @@ from torch import Tensor
 
 from capacity.losses import GRADIENTS, LOSSES, cross_entropy
 from capacity.models import Frozen
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Settings of the optimisation of one fit; AdamW at a constant rate, no clipping."""
-
-    loss: str  # a key of losses.LOSSES
-    margin: float = 0.0  # of the hinge, in logits
-    lr: float  # learning rate
-    betas: tuple[float, float] = (0.9, 0.9)
-    weight_decay: float = 0.01
-    eps: float = 1e-8
-    steps: int = 5000  # optimiser steps at one length, at most
-    patience: int = 2000  # consecutive steps without a rise in the number of right tokens
-
-    def __post_init__(self):
-        """Refuse a loss that does not exist."""
-        if self.loss not in LOSSES:
-            raise ValueError(f"unknown loss {self.loss!r}; known are {', '.join(LOSSES)}")
+from capacity.recipes import Recipe
 
 
 @dataclass(frozen=True)

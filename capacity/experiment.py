@@ -35,7 +35,7 @@ class Experiment:
     budget: int = BUDGET  # token-steps, of `grow`
     seed: int = 0  # of the start
     dtype: str = "float32"  # of the weights
-    attention: str = "sdpa"  # implementation of transformers
+    attention: str | None = None  # implementation of transformers; None: the model's own choice
     trace: bool = False  # keep right tokens and bits at every step
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Fits of texts at their full length, and the recipes for them; the loop itself is `engine`."""
+"""Fits of texts at their full length, by a recipe; the loop itself is `engine`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,22 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.engine import Curve, Recipe, Task, run
+from capacity.engine import Curve, Task, run
 from capacity.models import Frozen
+from capacity.recipes import RECIPES, Recipe, recipe
 
-RECIPES: dict[str, Recipe] = {
-    # Kuratov et al. 2025, as in their repository's train.py: stop at the first pre-step accuracy of 1.0.
-    "paper": Recipe(loss="cross_entropy", lr=0.01, steps=5000, patience=2000),
-    # Spends nothing on tokens already right: the longest prefixes of all that was tried (papers/fitting-notes.md).
-    "default": Recipe(loss="hinge", margin=0.05, lr=0.1, steps=2000, patience=1000),
-}
-
-
-def recipe(name: str) -> Recipe:
-    """Return the recipe called `name`; raises ValueError with the known ones."""
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
-    return RECIPES[name]
+__all__ = ["RECIPES", "Fit", "Recipe", "fit", "recipe", "start", "task"]
 
 
 def start(frozen: Frozen, ids: Sequence[int], *, n_mem: int, seed: int) -> Float[Tensor, "n_mem dim"]:

@@ -53,7 +53,7 @@ def interval(
             low, high = _bootstrap(data, statistic, method, confidence)
         except stats.DegenerateDataWarning:  # BCa has no answer where a replicate never differs
             low, high = _bootstrap(data, statistic, "percentile", confidence)
-    return Interval(value, float(low), float(high), len(data), False)
+    return Interval(value, float(low), float(high), len(data), bool(low == high))
 
 
 def _bootstrap(data: np.ndarray, statistic: Callable, method: str, confidence: float) -> tuple[float, float]:
@@ -83,7 +83,11 @@ def accuracy() -> pl.Expr:
 
 def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the mean accuracy over texts at each length with its interval: *by, length, value, low, high, n."""
-    return _summarise(rows.with_columns(accuracy()), [*by, "length"], lambda part: interval(part["accuracy"]))
+
+    def one(part: pl.DataFrame) -> Interval:
+        return interval(part.group_by("text_id").agg(pl.col("accuracy").mean())["accuracy"])
+
+    return _summarise(rows.with_columns(accuracy()), [*by, "length"], one)
 
 
 def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, threshold: float = 0.99) -> pl.DataFrame:
@@ -101,7 +105,7 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
         raise ValueError(f"threshold is {threshold!r}; above 0 and at most 1 is allowed")
 
     def one(part: pl.DataFrame) -> dict:
-        table = part.pivot("length", index=["text_index", "seed"], values="accuracy", aggregate_function="mean")
+        table = part.pivot("length", index="text_id", values="accuracy", aggregate_function="mean")
         lengths = np.sort(part["length"].unique().to_numpy())
         values = table.select([str(length) for length in lengths]).to_numpy().astype(float)
         if np.isnan(values).any():
@@ -119,19 +123,19 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
 
 
 def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return each text's exact length: *by, text_index, seed, exact_length (tokens), censored.
+    """Return each text's exact length: *by, text_id, seed, exact_length (tokens), censored.
 
     The longest prefix decoded free-running; 0 where none was. Censored: the budget or the text's end came before a
     length that fails, so the true one may be larger.
     """
     last = pl.col("status").sort_by("length").last()
     return (
-        rows.group_by([*by, "text_index", "seed"], maintain_order=True)
+        rows.group_by([*by, "text_id", "seed"], maintain_order=True)
         .agg(
             pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"),
             last.is_in(["solved", "budget"]).alias("censored"),
         )
-        .sort([*by, "text_index", "seed"])
+        .sort([*by, "text_id", "seed"])
     )
 
 
@@ -139,7 +143,8 @@ def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     """Return the mean exact length over texts, tokens: *by, value, low, high, n, degenerate, n_censored."""
 
     def one(part: pl.DataFrame) -> dict:
-        return asdict(interval(part["exact_length"])) | {"n_censored": int(part["censored"].sum())}
+        texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
+        return asdict(interval(texts["exact_length"])) | {"n_censored": int(texts["censored"].sum())}
 
     return _summarise(exact_lengths(rows, by=by), by, one)
 
@@ -190,7 +195,7 @@ def _mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame
     """Return the mean of `value` over rows; the interval resamples texts, each with all its rows."""
 
     def one(part: pl.DataFrame) -> Interval:
-        texts = part.group_by("text_index", maintain_order=True).agg(pl.col("value").sum(), pl.len().alias("rows"))
+        texts = part.group_by("text_id", maintain_order=True).agg(pl.col("value").sum(), pl.len().alias("rows"))
         pairs = texts.select("value", "rows").to_numpy().astype(float)
         return interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum())
 

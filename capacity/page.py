@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,14 +120,18 @@ def heading(notebook: dict[str, Any]) -> tuple[Markup, Markup]:
 
 def first_chart(notebook: dict[str, Any]) -> Chart | None:
     """Return the first chart among the outputs of a notebook, None if it has none."""
-    charts = (block.content for cell in notebook["cells"] for block in _blocks(cell) if block.kind == "chart")
-    return next((chart for chart in charts if isinstance(chart, Chart)), None)
+    return next(_charts(notebook), None)
 
 
 def picture(executed: Path, number: int = 0) -> str:
     """Return one chart of an executed notebook as SVG, by its place among the charts."""
-    blocks = [block for cell in read(executed)["cells"] for block in _blocks(cell) if block.kind == "chart"]
-    return vl_convert.vegalite_to_svg(json.loads(str(blocks[number].content.json)))
+    chart = list(_charts(read(executed)))[number]
+    return vl_convert.vegalite_to_svg(json.loads(chart.json))
+
+
+def _charts(notebook: dict[str, Any]) -> Iterator[Chart]:
+    contents = (block.content for cell in notebook["cells"] for block in _blocks(cell))
+    return (content for content in contents if isinstance(content, Chart))
 
 
 def _blocks(cell: dict[str, Any]) -> list[Block]:

@@ -74,7 +74,8 @@ def save(
     except OSError as error:
         raise VectorError(f"{path} could not be written ({error}); choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def load(path: Path | str) -> Stored:

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
-jaxtyping.install_import_hook("capacity", "beartype.beartype")
+SHAPED = ("models", "losses", "decoding", "engine", "fitting", "search", "coding", "vectors", "experiment")
+jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 torch.set_num_threads(1)  # the tensors are too small to be shared out
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ PACKAGE = Path(capacity.__file__).parent
 # A module imports only modules above it.
 ORDER = (
     "resources", "theory", "metrics", "published", "provenance", "rows", "store", "parameters", "display", "charts",
-    "texts", "models", "losses", "decoding", "engine", "fitting", "search", "coding", "vectors", "experiment", "sweep",
-    "pretraining", "page", "report", "__main__",
+    "texts", "models", "losses", "recipes", "decoding", "engine", "fitting", "search", "coding", "vectors",
+    "experiment", "sweep", "pretraining", "page", "report", "__main__",
 )  # fmt: skip
 LIGHT = ORDER[: ORDER.index("texts")]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -114,5 +114,6 @@ def test_every_distribution_imported_is_required():
     assert third <= known.keys()
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     required = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    assert len(required) == len(project["dependencies"])  # each once
     missing = {name for name in third if required.isdisjoint(map(canonicalize_name, known[name]))}
     assert missing == set()

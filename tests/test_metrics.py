@@ -24,12 +24,12 @@ def scores(table, length_column="length", **columns):
     cells = [(text, length, right) for length, counts in table.items() for text, right in enumerate(counts)]
     texts, lengths, right = (list(column) for column in zip(*cells, strict=True))
     return rows(
-        text_index=texts, length=lengths, correct_with=right, n_scored=[length - 1 for length in lengths], **columns
+        text_id=texts, length=lengths, correct_with=right, n_scored=[length - 1 for length in lengths], **columns
     )
 
 
 GAINS = rows(
-    text_index=[0, 0, 1, 2],
+    text_id=[0, 0, 1, 2],
     correct_with=[10, 20, 30, 44],
     correct_without=[1, 3, 5, 3],
     bits_without=[100.0, 110.0, 120.0, 130.0],
@@ -153,11 +153,11 @@ def test_decoding_capacity_refuses_a_threshold_that_is_no_share(threshold):
 def test_decoding_capacity_refuses_texts_that_miss_a_length():
     whole = scores({5: [4, 4], 9: [8, 8]})
     with pytest.raises(ValueError, match="miss a length"):
-        metrics.decoding_capacity(whole.filter((pl.col("text_index") == 0) | (pl.col("length") == 5)))
+        metrics.decoding_capacity(whole.filter((pl.col("text_id") == 0) | (pl.col("length") == 5)))
 
 
 GROWN = rows(
-    text_index=[0, 0, 0, 1, 1, 2, 3],
+    text_id=[0, 0, 0, 1, 1, 2, 3],
     length=[2, 3, 4, 2, 6, 2, 2],
     status=["solved", "solved", "stalled", "solved", "solved", "budget", "diverged"],
     decoded_tokens=[None, 3, None, None, 6, None, None],
@@ -165,7 +165,7 @@ GROWN = rows(
 
 
 def test_exact_lengths_worked_by_hand():
-    found = metrics.exact_lengths(GROWN).select("text_index", "exact_length", "censored")
+    found = metrics.exact_lengths(GROWN).select("text_id", "exact_length", "censored")
     # Text 1 ended before it failed, text 2 ran out of budget; 0 and 3 failed.
     assert found.rows() == [(0, 3, False), (1, 6, True), (2, 0, True), (3, 0, False)]
 
@@ -192,7 +192,7 @@ def test_gains_worked_by_hand():
 
 def test_gains_resample_texts_with_all_their_rows():
     # One text has 98 rows of gain 0, the other two of gain 100; resampled by rows the mean could not reach 100.
-    frame = rows(text_index=[0] * 98 + [1, 1], correct_with=[0] * 98 + [100] * 2, correct_without=0)
+    frame = rows(text_id=[0] * 98 + [1, 1], correct_with=[0] * 98 + [100] * 2, correct_without=0)
     found = metrics.token_gain(frame)
     assert found.select("value", "n").row(0) == (2.0, 2)
     pairs = np.array([[0, 98], [200, 2]])
@@ -267,9 +267,9 @@ def test_conditions_do_not_mix(call, frame):
 
 @pytest.mark.parametrize(("call", "frame"), CALLS)
 def test_texts_that_are_equal_change_no_value(call, frame):
-    one = frame.filter(text_index=0)
-    both = pl.concat([one, one.with_columns(pl.col("text_index") + 7)])
-    values = [call(part).drop("text_index", "n", "n_censored", strict=False).unique() for part in (one, both)]
+    one = frame.filter(text_id=0)
+    both = pl.concat([one, one.with_columns(pl.col("text_id") + 7)])
+    values = [call(part).drop("text_id", "n", "n_censored", strict=False).unique() for part in (one, both)]
     assert values[0].sort(pl.all()).equals(values[1].sort(pl.all()))
 
 

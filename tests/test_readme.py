@@ -1,0 +1,44 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from capacity import fitting, models, resources, rows
+
+ROOT = resources.root()
+README = ROOT / "README.md"
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="an installed wheel has no README beside it")
+
+
+def test_every_column_of_a_row_is_described_as_the_package_describes_it():
+    text = README.read_text()
+    for name, description in rows.COLUMNS.items():
+        assert f"| `{name}` | {description} |" in text
+
+
+def test_the_table_of_models_is_what_their_training_recorded():
+    text = README.read_text()
+    for name, folder in models.EMBEDDED.items():
+        record = json.loads((folder / "training.json").read_text())
+        cells = [f"`{name}`", record["width"], f"{record['parameters']:,}"]
+        cells += [f"{record[f'held_out_{unit}']:.3f}" for unit in ("nats_per_token", "bits_per_token", "bits_per_byte")]
+        cells += [f"{record['tokens_seen']:,}", f"{record['seconds']:,}"]
+        assert "| " + " | ".join(map(str, cells)) + " |" in text
+
+
+def test_recipes_are_those_of_the_package():
+    text = README.read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| (?:mean cross-entropy|hinge)", text, re.M)) == set(fitting.RECIPES)
+    assert f"hinge on the argmax margin, {fitting.RECIPES['default'].margin}" in text
+
+
+def test_every_file_it_points_to_exists():
+    for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_the_map_names_every_module():
+    named = README.read_text().split("## The map")[1].split("## ")[0]
+    for path in Path(ROOT / "capacity").glob("[!_]*.py"):
+        assert re.search(rf"\b{path.stem}\b", named), path.stem
