@@ -74,16 +74,14 @@ def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart |
         x=alt.X("column:O", axis=None), y=alt.Y("line:O", axis=None),
         tooltip=["position", "shown", "bits_without", "decoded"],
     )  # fmt: skip
-    boxes = base.mark_rect(stroke="#555", strokeWidth=1).encode(
-        color=alt.Color(
-            "bits_without:Q", title="surprisal without [mem] (bits)", scale=alt.Scale(scheme="yelloworangered"),
-            legend=alt.Legend(orient="bottom", direction="horizontal"),
-        ),
-        strokeDash=alt.condition("datum.decoded", alt.value([1, 0]), alt.value([3, 3])),
-        opacity=alt.condition("datum.decoded", alt.value(1.0), alt.value(0.35)),
+    color = alt.Color(
+        "bits_without:Q", title="surprisal without [mem] (bits)", scale=alt.Scale(scheme="yelloworangered"),
+        legend=alt.Legend(orient="bottom", direction="horizontal"),
     )  # fmt: skip
+    came = base.transform_filter("datum.decoded").mark_rect(stroke="#333", strokeWidth=1.5)
+    lost = base.transform_filter("!datum.decoded").mark_rect(stroke="#777", strokeDash=[3, 3], opacity=0.35)
     names = base.mark_text(fontSize=13, color="black").encode(text="shown:N")
-    return (boxes + names).properties(width=2 * _WIDTH, height=36 * lines)
+    return (came.encode(color=color) + lost.encode(color=color) + names).properties(width=2 * _WIDTH, height=36 * lines)
 
 
 def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:

@@ -144,8 +144,9 @@ def next_token_loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_nats(model: PreTrainedModel, tokens: np.ndarray, *, n_tokens: int = 200_000) -> float:
-    """Return the mean nats a token over blocks of CONTEXT spread evenly over `tokens`, about `n_tokens` of them."""
-    starts = np.linspace(0, len(tokens) - CONTEXT, max(1, n_tokens // CONTEXT)).astype(int)
+    """Return the mean nats a token over blocks of CONTEXT spread evenly over `tokens`, at most about `n_tokens`."""
+    n_blocks = max(1, min(n_tokens, len(tokens)) // CONTEXT)
+    starts = np.linspace(0, len(tokens) - CONTEXT, n_blocks).astype(int)
     total = 0.0
     with torch.no_grad():
         for at in range(0, len(starts), 16):

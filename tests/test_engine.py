@@ -241,7 +241,7 @@ def test_other_numbers_of_vectors_and_growth_in_one_run(loaded: dict[str, Frozen
 
     def make() -> list[Task]:
         return [
-            task_of(frozen, row, n_mem=n_mem, length=1, budget=60, tag=tag)
+            task_of(frozen, row, n_mem=n_mem, length=1, budget=40, tag=tag)
             for tag, (row, n_mem) in enumerate(zip(ids, (1, 4, 2, 4), strict=True))
         ]
 
