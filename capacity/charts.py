@@ -47,7 +47,8 @@ def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
         y=alt.Y("bits:Q", title="bits left, all tokens", scale=alt.Scale(zero=True)), tooltip=["step", "bits"]
     )
     right = base.mark_line(interpolate="step-after", color="#d95f02").encode(
-        y=alt.Y("n_right:Q", title="tokens right", axis=alt.Axis(tickMinStep=1)), tooltip=["step", "n_right", "length"]
+        y=alt.Y("n_right:Q", title="tokens right (dashed: asked for)", axis=alt.Axis(tickMinStep=1)),
+        tooltip=["step", "n_right", "length"],
     )
     asked = base.mark_line(interpolate="step-after", color="gray", strokeDash=[4, 3]).encode(
         y=alt.Y("length:Q", title="tokens right (dashed: asked for)")
@@ -76,7 +77,7 @@ def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart |
     )  # fmt: skip
     color = alt.Color(
         "bits_without:Q", title="surprisal without [mem] (bits)", scale=alt.Scale(scheme="yelloworangered"),
-        legend=alt.Legend(orient="bottom", direction="horizontal"),
+        legend=alt.Legend(orient="bottom", direction="horizontal", gradientOpacity=1),
     )  # fmt: skip
     came = base.transform_filter("datum.decoded").mark_rect(stroke="#333", strokeWidth=1.5)
     lost = base.transform_filter("!datum.decoded").mark_rect(stroke="#777", strokeDash=[3, 3], opacity=0.35)
@@ -91,7 +92,7 @@ def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         x=alt.X("bytes:Q", title="bytes (log scale)", scale=alt.Scale(type="log", domainMin=1)),
     )
     numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text("bytes:Q", format=","))
-    bars = base.mark_bar(color="#4c78a8").encode(x2=alt.value(0))
+    bars = base.mark_bar(color="#4c78a8").encode(x2=alt.datum(1))
     return (bars + numbers).properties(width=_WIDTH + 120, height=34 * ledger.height)
 
 

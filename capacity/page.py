@@ -142,9 +142,21 @@ def _blocks(cell: dict[str, Any]) -> list[Block]:
         case "markdown":
             return [_prose(cell["source"])]
         case "code":
-            outputs = [block for output in cell["outputs"] if (block := _output(output))]
+            outputs = [block for output in _joined(cell["outputs"]) if (block := _output(output))]
             return [Block(kind="code", content=cell["source"]), *outputs]
     return [Block(kind="text", content=cell["source"])]
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the outputs with pieces of one stream put together, as they were written."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" == last.get("output_type") and output["name"] == last["name"]:
+            joined[-1] = last | {"text": last["text"] + output["text"]}
+        else:
+            joined.append(output)
+    return joined
 
 
 def _output(output: dict[str, Any]) -> Block | None:

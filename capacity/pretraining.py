@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,

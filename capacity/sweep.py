@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from capacity import experiment, models, resources, store, texts
 from capacity.experiment import Cell, Experiment
