@@ -33,7 +33,7 @@ def cell(key, n_probes=3, **changes):
 
 
 def cell(key, n_probes=1, **changes):
-    row = {name: VALUES[type(dtype)] for name, dtype in SCHEMA.items()} | {"status": "solved"}
+    row = {name: VALUES[type(dtype)] for name, dtype in SCHEMA.items()} | {"status": "solved", "curve_right": [1, 2]}
     return [row | {"key": key, "probe": probe} | changes for probe in range(n_probes)]
 
 
@@ -79,7 +79,7 @@ def test_schema_is_the_documented_row():
         key model revision architecture n_parameters d_model vocab_size tokenizer_digest bos attention dtype
         source text_index text_id text_digest n_mem length scored_from recipe search probe seed init steps
         token_steps status n_scored correct_without correct_with bits_without bits_with bits_with_min
-        first_bits_with first_correct decoded_tokens seconds device versions mem
+        first_bits_with first_correct decoded_tokens seconds device versions mem curve_right curve_bits
     """
     assert list(SCHEMA) == list(rows_.COLUMNS) == documented.split()
     assert SCHEMA.keys() > rows_.NULLABLE
@@ -118,7 +118,10 @@ ROW = st.fixed_dictionaries(
         name: st.none() | STRATEGIES[type(dtype)] if name in rows_.NULLABLE else STRATEGIES[type(dtype)]
         for name, dtype in SCHEMA.items()
     }
-    | {"status": st.sampled_from(rows_.STATUSES)}
+    | {
+        "status": st.sampled_from(rows_.STATUSES),
+        "curve_right": st.none() | st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
+    }
 )
 
 
