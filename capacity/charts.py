@@ -103,7 +103,9 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
     """
     base = alt.Chart().encode(
         x=alt.X("length:Q", title="length of the text (tokens)", scale=alt.Scale(type="log", base=2)),
-        color=alt.Color("series:N", title=None, legend=alt.Legend(orient="bottom", columns=3, labelLimit=300)),
+        color=alt.Color(
+            "series:N", title=None, legend=alt.Legend(orient="bottom", columns=3, labelLimit=300, symbolOpacity=1)
+        ),
     )
     band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
     line = base.mark_line(point=True).encode(
@@ -149,7 +151,11 @@ def capacity_by_width(
 
     ours, published: model, source, d_model, value (tokens, above 0), series; limit: model, d_model, value (Eq. 1).
     """
-    x = alt.X("d_model:Q", title="width of the [mem] vector (d_model)", scale=alt.Scale(type="log", base=2, nice=False))
+    x = alt.X(
+        "d_model:Q",
+        title="width of the [mem] vector (d_model)",
+        scale=alt.Scale(type="log", base=2, nice=False, padding=20),
+    )
     y = alt.Y("value:Q", title="tokens in one vector", scale=alt.Scale(type="log"))
     both = pl.concat([ours, published], how="diagonal").filter(pl.col("value") > 0)
     points = (

@@ -119,17 +119,26 @@ limit = pl.concat([
 charts.capacity_by_width(our_points, paper_points, limit)
 
 # %%
+by_paper = theirs.pivot("source", index="model", values="decoding_capacity").sort("pg19")
+by_paper
+
+# %%
 natural = exact.filter(source=sources[0]).sort("value")
 most, least = natural.row(-1, named=True), natural.row(0, named=True)
 eq1 = theory.token_capacity(*facts.filter(model=most["model"]).select("d_model", "vocab_size").row(0))
 by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
+wide = exact.pivot("source", index="model", values="value")
+others = [f"{s} on {(wide[s] >= wide[sources[0]]).sum()} of {wide.height} models" for s in sources[1:]]
 pg19 = dict(theirs.filter(source="pg19").select("model", "decoding_capacity").iter_rows())
 Markdown(
     f"**Reading.** Of the embedded models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
     f"({most['low']:.1f} to {most['high']:.1f}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
     f"`{least['model']}` holds {least['value']:.1f}. By source, for `{most['model']}`: "
-    f"{', '.join(by_source.to_series())}. The paper's Pythia-160M holds {pg19['EleutherAI/pythia-160m']:.0f} tokens "
-    f"of PG-19, its Llama-3.1-8B {pg19['meta-llama/Meta-Llama-3.1-8B']:.0f}."
+    f"{', '.join(by_source.to_series())}. At least as much as {sources[0]} text hold: "
+    f"{', '.join(others) or 'no other sources'}; in the paper random words hold less than PG-19 on "
+    f"{(by_paper['random'] < by_paper['pg19']).sum()} of {by_paper.height}. The paper's Pythia-160M holds "
+    f"{pg19['EleutherAI/pythia-160m']:.0f} tokens of PG-19, its Llama-3.1-8B "
+    f"{pg19['meta-llama/Meta-Llama-3.1-8B']:.0f}."
 )
 
 # %% [markdown]
