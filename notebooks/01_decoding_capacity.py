@@ -41,6 +41,7 @@ from IPython.display import Markdown
 from capacity import charts, metrics, published, sweep, theory
 
 charts.enable()
+pl.Config.set_tbl_rows(-1)
 
 # %% [markdown]
 # ## Measure or load
@@ -83,8 +84,7 @@ figures = [
 ]
 columns = ["model", "source", "recipe", "figure", "value", "low", "high", "n", "censored"]
 table = pl.concat(figure.select(columns) for figure in figures).with_columns(pl.col("value", "low", "high").round(2))
-with pl.Config(tbl_rows=-1):
-    display(table)
+table
 
 # %%
 order = rows.select("model", "d_model").unique().sort("d_model", "model")["model"].to_list()
