@@ -90,6 +90,12 @@ def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) ->
     return _summarise(rows.with_columns(accuracy()), [*by, "length"], one)
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError for a mean accuracy outside (0, 1]; a notebook calls it before it measures."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold!r}; above 0 and at most 1 is allowed")
+
+
 def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, threshold: float = 0.99) -> pl.DataFrame:
     """Return the largest length with mean accuracy >= threshold (the paper's decoding capacity), tokens.
 
@@ -101,8 +107,7 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
 
     Source: Kuratov et al. 2025, Table 1.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold!r}; above 0 and at most 1 is allowed")
+    check_threshold(threshold)
 
     def one(part: pl.DataFrame) -> dict:
         table = part.pivot("length", index="text_id", values="accuracy", aggregate_function="mean")

@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -97,7 +98,7 @@ class Frozen:
     @property
     def context(self) -> int | None:
         """The most input vectors at once, [mem] included; None where the architecture sets no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context_of(self.model.config)
 
     @cached_property
     def embedding_std(self) -> float:
@@ -147,16 +148,26 @@ class Frozen:
         }
 
     def check_length(self, length: int, n_mem: int) -> None:
-        """Raise ModelError if `n_mem` vectors and `length` tokens don't fit into the context, or are below one."""
-        if n_mem < 1:
-            raise ModelError(f"n_mem is {n_mem}; at least one [mem] vector is needed")
-        if length < 1:
-            raise ModelError("the text is empty; give at least one token")
-        if self.context is not None and length + n_mem > self.context:
-            raise ModelError(
-                f"{length} tokens and {n_mem} [mem] are {length + n_mem} positions, past the context of {self.name} "
-                f"({self.context}); shorten the text to {max(0, self.context - n_mem)} tokens"
-            )
+        """Raise ModelError as `check_length`, for this model's context."""
+        check_length(length, n_mem, context=self.context, name=self.name)
+
+
+def check_length(length: int, n_mem: int, *, context: int | None, name: str) -> None:
+    """Raise ModelError if `n_mem` vectors and `length` tokens don't fit into a context, or are below one."""
+    if n_mem < 1:
+        raise ModelError(f"n_mem is {n_mem}; at least one [mem] vector is needed")
+    if length < 1:
+        raise ModelError("the text is empty; give at least one token")
+    if context is not None and length + n_mem > context:
+        raise ModelError(
+            f"{length} tokens and {n_mem} [mem] are {length + n_mem} positions, past the context of {name} "
+            f"({context}); shorten the text to {max(0, context - n_mem)} tokens"
+        )
+
+
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Return the most input vectors at once, [mem] included; None where the architecture sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -216,9 +227,25 @@ def digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model's folder."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+def describe(name: str, folder: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the config and tokenizer in a model's folder, without its weights; raises ModelError as `load`."""
+    with _loading(name, folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _loading(name: str, folder: Path) -> Iterator[None]:
+    """Turn what transformers raises into a ModelError."""
+    settings = [folder / name for name in ("config.json", "tokenizer_config.json")]
+    try:
+        yield
+    except (ValueError, ImportError, KeyError, OSError, SafetensorError) as error:
+        if not any('"auto_map"' in path.read_text(errors="replace") for path in settings if path.is_file()):
+            raise ModelError(f"transformers cannot load {name!r} as a causal model: {error}") from error
+        raise ModelError(
+            f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers has"
+        ) from error
 
 
 def load(
@@ -248,22 +275,13 @@ def load(
         (kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()),
         "cpu",
     )
-    settings = [folder / name for name in ("config.json", "tokenizer_config.json")]
-    needs_code = any('"auto_map"' in path.read_text(errors="replace") for path in settings if path.is_file())
-    try:
+    options = {} if attention is None else {"attn_implementation": attention}
+    with _loading(name, folder), _no_bars():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        options = {} if attention is None else {"attn_implementation": attention}
-        with _no_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
-            )
-        tokenizer = load_tokenizer(folder)
-    except (ValueError, ImportError, KeyError, OSError, SafetensorError) as error:
-        if not needs_code:
-            raise ModelError(f"transformers cannot load {name!r} as a causal model: {error}") from error
-        raise ModelError(
-            f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers has"
-        ) from error
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     torch.nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     weight, bias = _linear_head(model)

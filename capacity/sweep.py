@@ -65,9 +65,11 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
     for (name, source, length, seed), members in groups.items():
         if name not in known:
             folder = models.locate(name)
-            tokenizer = models.load_tokenizer(folder)
-            known[name] = tokenizer, models.digest(folder), models.tokenizer_digest(tokenizer)
-        tokenizer, revision, digest = known[name]
+            config, tokenizer = models.describe(name, folder)
+            context = models.context_of(config)
+            known[name] = tokenizer, context, models.digest(folder), models.tokenizer_digest(tokenizer)
+        tokenizer, context, revision, digest = known[name]
+        models.check_length(length, max(one.n_mem for one in members), context=context, name=name)
         n_texts = 1 + max(one.text_index for one in members)
         sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length, seed=seed)
         for one in members:

@@ -51,6 +51,7 @@ pl.Config.set_tbl_rows(-1)
 # are predicted, the first too; the paper gives it.
 
 # %%
+metrics.check_threshold(threshold)
 fixed = {"source": sources, "length": lengths, "search": "fixed"}
 grown = {"source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}

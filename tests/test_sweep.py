@@ -123,10 +123,13 @@ def test_a_text_is_the_same_under_every_condition(folders):
     ("changes", "message"),
     [
         ({"model": "nobody/nothing"}, "no model 'nobody/nothing'"),
-        ({"source": "embedded", "length": 9999}, "has only 0"),
+        ({"source": "embedded", "length": 9999}, "past the context"),
+        ({"source": "file:short.txt", "length": 20}, "has only 0"),
     ],
 )
-def test_cells_refuse_models_and_texts_that_cannot_be_had(folders, monkeypatch, changes, message):
+def test_cells_refuse_models_and_texts_that_cannot_be_had(folders, monkeypatch, tmp_path, changes, message):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("no")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     wanted = [replace(grid(folders["llama"])[0], **changes)]
@@ -331,3 +334,11 @@ def test_measured_rows_lie_in_the_data_folder():
 
 def test_examples_in_the_documentation():
     assert doctest.testmod(sweep) == (0, 1)
+
+
+def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load", None)
+    experiments = sweep.grid(model=[str(folders["llama"])], source="random_tokens", length=[4, 64], n_texts=1)
+    with pytest.raises(models.ModelError, match="64 tokens and 1 .* past the context"):
+        sweep.run(experiments, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
