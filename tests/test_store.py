@@ -238,7 +238,15 @@ def test_rows_that_cannot_be_written_wait_for_a_retry(tmp_path):
     assert Store(tmp_path / "s").keys() == {"a", "b"}
 
 
-def test_ctrl_c_keeps_what_waits(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_keeps_what_waits(tmp_path, ctrl_c):
     def interrupted():
         with Store(tmp_path) as opened:
             opened.append(cell("k", 3))

@@ -339,6 +339,6 @@ def test_examples_in_the_documentation():
 def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load", None)
     experiments = sweep.grid(model=[str(folders["llama"])], source="random_tokens", length=[4, 64], n_texts=1)
-    with pytest.raises(models.ModelError, match="64 tokens and 1 .* past the context"):
+    with pytest.raises(models.ModelError, match=r"64 tokens and 1 .* past the context"):
         sweep.run(experiments, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
