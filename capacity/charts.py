@@ -14,6 +14,7 @@ __all__ = [
     "enable",
     "exact_length_by_model",
     "fit_curve",
+    "texts_by_source",
     "token_strip",
     "training_curves",
 ]
@@ -56,6 +57,22 @@ def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
     return alt.vconcat(
         bits.properties(width=2 * _WIDTH, height=150), (asked + right).properties(width=2 * _WIDTH, height=150)
     )
+
+
+def texts_by_source(
+    table: pl.DataFrame, value: str, *, title: str, log: bool = False
+) -> alt.LayerChart | alt.FacetChart:
+    """Return one tick a text on a line a source, and a dot at each source's median.
+
+    table: source, and the column `value`, which `title` describes with its unit; log: on a log axis, all above 0.
+    """
+    scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(zero=False)
+    base = alt.Chart(table).encode(y=alt.Y("source:N", title=None, sort=None, axis=alt.Axis(labelLimit=300)))
+    ticks = base.mark_tick(thickness=1.5, opacity=0.5).encode(
+        x=alt.X(f"{value}:Q", title=title, scale=scale), tooltip=["source", value]
+    )
+    medians = base.mark_point(filled=True, size=70, color="black").encode(x=f"median({value}):Q")
+    return (ticks + medians).properties(width=2 * _WIDTH - 120, height=34 * max(1, table["source"].n_unique()))
 
 
 def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart | alt.FacetChart:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import constriction
@@ -10,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from capacity.decoding import teacher_forced
+from capacity.decoding import teacher_forced, walk
 from capacity.models import Frozen
+from capacity.texts import Text
 
 _STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
 _QUEUE, _MODEL = _STREAM.queue, _STREAM.model
@@ -27,6 +29,29 @@ def entropy_bits(frozen: Frozen, ids: Sequence[int]) -> float:
     return math.log2(frozen.vocab_size) + float(
         teacher_forced(frozen, None, torch.tensor([list(ids)])).bits[0, 1:].sum()
     )
+
+
+def densities(frozen: Frozen, sample: Sequence[Text]) -> list[dict[str, str | int | float]]:
+    """Return how dense each text is for the model alone: one row a text.
+
+    Columns: source, text_id, n_tokens, n_bytes (UTF-8 of what the tokens decode to), tokens_per_byte, bits_per_token
+    (positions 2..N over N - 1, since nothing predicts t1) and bits_per_byte, the product of these two.
+    Raises ValueError for a text of one token, past the context, or not of this vocabulary.
+
+    Source: Kuratov et al. 2025, get_bits_per_byte.ipynb of its repository.
+    """
+    found = []
+    for text in sample:
+        if len(text.ids) == 1:
+            raise ValueError(f"{text.id} has 1 token, which nothing predicts; give at least 2")
+        n_bytes = len(str(frozen.tokenizer.decode(list(text.ids))).encode())
+        per_byte = len(text.ids) / n_bytes
+        per_token = (entropy_bits(frozen, text.ids) - math.log2(frozen.vocab_size)) / (len(text.ids) - 1)
+        found.append({
+            "source": text.source, "text_id": text.id, "n_tokens": len(text.ids), "n_bytes": n_bytes,
+            "tokens_per_byte": per_byte, "bits_per_token": per_token, "bits_per_byte": per_token * per_byte,
+        })  # fmt: skip
+    return found
 
 
 def encode(frozen: Frozen, ids: Sequence[int]) -> bytes:
@@ -102,22 +127,19 @@ def ledger(
     return [{"what": what, "bytes": n, "bits_per_token": 8 * n / len(ids)} for what, n in sizes.items()]
 
 
-@torch.no_grad()
 def _walk(frozen: Frozen, n_tokens: int, code: Callable[[Any], int]) -> list[int]:
     """Return the tokens that `code` gives for each distribution in turn.
 
     Both directions go through these same calls, one token at a time, so that their probabilities are the same bits.
     """
     found = [code(_MODEL.Uniform(frozen.vocab_size))]
-    cache = None
-    while len(found) < n_tokens:
-        last = found[-1:] if cache is not None else found  # an architecture without a cache reads all again
-        past = {} if cache is None else {"past_key_values": cache}
-        out = frozen.model(inputs_embeds=frozen.embed(torch.tensor([last])), use_cache=True, **past)
-        cache = getattr(out, "past_key_values", None)
-        probabilities = torch.softmax(out.logits[0, -1].cpu().double(), -1).numpy()  # MPS has no float64
-        found.append(code(_MODEL.Categorical(probabilities, perfect=False)))
-    return found
+
+    def choose(logits: Float[Tensor, " vocab"]) -> int:
+        probabilities = torch.softmax(logits.cpu().double(), -1).numpy()  # MPS has no float64
+        return code(_MODEL.Categorical(probabilities, perfect=False))
+
+    inputs = frozen.inputs(None, frozen.embed(torch.tensor([found])))
+    return found + list(islice(walk(frozen, inputs, choose), n_tokens - 1))
 
 
 def _whole_bytes(bits: int) -> int:

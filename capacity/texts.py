@@ -1,19 +1,15 @@
-"""Where texts come from: named sources, seeded samples, tokens of an exact length."""
+"""Texts as token ids of an exact length, sampled from a named source by a seed."""
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 
-from capacity import resources
+from capacity import sources
+from capacity.documents import TextError
 
-
-class TextError(ValueError):
-    """A source or text that can't be used: says what was given, what is allowed, what to do."""
+_TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,122 +42,25 @@ def check_text(text: str) -> None:
         raise TextError(f"the text holds a lone surrogate at character {error.start}; remove it") from error
 
 
-def encode(tokenizer, text: str) -> list[int]:
-    """Return the token ids of `text`, with no special token added; raises TextError as `check_text`."""
+def encode(tokenizer, text: str, *, least: int = 1) -> list[int]:
+    """Return the token ids of `text`, with no special token added.
+
+    Raises TextError as `check_text`, and for fewer than `least` tokens (2 where the first one is given).
+    """
     check_text(text)
+    ids = _ids(tokenizer, text)
+    if len(ids) < least:
+        raise TextError(f"the text has {len(ids)} tokens, at least {least} are needed; give a longer one")
+    return ids
+
+
+def _ids(tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-# A source is a function (tokenizer, length, seed) -> function (index) -> (id, ids) | None; None ends it. Text `index`
-# of a seed is the same however many are asked for.
-Draw = Callable[[int], tuple[str, list[int]] | None]
-
-
-def _passages(tokenizer, length: int, seed: int, documents: Sequence[tuple[str, str]]) -> Draw:
-    order = np.random.default_rng(seed).permutation(len(documents))
-
-    def draw(index: int) -> tuple[str, list[int]] | None:
-        if index >= len(order):
-            return None
-        name, text = documents[order[index]]
-        return name, encode(tokenizer, text) if text else []
-
-    return draw
-
-
-def embedded(tokenizer, length: int, seed: int) -> Draw:
-    """Return the draws of `data/texts/`: original passages of varied register, from their first token on."""
-    files = sorted((resources.data() / "texts").glob("*.txt"))
-    return _passages(tokenizer, length, seed, [(file.stem, file.read_text(encoding="utf-8")) for file in files])
-
-
-def words() -> list[str]:
-    """Return the 20,000 most frequent words of the training books, most frequent first."""
-    return (resources.data() / "words.txt").read_text(encoding="utf-8").split()
-
-
-def random_words(tokenizer, length: int, seed: int) -> Draw:
-    """Return draws of words, uniform over `words()`, joined by spaces: no syntax, no meaning."""
-    known = words()
-
-    def draw(index: int) -> tuple[str, list[int]]:
-        rng = np.random.default_rng([seed, index])
-        # A word is at least one token, so `length` words are enough.
-        return f"random_words-{seed}-{index}", encode(tokenizer, " ".join(rng.choice(known, size=length)))
-
-    return draw
-
-
-def random_tokens(tokenizer, length: int, seed: int) -> Draw:
-    """Return draws of token ids, uniform over the tokenizer's ordinary (not special) tokens."""
-    special = set(tokenizer.all_special_ids)
-    ordinary = np.array([i for i in range(len(tokenizer)) if i not in special])
-
-    def draw(index: int) -> tuple[str, list[int]]:
-        ids = np.random.default_rng([seed, index]).choice(ordinary, size=length)
-        return f"random_tokens-{seed}-{index}", ids.tolist()
-
-    return draw
-
-
-SOURCES: dict[str, Callable[..., Draw]] = {
-    "embedded": embedded,
-    "random_words": random_words,
-    "random_tokens": random_tokens,
-}
-
-_READERS = {
-    ".csv": pl.scan_csv,
-    ".jsonl": pl.scan_ndjson,
-    ".ndjson": pl.scan_ndjson,
-    ".parquet": pl.scan_parquet,
-}
-
-
-def read(path: str | Path, column: str | None = None) -> list[str]:
-    """Return the texts of a file: a whole text file, or one column of a CSV, JSONL or Parquet file.
-
-    Raises TextError if there is no such file or column, no text in it, or it is not UTF-8.
-    """
-    path = Path(path)
-    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name too long
-        raise TextError(f"no file {str(path)[:300]!r}; give file:PATH, or file:PATH#COLUMN for CSV, JSONL and Parquet")
-    reader = _READERS.get(path.suffix.lower())
-    try:
-        if reader is None:
-            found = [path.read_text(encoding="utf-8")]
-        else:
-            frame = reader(path)
-            columns = frame.collect_schema()
-            allowed = [name for name, kind in columns.items() if kind == pl.String]
-            if column is None or column not in allowed:
-                raise TextError(f"{path} has no text column {column!r}; it has {allowed}: give file:{path}#COLUMN")
-            found = frame.select(column).collect().to_series().drop_nulls().to_list()
-            if reader is pl.scan_ndjson and any("\0" in text for text in found):  # polars makes NUL of \ud800
-                raise TextError(f"{path} holds a lone surrogate or a NUL in column {column!r}; remove it")
-    except UnicodeDecodeError as error:
-        raise TextError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
-    except pl.exceptions.PolarsError as error:
-        raise TextError(f"{path} can't be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
-    found = [text for text in found if text.strip()]
-    if not found:
-        raise TextError(f"{path} holds no text; give a file that does")
-    return found
-
-
-def _source(name: str) -> Callable[..., Draw]:
-    if name.startswith("file:"):
-        path, _, column = name.removeprefix("file:").partition("#")
-        documents = [(f"{Path(path).name}-{i}", text) for i, text in enumerate(read(path, column or None))]
-        return lambda tokenizer, length, seed: _passages(tokenizer, length, seed, documents)
-    if name not in SOURCES:
-        raise TextError(f"unknown source {name[:120]!r}; known are {', '.join(SOURCES)} and file:PATH[#COLUMN]")
-    return SOURCES[name]
-
-
 def check(source: str) -> None:
-    """Raise TextError if `source` is no known source, or its file can't be read."""
-    _source(source)
+    """Raise TextError if `source` names no source, or what it names can't be had."""
+    sources.named(source)
 
 
 def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) -> list[Text]:
@@ -170,30 +69,49 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
     A text that is too short is skipped; the first n of a larger sample are the sample of n.
 
     Args:
-        source: a key of SOURCES, or `file:PATH[#COLUMN]`.
+        source: a name as `sources.named` takes.
         tokenizer: of transformers.
         n_texts: at least 1.
         length: tokens a text, at least 1.
-        seed: of the order of passages, or of the draws.
+        seed: of the order of documents, or of the draws; 0 or more.
 
     Raises TextError for an unknown source or when fewer texts are long enough; it says how many there are.
     """
-    if n_texts < 1 or length < 1:
-        raise TextError(f"n_texts is {n_texts} and length {length}; both are at least 1")
-    draw = _source(source)(tokenizer, length, seed)
+    if n_texts < 1 or length < 1 or seed < 0:
+        raise TextError(f"n_texts is {n_texts}, length {length}, seed {seed}; at least 1, 1 and 0 are allowed")
+    draws = sources.named(source)(tokenizer, length, seed)
     found: list[Text] = []
-    skipped = index = 0
-    while len(found) < n_texts:
-        drawn = draw(index)
-        if drawn is None:
-            raise TextError(
-                f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
-                f"({skipped} are shorter); ask for fewer or shorter texts"
-            )
-        name, ids = drawn
-        if len(ids) < length:
-            skipped += 1
-        else:
+    n_draws = _TRIES * n_texts if draws.n is None else draws.n
+    for index in range(n_draws):
+        name, drawn = draws.at(index)
+        ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
+        if len(ids) >= length:
             found.append(Text(source=source, index=len(found), id=name, ids=tuple(ids[:length])))
-        index += 1
-    return found
+        if len(found) == n_texts:
+            return found
+    raise TextError(
+        f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
+        f"({n_draws - len(found)} are shorter); ask for fewer or shorter texts"
+    )
+
+
+def whole_lengths(source: str, tokenizer, *, n_texts: int, seed: int = 0) -> list[int]:
+    """Return how many tokens the first texts of a seed have before they are cut, shortest first.
+
+    Empty for a source that draws texts as long as asked for; fewer than `n_texts` where there are fewer.
+    """
+    draws = sources.named(source)(tokenizer, 1, seed)
+    texts = [draws.at(index)[1] for index in range(min(n_texts, draws.n or 0))]
+    return sorted(len(_ids(tokenizer, text)) for text in texts if isinstance(text, str))
+
+
+def drawn_lengths(n_texts: int, *, longest: int, seed: int = 0) -> list[int]:
+    """Return a length for each text, even over 2 to `longest` tokens: how the paper draws those of its random texts.
+
+    Raises TextError for fewer than 1 text or a longest below 2.
+
+    Source: Kuratov et al. 2025, train.py of its repository.
+    """
+    if n_texts < 1 or longest < 2:
+        raise TextError(f"n_texts is {n_texts} and longest {longest}; at least 1 and 2 are allowed")
+    return np.random.default_rng(seed).integers(2, longest + 1, size=n_texts).tolist()

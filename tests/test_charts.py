@@ -79,3 +79,12 @@ def test_training_curves_average_runs_of_steps():
     data = charts.training_curves(curves, points=100).data.sort("tokens")
     assert data.height == pytest.approx(100, abs=1)
     assert data["loss_nats"][0] == pytest.approx(1.5, abs=1.0)
+
+
+def test_texts_by_source_has_a_tick_a_text_and_a_dot_a_source():
+    table = pl.DataFrame({"source": ["embedded"] * 3 + ["file:<b>"], "length": [10, 100, 900, 20]})
+    drawn = svg(charts.texts_by_source(table, "length", title="length (tokens)", log=True))
+    assert drawn.count('aria-roledescription="tick"') == 4
+    assert drawn.count('aria-roledescription="point"') == 2
+    for word in ("embedded", "file:&lt;b>", "length (tokens)"):
+        assert word in drawn or word.replace(">", "&gt;") in drawn

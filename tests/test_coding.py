@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from capacity import coding
+from capacity.texts import Text
 
 
 def ids_of(frozen, n_tokens, seed=0):
@@ -69,6 +71,14 @@ def test_coding_is_deterministic(tiny):
     assert coding.encode(tiny, ids) == coding.encode(tiny, ids)
 
 
+def test_with_bos_before_the_text(tiny):
+    begun, ids = dataclasses.replace(tiny, bos="before_mem"), ids_of(tiny, 40)
+    data = coding.encode(begun, ids)
+    assert coding.decode(begun, data, 40) == ids
+    assert coding.entropy_bits(begun, ids) <= 8 * len(data) < coding.entropy_bits(begun, ids) + 64
+    assert coding.entropy_bits(begun, ids) != coding.entropy_bits(tiny, ids)
+
+
 def test_refuses_data_of_another_length_or_model(tiny, loaded):
     ids = ids_of(tiny, 40)
     data = coding.encode(tiny, ids)
@@ -120,3 +130,24 @@ def test_ledger_of_nothing_given_is_the_vector_alone(tiny):
 def test_ledger_refuses_more_given_than_there_is(tiny, given):
     with pytest.raises(ValueError, match=f"{given} tokens are given of 2; 0 to 2 are allowed"):
         coding.ledger(tiny, torch.zeros(1, 32), "ab", [1, 2], given=given)
+
+
+def test_densities_are_those_of_a_plain_loop(frozen):
+    drawn = [[i % len(frozen.tokenizer) for i in ids_of(frozen, 6 + n, seed=n)] for n in range(3)]
+    kept = [Text(source="s", index=n, id=f"t{n}", ids=tuple(ids)) for n, ids in enumerate(drawn)]
+    for text, row in zip(kept, coding.densities(frozen, kept), strict=True):
+        bits = 0.0
+        for t in range(1, len(text.ids)):
+            logits = frozen.model(input_ids=torch.tensor([text.ids[:t]]), use_cache=False).logits[0, -1].double()
+            bits -= math.log2(torch.softmax(logits, -1)[text.ids[t]])
+        n_bytes = len(frozen.tokenizer.decode(list(text.ids)).encode())
+        assert (row["source"], row["text_id"]) == ("s", text.id)
+        assert (row["n_tokens"], row["n_bytes"]) == (len(text.ids), n_bytes)
+        assert row["bits_per_token"] == pytest.approx(bits / (len(text.ids) - 1), rel=1e-5)
+        assert row["tokens_per_byte"] == len(text.ids) / n_bytes
+        assert row["bits_per_byte"] == pytest.approx(bits / (len(text.ids) - 1) * len(text.ids) / n_bytes, rel=1e-5)
+
+
+def test_a_text_of_one_token_has_no_density(tiny):
+    with pytest.raises(ValueError, match="t0 has 1 token, which nothing predicts; give at least 2"):
+        coding.densities(tiny, [Text(source="s", index=0, id="t0", ids=(5,))])

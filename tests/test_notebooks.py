@@ -1,11 +1,13 @@
 import json
+import math
 from pathlib import Path
 
 import nbformat
 import polars as pl
 import pytest
+import torch
 
-from capacity import metrics, models, parameters, report, resources, store
+from capacity import metrics, models, parameters, report, resources, store, texts
 
 SMALLEST = next(iter(models.EMBEDDED))
 NOTEBOOKS = sorted(resources.notebooks().glob("*.py"))
@@ -18,6 +20,7 @@ SETTINGS = {
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
     },
+    "91_prepare_texts": {"model": SMALLEST, "n_texts": 3, "length": 16},
 }  # fmt: skip
 
 
@@ -108,6 +111,28 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert record["tokens_seen"] == 40_960
     assert record["width"] == 64
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
+
+
+def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
+    notebook, _ = executed["91_prepare_texts"]
+    density, lengths = charts_of(notebook)
+    frozen = models.load(SMALLEST, device="cpu")
+    by_source = {}
+    for row in values(density):
+        sample = texts.sample(row["source"], frozen.tokenizer, n_texts=3, length=16)
+        (ids,) = [text.ids for text in sample if text.id == row["text_id"]]
+        with torch.no_grad():
+            logits = frozen.model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        nats = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]))
+        assert row["bits_per_token"] == pytest.approx(nats.item() / math.log(2), rel=1e-4)
+        assert row["n_bytes"] == len(frozen.tokenizer.decode(list(ids)).encode())
+        by_source.setdefault(row["source"], []).append(row["bits_per_token"])
+    assert by_source.keys() == {"embedded", "shuffled:embedded", "random_words", "random_tokens"}
+    assert {len(found) for found in by_source.values()} == {3}
+    means = {source: sum(found) / 3 for source, found in by_source.items()}
+    assert f"{min(means.values()):.2f} bits a token" in " ".join(outputs(notebook, "text/markdown"))
+    assert {row["source"] for row in values(lengths)} == {"embedded", "shuffled:embedded"}
+    assert min(row["n_tokens"] for row in values(lengths)) > 500
 
 
 def test_a_second_report_needs_no_fit(executed, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 import collections
 import hashlib
-import json
 import re
 
 import numpy as np
@@ -8,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from capacity import resources, texts
+from capacity import models, resources, sources, store, sweep, texts
 from capacity.pretraining import train_tokenizer
 from capacity.texts import Text, TextError
 
@@ -25,7 +24,7 @@ def ids_of(sample):
     return [text.ids for text in sample]
 
 
-@pytest.fixture(params=["embedded", "random_words", "random_tokens", "file.csv", "file.txt"])
+@pytest.fixture(params=["embedded", "random_words", "random_tokens", "shuffled:embedded", "file.csv", "file.txt"])
 def source(request, tmp_path):
     """Each source; a file is named with its column."""
     if request.param == "file.csv":
@@ -88,7 +87,7 @@ def test_random_tokens_are_uniform_over_the_ordinary_ones(byte_pairs):
 
 
 def test_random_words_are_uniform_over_the_known_ones(byte_pairs):
-    known = texts.words()
+    known = sources.words()
     found = texts.sample("random_words", byte_pairs, n_texts=40, length=400)
     drawn = [word for text in found for word in byte_pairs.decode(text.ids).split(" ")[:-1]]  # the last may be cut
     assert len(drawn) > 2000
@@ -119,107 +118,6 @@ def test_refuses_a_text_that_cannot_come_back(byte_pairs, text, message):
             call(text)
 
 
-WRITERS = {
-    "csv": lambda frame, path: frame.write_csv(path),
-    "jsonl": lambda frame, path: frame.write_ndjson(path),
-    "ndjson": lambda frame, path: frame.write_ndjson(path),
-    "parquet": lambda frame, path: frame.write_parquet(path),
-}
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_a_column_of_a_file_is_read_back(tmp_path, byte_pairs, kind):
-    lines = ["one, two", 'say "hi"', "naïve\nline", None, "  ", "five"]
-    path = tmp_path / f"lines.{kind}"
-    WRITERS[kind](pl.DataFrame({"n": range(6), "line": lines}), path)
-    assert texts.read(path, "line") == ["one, two", 'say "hi"', "naïve\nline", "five"]
-    found = texts.sample(f"file:{path}#line", byte_pairs, n_texts=4, length=1)
-    assert {text.id for text in found} == {f"lines.{kind}-{n}" for n in range(4)}
-
-
-def test_a_text_file_is_one_text(tmp_path, byte_pairs):
-    (tmp_path / "story.md").write_text("A bell.\nA ferry — again.", encoding="utf-8")
-    (found,) = texts.sample(f"file:{tmp_path}/story.md", byte_pairs, n_texts=1, length=10)
-    assert "A bell.\nA ferry — again.".startswith(byte_pairs.decode(found.ids).rstrip("\ufffd"))
-
-
-def test_a_path_may_lead_up_and_has_to_exist(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "beside.txt").write_text("A bell.")
-    texts.check(f"file:{tmp_path}/in/../beside.txt")
-    with pytest.raises(TextError, match=re.escape(f"no file '{tmp_path}/in/../absent.txt'")):
-        texts.check(f"file:{tmp_path}/in/../absent.txt")
-
-
-@pytest.mark.parametrize("source", ["wikipedia", "", "Embedded", "x" * 300, "../embedded", "em\0bedded"])
-def test_refuses_an_unknown_source(source):
-    with pytest.raises(
-        TextError, match=r"unknown source .*; known are embedded, random_words, random_tokens"
-    ) as caught:
-        texts.check(source)
-    assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize("name", ["no.txt", "", ".", "x" * 300, "a\0b.txt"])
-def test_refuses_a_file_that_is_not_there(tmp_path, name):
-    with pytest.raises(TextError, match="no file"):
-        texts.check(f"file:{tmp_path}/{name}")
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_refuses_a_column_that_is_not_there_or_holds_no_text(tmp_path, kind):
-    path = tmp_path / f"lines.{kind}"
-    WRITERS[kind](pl.DataFrame({"n": [1], "line": ["a"]}), path)
-    for end, named in [("#text", "'text'"), ("#n", "'n'"), ("", "None")]:
-        with pytest.raises(TextError, match=rf"no text column {named}; it has \['line'\]: give file:.*#COLUMN"):
-            texts.check(f"file:{path}{end}")
-
-
-@pytest.mark.parametrize("kind", ["txt", *WRITERS])
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00line\n\xe9\xa0\x80", b"caf\xe9 \xed\xa0\x80\n"], ids=["empty", "binary", "latin-1"]
-)
-def test_refuses_a_file_without_readable_text(tmp_path, kind, content):
-    path = tmp_path / f"broken.{kind}"
-    path.write_bytes(content)
-    with pytest.raises(TextError, match=re.escape(str(path))):
-        texts.check(f"file:{path}#line")
-
-
-def test_refuses_a_column_of_another_encoding(tmp_path):
-    path = tmp_path / "lines.csv"
-    path.write_bytes("line\ncafé\n".encode("latin-1"))
-    with pytest.raises(TextError, match=re.escape(str(path))):
-        texts.check(f"file:{path}#line")
-
-
-def test_refuses_a_cut_parquet_file(tmp_path):
-    path = tmp_path / "lines.parquet"
-    pl.DataFrame({"line": LINES}).write_parquet(path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(TextError, match="can't be read as parquet"):
-        texts.check(f"file:{path}#line")
-
-
-@pytest.mark.parametrize("text", ["", " \n\t"])
-def test_refuses_a_file_of_nothing_but_space(tmp_path, text):
-    (tmp_path / "a.txt").write_text(text)
-    (tmp_path / "a.jsonl").write_text(json.dumps({"line": text}))
-    for source in (f"file:{tmp_path}/a.txt", f"file:{tmp_path}/a.jsonl#line"):
-        with pytest.raises(TextError, match="holds no text; give a file that does"):
-            texts.check(source)
-
-
-@pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "\\ud800\\ud800", "\\ud800 \\udc00", "\\u0000"])
-def test_a_lone_surrogate_in_a_file_is_refused(tmp_path, escape):
-    path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"line": "ab{escape}c"}}\n')
-    with pytest.raises(TextError, match=re.escape(str(path))):
-        texts.check(f"file:{path}#line")
-    path.write_text('{"line": "ab\\ud83d\\ude00c"}\n')  # a pair is one character
-    assert texts.read(path, "line") == ["ab\N{GRINNING FACE}c"]
-
-
 def test_says_how_many_texts_are_long_enough(tmp_path, byte_pairs):
     lines = ["bell " * 30, "a", "ferry " * 30, "b", "c"]
     pl.DataFrame({"line": lines}).write_parquet(tmp_path / "lines.parquet")
@@ -231,10 +129,85 @@ def test_says_how_many_texts_are_long_enough(tmp_path, byte_pairs):
         texts.sample(source, byte_pairs, n_texts=3, length=20)
 
 
-@pytest.mark.parametrize(("n_texts", "length"), [(0, 8), (-1, 8), (1, 0), (2, -8)])
-def test_refuses_no_texts_and_no_tokens(byte_pairs, n_texts, length):
-    with pytest.raises(TextError, match=f"n_texts is {n_texts} and length {length}; both are at least 1"):
-        texts.sample("embedded", byte_pairs, n_texts=n_texts, length=length)
+@pytest.mark.parametrize(("n_texts", "length", "seed"), [(0, 8, 0), (-1, 8, 0), (1, 0, 0), (2, -8, 0), (1, 1, -1)])
+def test_refuses_no_texts_no_tokens_and_no_seed(byte_pairs, n_texts, length, seed):
+    wrong = f"n_texts is {n_texts}, length {length}, seed {seed}; at least 1, 1 and 0 are allowed"
+    with pytest.raises(TextError, match=wrong):
+        texts.sample("embedded", byte_pairs, n_texts=n_texts, length=length, seed=seed)
+
+
+def test_a_source_is_checked_before_anything_is_sampled(tmp_path):
+    (tmp_path / "a.csv").write_text("line\nbell\n")
+    for source in ("embedded", "shuffled:random_words", f"file:{tmp_path}/a.csv#line"):
+        texts.check(source)
+    for source, wrong in [("wikipedia", "unknown source"), (f"file:{tmp_path}/a.csv#body", "no text column 'body'")]:
+        with pytest.raises(TextError, match=wrong):
+            texts.check(source)
+
+
+def test_a_column_of_blanks_has_no_text_of_any_length(tmp_path, byte_pairs):
+    pl.DataFrame({"line": [None, "", None]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(TextError, match=r"1 texts of 1 tokens asked for, but .* has only 0 \(3 are shorter\)"):
+        texts.sample(f"file:{tmp_path}/a.parquet#line", byte_pairs, n_texts=1, length=1)
+
+
+def test_a_text_of_one_token(byte_pairs, tmp_path):
+    assert len(texts.encode(byte_pairs, "a")) == 1
+    with pytest.raises(TextError, match="the text has 1 tokens, at least 2 are needed; give a longer one"):
+        texts.encode(byte_pairs, "a", least=2)
+    (tmp_path / "a.txt").write_text("a")
+    source = f"file:{tmp_path}/a.txt"
+    assert texts.sample(source, byte_pairs, n_texts=1, length=1)[0].ids == tuple(texts.encode(byte_pairs, "a"))
+    with pytest.raises(TextError, match=r"has only 0 \(1 are shorter\)"):
+        texts.sample(source, byte_pairs, n_texts=1, length=2)
+
+
+def test_words_that_make_no_tokens_come_to_an_end(tmp_path):
+    (tmp_path / "words.txt").write_text("mill\nbell\n")
+
+    def mute(text, **options):
+        return {"input_ids": []}
+
+    with pytest.raises(TextError, match=r"has only 0 \(200 are shorter\)"):
+        texts.sample(f"random_words:{tmp_path}/words.txt", mute, n_texts=2, length=3)
+
+
+def test_texts_are_those_that_were_measured():
+    """On whatever machine the rows were made: source, seed and tokenizer give the same tokens."""
+    rows = (
+        store.read([sweep.measured()])
+        .filter(search="fixed")
+        .select("model", "source", "length", "text_index", "text_digest")
+    )
+    rows = rows.unique().filter(pl.col("length") == pl.col("length").max())
+    assert rows["source"].n_unique() == 3
+    for (model, source, length), part in rows.group_by("model", "source", "length"):
+        _, tokenizer = models.describe(model, models.EMBEDDED[model])
+        found = texts.sample(source, tokenizer, n_texts=part.height, length=length)
+        assert [text.digest for text in found] == part.sort("text_index")["text_digest"].to_list()
+
+
+def test_whole_texts_are_as_long_as_they_are(byte_pairs, tmp_path):
+    lengths = texts.whole_lengths("embedded", byte_pairs, n_texts=len(PASSAGES))
+    assert lengths == sorted(len(byte_pairs(path.read_text())["input_ids"]) for path in PASSAGES)
+    few = texts.whole_lengths("embedded", byte_pairs, n_texts=3, seed=2)
+    longest = texts.sample("embedded", byte_pairs, n_texts=3, length=min(few), seed=2)
+    assert len(longest) == len(few) == 3
+    assert texts.whole_lengths("random_words", byte_pairs, n_texts=3) == []
+    (tmp_path / "a.txt").write_text("bell")
+    assert len(texts.whole_lengths(f"file:{tmp_path}/a.txt", byte_pairs, n_texts=9)) == 1
+
+
+def test_lengths_are_drawn_as_the_paper_draws_them():
+    found = texts.drawn_lengths(4000, longest=9, seed=1)
+    assert found == texts.drawn_lengths(4000, longest=9, seed=1) != texts.drawn_lengths(4000, longest=9, seed=2)
+    assert set(found) == set(range(2, 10))
+    assert stats.chisquare(np.bincount(found)[2:]).pvalue > 0.001
+    assert texts.drawn_lengths(3, longest=2) == [2, 2, 2]
+    assert texts.drawn_lengths(5, longest=9) == texts.drawn_lengths(50, longest=9)[:5]
+    for n_texts, longest in [(0, 9), (3, 1)]:
+        with pytest.raises(TextError, match=f"n_texts is {n_texts} and longest {longest}; at least 1 and 2"):
+            texts.drawn_lengths(n_texts, longest=longest)
 
 
 def test_passages_are_many_plain_and_long():
@@ -257,9 +230,3 @@ def test_passages_share_no_run_of_eight_words():
         for start in range(len(found) - 7):
             run = tuple(found[start : start + 8])
             assert owners.setdefault(run, path) == path, (run, owners[run], path)
-
-
-def test_words_are_distinct_and_many():
-    words = texts.words()
-    assert len(words) == len(set(words)) == 20_000
-    assert all(re.fullmatch(r"[a-z]+(?:'[a-z]+)?", word) for word in words)
