@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test check install measured picture clean
+.PHONY: report test check install measured picture families clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -29,6 +29,15 @@ picture: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from capacity import page; \
 		executed = Path('build/report/01_decoding_capacity.ipynb'); \
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
+
+# README's table of model families, as the tests find it.
+families: $(READY)
+	-$(BIN)/python -m pytest -q tests/test_families.py
+	$(BIN)/python -c "import re; from pathlib import Path; \
+		readme, found = Path('README.md'), Path('build/families.md').read_text(); \
+		mark = '<!-- {}families -->'; old = re.escape(mark.format('')) + '.*' + re.escape(mark.format('/')); \
+		new = f'{mark.format(\"\")}\n{found}{mark.format(\"/\")}'; \
+		readme.write_text(re.sub(old, lambda _: new, readme.read_text(), flags=re.S))"
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
 $(READY): pyproject.toml constraints.txt

@@ -1,7 +1,8 @@
 """The truth about a [mem] vector: its teacher-forced score, and what it decodes to when running free."""
 
+import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -32,42 +33,48 @@ def teacher_forced(
 ) -> Score:
     """Return the score of `ids` after `mem`, or of `ids` alone where `mem` is None.
 
-    Without [mem] nothing stands before t1, so its prediction is -1, its surprisal NaN, its correctness False.
+    Without [mem] t1 is not scored (nothing stands before it, or BOS alone): its prediction is -1, its surprisal NaN,
+    its correctness False.
     """
     ids = ids.to(frozen.device)
-    inputs = frozen.embed(ids[:, :-1])
-    if mem is not None:
-        inputs = torch.cat([mem.to(frozen.device, inputs.dtype), inputs], dim=1)
+    inputs = frozen.inputs(mem, frozen.embed(ids[:, :-1]))
     skipped = 1 if mem is None else 0
+    before = frozen.n_before + (0 if mem is None else mem.shape[1])
     predicted = np.full(ids.shape, -1)
     bits = np.full(ids.shape, np.nan)
     if inputs.shape[1]:
-        logits = frozen.logits(inputs)[:, (0 if mem is None else mem.shape[1] - 1) :].float()
+        logits = frozen.logits(inputs)[:, before - 1 + skipped :].float()
         targets = ids[:, skipped:]
         nats = torch.logsumexp(logits, -1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         predicted[:, skipped:] = logits.argmax(-1).cpu().numpy()
-        bits[:, skipped:] = nats.double().cpu().numpy() / math.log(2)
+        bits[:, skipped:] = nats.cpu().double().numpy() / math.log(2)  # MPS has no float64
     return Score(predicted, predicted == ids.cpu().numpy(), bits)
 
 
 @torch.no_grad()
-def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[int] | None = None) -> Iterator[int]:
-    """Yield the greedy tokens that follow `mem` and the `given` tokens, without end; the caller stops.
+def walk(
+    frozen: Frozen, inputs: Float[Tensor, "1 positions dim"], choose: Callable[[Float[Tensor, " vocab"]], int]
+) -> Iterator[int]:
+    """Yield the tokens that `choose` takes from the logits of each in turn, after `inputs`, without end.
 
-    The model's own cache is used where it has one; else everything is read again for each token.
+    What a model puts out that it also takes in (keys and values, a recurrent state) is carried on to the next token,
+    which is then read alone; a model without such a state reads everything again.
     """
-    inputs = mem.unsqueeze(0).to(frozen.device, frozen.model.dtype)
-    if given:
-        inputs = torch.cat([inputs, frozen.embed(torch.tensor([list(given)]))], dim=1)
-    cache = None
+    taken = inspect.signature(frozen.model.forward).parameters.keys()
+    state = {}
     while True:
-        past = {} if cache is None else {"past_key_values": cache}
-        out = frozen.model(inputs_embeds=inputs, use_cache=True, **past)
-        token = int(out.logits[0, -1].argmax())
+        out = frozen.model(inputs_embeds=inputs, use_cache=True, **state)
+        token = choose(out.logits[0, -1])
         yield token
-        cache = getattr(out, "past_key_values", None)
+        state = {name: value for name, value in out.items() if name in taken}
         following = frozen.embed(torch.tensor([[token]]))
-        inputs = following if cache is not None else torch.cat([inputs, following], dim=1)
+        inputs = following if state else torch.cat([inputs, following], dim=1)
+
+
+def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[int] = ()) -> Iterator[int]:
+    """Yield the greedy tokens that follow `mem` and the `given` tokens, without end; the caller stops."""
+    context = frozen.embed(torch.tensor([list(given)], dtype=torch.long))
+    return walk(frozen, frozen.inputs(mem.unsqueeze(0), context), lambda logits: int(logits.argmax()))
 
 
 def free_running(

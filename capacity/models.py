@@ -1,61 +1,39 @@
 """A frozen causal language model behind four calls (`embed`, `hidden`, `head`, `logits`), and its facts."""
 
-import hashlib
-import json
-import re
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from capacity import resources
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_FILES = (
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "*.model",
-    "vocab*",
-    "merges*",
+from capacity.checkpoints import (
+    EMBEDDED,
+    ModelError,
+    commit_of,
+    context_of,
+    describe,
+    digest,
+    loading,
+    locate,
+    tokenizer_digest,
 )
 
+__all__ = [
+    "BOS", "DTYPES", "EMBEDDED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
+    "describe", "digest", "load", "locate", "tokenizer_digest",
+]  # fmt: skip
 
-class ModelError(ValueError):
-    """A model that cannot be had, or cannot be used: says what was given, what is allowed, what to do."""
-
-
-def _embedded() -> dict[str, Path]:
-    found = sorted(
-        (
-            sum(file.stat().st_size for file in path.parent.glob("*.safetensors")),
-            path.parent.name,
-            path.parent,
-        )
-        for path in (resources.data() / "models").glob("*/config.json")
-    )
-    return {name: folder for _, name, folder in found}
-
-
-EMBEDDED: dict[str, Path] = _embedded()  # name -> folder, smallest first
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
+# own first token t1, given to the decoder (the paper's runs of Llama).
+BOS = ("none", "before_mem", "after_mem")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +46,8 @@ class Frozen:
     revision: str  # digest of the files that were loaded
     weight: Float[Tensor, "vocab width"] | None  # the head's, where head(h) = h Wᵀ + b; else None
     bias: Float[Tensor, " vocab"] | None
+    bos: str = "none"  # policy, one of BOS
+    commit: str | None = None  # of the hub, where it came from there
 
     @property
     def _embedding(self) -> Tensor:
@@ -77,7 +57,7 @@ class Frozen:
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies, and [mem] with it."""
+        """Where the embedding lies, and with it [mem], hidden states and logits, wherever the rest is."""
         return self._embedding.device
 
     @property
@@ -100,6 +80,11 @@ class Frozen:
         """The most input vectors at once, [mem] included; None where the architecture sets no limit."""
         return context_of(self.model.config)
 
+    @property
+    def n_before(self) -> int:
+        """How many vectors stand before [mem]: 1 under the policy `before_mem`, else 0."""
+        return int(self.bos == "before_mem")
+
     @cached_property
     def embedding_std(self) -> float:
         """The standard deviation over all entries of `embed` of all ids: the scale of a start."""
@@ -110,12 +95,33 @@ class Frozen:
         """Return the input vectors of `ids`, as the model makes them."""
         return self.model.get_input_embeddings()(ids.to(self.device)).detach()
 
+    @cached_property
+    def _begin(self) -> Float[Tensor, "1 1 dim"]:
+        return self.embed(torch.tensor([[bos_id(self.tokenizer, name=self.name)]]))
+
+    def inputs(
+        self, mem: Float[Tensor, "batch n_mem dim"] | None, context: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Return what the model reads: BOS (under `before_mem`), [mem] and context, in context's dtype, on its device.
+
+        The state at position `n_before + n_mem - 1` predicts t1.
+
+        Args:
+            mem: the vectors of each text; None for texts alone.
+            context: input vectors of the tokens that stand after [mem], as `embed` gives them; there may be none.
+        """
+        parts = [self._begin.expand(len(context), -1, -1)] if self.n_before else []
+        if mem is not None:
+            parts.append(mem.to(context.device, context.dtype))
+        return torch.cat([*parts, context], dim=1)
+
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Return the final hidden states; where the head is not linear, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
         if self.weight is None:
             return self.model(inputs_embeds=embeds, use_cache=False).logits
-        return self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return states.to(embeds.device)  # elsewhere where the model is spread over devices
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """Return the logits of final hidden states: h Wᵀ + b, or the identity where `hidden` made them."""
@@ -132,120 +138,59 @@ class Frozen:
         """The first 16 hex digits of the SHA-256 of the tokenizer's definition."""
         return tokenizer_digest(self.tokenizer)
 
-    def facts(self) -> dict:
-        """Return what a row records of a model: name, revision, architecture, sizes, dtype, attention, BOS policy."""
+    def facts(self) -> dict[str, Any]:
+        """Return all that is known of a model: its name and files, architecture, sizes, dtype, attention, BOS policy.
+
+        `vocab_size` counts the rows of the embedding, `tokenizer_size` the tokens; `context` is None where nothing
+        limits it, `commit` where the model did not come from a hub.
+        """
+        config = self.model.config
         return {
             "model": self.name,
             "revision": self.revision,
+            "commit": self.commit,
             "architecture": type(self.model).__name__,
             "n_parameters": self.model.num_parameters(),
+            "n_layers": getattr(config.get_text_config(), "num_hidden_layers", None),
             "d_model": self.dim,
             "vocab_size": self.vocab_size,
+            "tokenizer_size": len(self.tokenizer),
             "tokenizer_digest": self.tokenizer_digest,
-            "bos": "none",
-            "attention": str(self.model.config._attn_implementation),
+            "context": self.context,
+            "bos": self.bos,
+            "attention": str(config._attn_implementation),
             "dtype": self.dtype,
         }
 
     def check_length(self, length: int, n_mem: int) -> None:
         """Raise ModelError as `check_length`, for this model's context."""
-        check_length(length, n_mem, context=self.context, name=self.name)
+        check_length(length, n_mem, context=self.context, name=self.name, n_before=self.n_before)
 
 
-def check_length(length: int, n_mem: int, *, context: int | None, name: str) -> None:
-    """Raise ModelError if `n_mem` vectors and `length` tokens don't fit into a context, or are below one."""
+def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_before: int = 0) -> None:
+    """Raise ModelError if BOS, `n_mem` vectors and `length` tokens don't fit into a context, or are below one.
+
+    n_before: 1 where BOS stands before [mem], else 0.
+    """
     if n_mem < 1:
         raise ModelError(f"n_mem is {n_mem}; at least one [mem] vector is needed")
     if length < 1:
         raise ModelError("the text is empty; give at least one token")
-    if context is not None and length + n_mem > context:
+    positions = n_before + n_mem + length
+    if context is not None and positions > context:
+        before = " after BOS" if n_before else ""
         raise ModelError(
-            f"{length} tokens and {n_mem} [mem] are {length + n_mem} positions, past the context of {name} "
-            f"({context}); shorten the text to {max(0, context - n_mem)} tokens"
+            f"{length} tokens and {n_mem} [mem]{before} are {positions} positions, past the context of {name} "
+            f"({context}); shorten the text to {max(0, context - n_mem - n_before)} tokens"
         )
 
 
-def context_of(config: PreTrainedConfig) -> int | None:
-    """Return the most input vectors at once, [mem] included; None where the architecture sets no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a tokenizer's definition."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def locate(name: str, *, revision: str | None = None) -> Path:
-    """Return the folder of a model: an embedded name, a local folder, or a hub name (downloaded if not cached).
-
-    Raises ModelError for an unknown name, a hub that can't be reached, or a folder without safetensors.
-    """
-    if not name or "\0" in name:
-        raise ModelError(f"{name!r} names no model; embedded are {', '.join(EMBEDDED)}")
-    folder = EMBEDDED.get(name) or _local(name)
-    if folder is None:
-        try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:200] or type(error).__name__
-            raise ModelError(
-                f"no model {name[:120]!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub "
-                f"did not give it ({reason}). Check the name, or download it where there is a network; a gated model "
-                "needs its licence accepted and HF_TOKEN"
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no *.safetensors, and pickled weights are not read; convert them with "
-            "save_pretrained(..., safe_serialization=True)"
-        )
-    return folder
-
-
-def _local(name: str) -> Path | None:
-    try:
-        folder = Path(name).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home, odd characters
-        return None
-
-
-def digest(folder: Path) -> str:
-    """Return 16 hex digits that change with any file that `load` reads (a hub cache names blobs by their content)."""
-    total = hashlib.sha256()
-    for path in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
-        total.update(path.name.encode())
-        blob = path.resolve()
-        if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-            total.update(blob.name.encode())
-        else:
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
-
-
-def describe(name: str, folder: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return the config and tokenizer in a model's folder, without its weights; raises ModelError as `load`."""
-    with _loading(name, folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        return config, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-
-
-@contextmanager
-def _loading(name: str, folder: Path) -> Iterator[None]:
-    """Turn what transformers raises into a ModelError."""
-    settings = [folder / name for name in ("config.json", "tokenizer_config.json")]
-    try:
-        yield
-    except (ValueError, ImportError, KeyError, OSError, SafetensorError) as error:
-        if not any('"auto_map"' in path.read_text(errors="replace") for path in settings if path.is_file()):
-            raise ModelError(f"transformers cannot load {name!r} as a causal model: {error}") from error
-        raise ModelError(
-            f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers has"
-        ) from error
+def bos_id(tokenizer: PreTrainedTokenizerBase, *, name: str) -> int:
+    """Return the token for the beginning of a sequence; raises ModelError if the tokenizer of `name` has none."""
+    token = tokenizer.bos_token_id
+    if not isinstance(token, int):
+        raise ModelError(f"the tokenizer of {name} has no BOS token; use bos='none'")
+    return token
 
 
 def load(
@@ -255,37 +200,82 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
+    bos: str = "none",
 ) -> Frozen:
     """Return the model, frozen and in evaluation mode.
 
     Args:
-        name: embedded name, local folder, or hub name.
-        revision: a hub commit, branch or tag.
-        device: None takes CUDA, then MPS, then CPU.
+        name: an embedded name, a local folder, or a name on the hub, OWNER/NAME or OWNER/NAME@REVISION.
+        revision: a commit, branch or tag of the hub, where the name has none.
+        device: None takes CUDA, then MPS, then CPU; `auto` spreads the model over all GPUs (extra `sharded`).
         dtype: float32 (None), bfloat16 or float16.
         attention: an implementation of transformers (`sdpa`, `eager`, ...); None takes the model's own choice.
+        bos: policy for the beginning-of-sequence token, one of BOS.
 
-    Raises ModelError when there is no such model, it has no safetensors, or it needs code from a hub.
+    Raises ModelError when there is no such model, it has no safetensors, it needs code from a hub, the device is not
+    there, or the tokenizer has no token that the policy needs.
     """
     kind = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype or "float32")
-    if kind is None:
+    if kind not in DTYPES.values():
         raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    if bos not in BOS:
+        raise ModelError(f"unknown bos {bos!r}; known are {', '.join(BOS)}")
+    place = _place(device)
     folder = locate(name, revision=revision)
-    device = device or next(
-        (kind for kind, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if there.is_available()),
-        "cpu",
-    )
-    options = {} if attention is None else {"attn_implementation": attention}
-    with _loading(name, folder), _no_bars():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
+    config, tokenizer = describe(name, folder)
+    if bos != "none":
+        bos_id(tokenizer, name=name)
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if place is None:
+        options["device_map"] = "auto"
+    with loading(name), _no_bars():
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    model, report = found
+    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if wrong:  # transformers makes them up
+        raise ModelError(
+            f"{len(wrong)} weights of {name!r} are not in its files, or of another shape than its config says "
+            f"({', '.join(wrong[:3])}); give files of a whole causal model"
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    torch.nn.Module.to(model, device)
+    if place is not None:
+        torch.nn.Module.to(model, place)
+    return freeze(model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder))
+
+
+def freeze(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    revision: str,
+    bos: str = "none",
+    commit: str | None = None,
+) -> Frozen:
+    """Return a causal model that is in memory already, frozen and in evaluation mode; see Frozen for the fields."""
     model.eval().requires_grad_(False)
     weight, bias = _linear_head(model)
-    return Frozen(model, tokenizer, name, digest(folder), weight, bias)
+    return Frozen(model, tokenizer, name, revision, weight, bias, bos, commit)
+
+
+def _place(device: str | torch.device | None) -> torch.device | None:
+    """Return the device for a whole model, or None to spread it over all; raises ModelError if that can't be."""
+    if device == "auto":
+        if importlib.util.find_spec("accelerate") is None:
+            raise ModelError("device='auto' needs accelerate; install it (the extra `sharded`), or name one device")
+        return None
+    if device is None:
+        found = (("cuda", torch.cuda), ("mps", torch.backends.mps))
+        device = next((kind for kind, there in found if there.is_available()), "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ModelError(
+            f"no device {str(device)!r} here ({reason}); give cpu, cuda, cuda:N, mps, auto or None"
+        ) from error
 
 
 @contextmanager
@@ -301,18 +291,30 @@ def _no_bars() -> Iterator[None]:
 
 @torch.no_grad()
 def _linear_head(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
-    """Return (W, b) if logits are base_model's last hidden states times Wᵀ plus b, measured; else (None, None)."""
+    """Return (W, b) if logits are base_model's last hidden states times Wᵀ plus b, measured; else (None, None).
+
+    Measured at the scale that the model itself gives, and where logits reach 300, which a cap bends at the latest.
+    """
     head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear) or model.base_model is model:
+    if not isinstance(head, torch.nn.Linear) or model.base_model is model or head.weight.device.type == "meta":
         return None, None
-    ids = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.weight.shape[0]
-    embeds = model.get_input_embeddings()(ids)
-    out = model.base_model(inputs_embeds=embeds, use_cache=False)
-    hidden = getattr(out, "last_hidden_state", None)
-    if hidden is None or hidden.shape[-1] != head.weight.shape[1]:
+    table: Any = model.get_input_embeddings()
+    embeds = table(torch.arange(8, device=table.weight.device).unsqueeze(0) % len(table.weight))
+    states = getattr(model.base_model(inputs_embeds=embeds, use_cache=False), "last_hidden_state", None)
+    if states is None or states.shape[-1] != head.weight.shape[1]:
         return None, None
-    expected = model(inputs_embeds=embeds, use_cache=False).logits.float()
-    found = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
-    scale = expected.abs().max().clamp_min(1.0)
-    same = found.shape == expected.shape and bool(((found - expected).abs() <= 1e-5 * scale).all())
-    return (head.weight, head.bias) if same else (None, None)
+    states = states.to(head.weight.device)
+    larger = states * (300 / head(states).abs().max().clamp_min(1e-3))
+    own = model(inputs_embeds=embeds, use_cache=False).logits
+    handle = head.register_forward_pre_hook(lambda *_: (larger,))
+    try:
+        own_larger = model(inputs_embeds=embeds, use_cache=False).logits
+    finally:
+        handle.remove()
+    for hidden, expected in ((states, own), (larger, own_larger)):
+        found = torch.nn.functional.linear(hidden, head.weight, head.bias).to(expected)
+        tolerance = 8 * torch.finfo(found.dtype).eps * expected.abs().max().clamp_min(1.0)
+        if found.shape != expected.shape or not (found - expected).abs().max() <= tolerance:  # NaN is not equal
+            return None, None
+    # Beside [mem], also where the model is spread over devices: a fit needs them side by side.
+    return head.weight.to(embeds.device), None if head.bias is None else head.bias.to(embeds.device)

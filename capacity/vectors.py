@@ -36,8 +36,8 @@ class Stored:
     given: tuple[int, ...]  # token ids put after [mem] before decoding
 
     def check(self, frozen: Frozen) -> None:
-        """Raise VectorError unless `frozen` is the model, with the weights' dtype, that the vectors were made with."""
-        for name in ("revision", "tokenizer_digest", "dtype"):
+        """Raise VectorError unless `frozen` is what the vectors were made with: model, dtype, BOS policy."""
+        for name in ("revision", "tokenizer_digest", "dtype", "bos"):
             ours, theirs = getattr(self, name), getattr(frozen, name)
             if ours != theirs:
                 raise VectorError(

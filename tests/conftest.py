@@ -1,12 +1,17 @@
 """Tiny models of several architectures, built offline; shapes and types of the package are checked as it runs."""
 
-from collections.abc import Callable
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -18,7 +23,10 @@ from transformers import (
 )
 
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
-SHAPED = ("models", "losses", "decoding", "engine", "fitting", "search", "coding", "vectors", "experiment")
+SHAPED = (
+    "models", "losses", "decoding", "memory", "tasks", "stepping", "batch", "engine", "fitting", "search", "geometry",
+    "coding", "vectors", "experiment",
+)  # fmt: skip
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 torch.set_num_threads(1)  # the tensors are too small to be shared out
 
@@ -120,3 +128,61 @@ def frozen(request: pytest.FixtureRequest, loaded: "dict[str, Frozen]") -> "Froz
 def tiny(loaded: "dict[str, Frozen]") -> "Frozen":
     """Return the Llama-like tiny model."""
     return loaded["llama"]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the hub's client offline; any try to reach a network ends the test."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def refuse(*args: object, **options: object) -> None:
+        pytest.fail(f"the network was asked for {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def in_cache(home: Path, files: dict[str, bytes], *, commit: str, ref: str) -> Path:
+    """Lay files out as the hub's cache does, in `home`: a snapshot of links to blobs named by their content."""
+    snapshot = home / "snapshots" / commit
+    (home / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (home / "refs" / ref).write_text(commit)
+    for name, content in files.items():
+        blob, link = home / "blobs" / hashlib.sha256(content).hexdigest(), snapshot / name
+        for path in (blob, link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+@pytest.fixture
+def lay_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> Iterator[Callable[..., Path]]:
+    """Return a function that lays a dataset out as the hub's cache does, and return its snapshot's folder.
+
+    The cache is `tmp_path / "cache"`, the hub's client is offline, and any try to reach a network ends the test.
+    """
+    from capacity import hub
+
+    def lay(repo: str, files: dict[str, bytes], *, commit: str = "0" * 39 + "1", ref: str = "main") -> Path:
+        home = tmp_path / "cache" / f"datasets--{repo.replace('/', '--')}"
+        return in_cache(home, files, commit=commit, ref=ref)
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.fetch.cache_clear()
+    yield lay
+    hub.fetch.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def hub_home(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> Path:
+    """Return an HF_HOME whose cache holds someone/tiny, and someone/sharded: tied weights, in parts with an index."""
+    home, shards = tmp_path_factory.mktemp("hub_home"), tmp_path_factory.mktemp("shards")
+    shutil.copytree(folders["grouped"], shards, dirs_exist_ok=True)
+    (shards / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(folders["grouped"]).save_pretrained(shards, max_shard_size="30KB")
+    for name, folder in (("tiny", folders["llama"]), ("sharded", shards)):
+        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+        commit = hashlib.sha1(name.encode()).hexdigest()
+        in_cache(home / "hub" / f"models--someone--{name}", files, commit=commit, ref="main")
+    return home

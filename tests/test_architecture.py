@@ -15,8 +15,9 @@ PACKAGE = Path(capacity.__file__).parent
 # A module imports only modules above it.
 ORDER = (
     "resources", "theory", "metrics", "published", "provenance", "rows", "store", "parameters", "display", "charts",
-    "texts", "models", "losses", "recipes", "decoding", "engine", "fitting", "search", "coding", "vectors",
-    "experiment", "sweep", "pretraining", "page", "report", "__main__",
+    "documents", "hub", "chunks", "sources", "texts", "checkpoints", "models", "losses", "recipes", "decoding",
+    "memory", "tasks", "stepping", "batch", "engine", "fitting", "search", "geometry", "coding", "vectors",
+    "experiment", "sweep", "baselines", "pretraining", "benchmark", "page", "report", "__main__",
 )  # fmt: skip
 LIGHT = ORDER[: ORDER.index("texts")]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

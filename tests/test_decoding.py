@@ -1,14 +1,24 @@
 """Scores against a plain loop, decoding against one that encodes everything again."""
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    RecurrentGemmaConfig,
+    RwkvConfig,
+)
 
+from capacity import models
 from capacity.decoding import decoded_tokens, free_running, teacher_forced
 from capacity.models import Frozen, ModelError
 
@@ -128,6 +138,84 @@ def test_a_given_first_token_counts_as_come_back(frozen: Frozen) -> None:
     assert decoded_tokens(frozen, mem, first, scored_from=1) == 1
     if naive(frozen, mem, 1) != first:
         assert decoded_tokens(frozen, mem, text) == 0
+
+
+# BOS before [mem]: what the same model does with BOS's vector as the first of [mem], or BOS as the first token.
+
+
+@pytest.fixture
+def begun(frozen: Frozen) -> Frozen:
+    return dataclasses.replace(frozen, bos="before_mem")
+
+
+def after_bos(frozen: Frozen, mem: Tensor) -> Tensor:
+    return torch.cat([frozen.embed(torch.tensor([[frozen.tokenizer.bos_token_id]]))[0], mem])
+
+
+def test_decoding_with_bos_before_mem(frozen: Frozen, begun: Frozen) -> None:
+    mem = random_mem(frozen, 2)
+    found = naive(frozen, after_bos(frozen, mem), 12, [7, 8])
+    assert free_running(begun, mem, 12, given=[7, 8]) == found
+    assert decoded_tokens(begun, mem, naive(frozen, after_bos(frozen, mem), 12)) == 12
+    with pytest.raises(ModelError, match=r"62 tokens and 2 \[mem\] after BOS are 65 positions"):
+        free_running(begun, mem, 62)
+
+
+def test_scores_with_bos_before_mem(frozen: Frozen, begun: Frozen) -> None:
+    ids = random_ids(frozen, 2, 6)
+    mem = torch.stack([random_mem(frozen, 2, seed) for seed in (0, 1)])
+    score = teacher_forced(begun, mem, ids)
+    plain = teacher_forced(frozen, torch.stack([after_bos(frozen, one) for one in mem]), ids)
+    assert (score.predicted == plain.predicted).all()
+    assert np.array_equal(score.bits, plain.bits)
+    alone = teacher_forced(begun, None, ids)
+    begin = torch.full((2, 1), frozen.tokenizer.bos_token_id)
+    plain = teacher_forced(frozen, None, torch.cat([begin, ids], dim=1))
+    assert np.array_equal(alone.bits[:, 1:], plain.bits[:, 2:])
+    assert (alone.predicted[:, 1:] == plain.predicted[:, 2:]).all()
+    assert np.isnan(alone.bits[:, 0]).all()  # t1 is not scored, although BOS stands before it
+    assert (alone.predicted[:, 0] == -1).all()
+    assert np.isnan(teacher_forced(begun, None, ids[:, :1]).bits).all()
+
+
+RECURRENT = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, **dict.fromkeys(
+    ("bos_token_id", "eos_token_id", "pad_token_id"), 0
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "read"),
+    [
+        (RwkvConfig(attention_hidden_size=32, **RECURRENT), [3, 1, 1, 1, 1, 1]),  # has a `state`, no keys and values
+        (
+            RecurrentGemmaConfig(
+                num_attention_heads=4, num_key_value_heads=1, intermediate_size=64, w_init_variance_scale=3.0,
+                block_types=["recurrent", "attention"], **RECURRENT,
+            ),
+            [3, 4, 5, 6, 7, 8],  # gives nothing back: all is read again
+        ),
+    ],
+    ids=["rwkv", "recurrent_gemma"],
+)  # fmt: skip
+def test_whatever_state_a_model_gives_back_is_carried_on(
+    config: PreTrainedConfig, read: list[int], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    frozen, found = models.load(str(tmp_path), device="cpu"), []
+    mem = random_mem(frozen, 3) * 30
+    handle = frozen.model.register_forward_pre_hook(
+        lambda _module, _args, options: found.append(options["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    try:
+        tokens = free_running(frozen, mem, 6)
+    finally:
+        handle.remove()
+    assert found == read
+    assert tokens == naive(frozen, mem, 6)
+    assert len(set(tokens)) > 2
 
 
 def test_the_decoder_is_not_given_the_text() -> None:

@@ -1,15 +1,13 @@
 """The contract of a frozen model on every tiny architecture, and what is refused."""
 
 import dataclasses
-import hashlib
+import importlib.util
 import json
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +21,7 @@ from transformers import (
 )
 
 from capacity import fitting, models
-from capacity.models import EMBEDDED, Frozen, ModelError
+from capacity.models import BOS, DTYPES, Frozen, ModelError
 
 LINEAR = {"llama": True, "neox": True, "opt": True, "grouped": True, "gemma": False}
 SHAPE = {
@@ -124,6 +122,7 @@ def test_facts(
     assert facts["architecture"] == type(frozen.model).__name__
     assert (facts["revision"], facts["tokenizer_digest"]) == (models.digest(folders[kind]), frozen.tokenizer_digest)
     assert facts["attention"] in ("sdpa", "eager")
+    assert (facts["context"], facts["n_layers"], facts["tokenizer_size"]) == (64, 2, len(frozen.tokenizer))
 
 
 def test_the_scale_is_that_of_what_embed_returns(loaded: dict[str, Frozen]) -> None:
@@ -179,192 +178,140 @@ def test_heads_of_other_architectures(
         frozen.check_length(10**6, 1)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cap", [None, 10.0])
+def test_a_head_in_half_precision(
+    dtype: torch.dtype, cap: float | None, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = Gemma2Config(
+        intermediate_size=64, head_dim=8, initializer_range=0.02, final_logit_softcapping=cap, **SHAPE
+    )  # logits so small that half precision does not show a cap
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    frozen = models.load(str(tmp_path), device="cpu", dtype=dtype)
+    assert (frozen.weight is not None) == (cap is None)
+
+
+# Dtype, attention, device
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "float16"], ids=str)
 def test_weights_of_another_dtype(dtype: str | torch.dtype, folders: dict[str, Path]) -> None:
     frozen = models.load(str(folders["llama"]), device="cpu", dtype=dtype)
-    assert frozen.facts()["dtype"] == "bfloat16"
-    assert frozen.embed(ids_of(1, 2)).dtype == torch.bfloat16
+    kind = DTYPES.get(dtype, dtype)
+    assert frozen.facts()["dtype"] == str(kind).removeprefix("torch.")
+    assert {weight.dtype for weight in frozen.model.parameters()} == {kind}
+    assert frozen.embed(ids_of(1, 2)).dtype == kind
+    assert frozen.inputs(torch.zeros(1, 1, frozen.dim), frozen.embed(ids_of(1, 2))).dtype == kind
     recipe = dataclasses.replace(fitting.RECIPES["default"], steps=2)
     fit = fitting.fit(frozen, ids_of(2, 3), recipe)
     assert fit.mem.dtype == torch.float32
     assert torch.isfinite(fit.mem).all()
 
 
-def test_embedded_models_come_smallest_first() -> None:
-    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in EMBEDDED.values()]
-    assert sizes
-    assert min(sizes) > 0
-    assert sizes == sorted(sizes)
-    assert [folder.name for folder in EMBEDDED.values()] == list(EMBEDDED)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_what_was_asked_for(attention: str, folders: dict[str, Path]) -> None:
+    frozen = models.load(str(folders["llama"]), device="cpu", attention=attention)
+    assert frozen.facts()["attention"] == attention
 
 
-def test_an_embedded_model_is_loaded_by_name(offline: None) -> None:
-    name = next(iter(EMBEDDED))
-    frozen = models.load(name, device="cpu")
-    assert (frozen.name, frozen.revision) == (name, models.digest(EMBEDDED[name]))
-    assert len(frozen.tokenizer) <= frozen.vocab_size
+def test_an_unknown_attention_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match=r"transformers cannot load .* `attn_implementation=.quick"):
+        models.load(str(folders["llama"]), device="cpu", attention="quick")
 
 
-# Names
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", torch.device("cuda:99")], ids=str)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device: str | torch.device) -> None:
+    with pytest.raises(ModelError, match=r"no device .*(gpu|cuda:99).*give cpu, cuda, cuda:N, mps, auto or None"):
+        models.load("", device=device)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "nul\0",
-        "../no-such-model",
-        "../../no/such",
-        "no/../such",
-        "a" * 300,
-        "a" * 5000,
-        "~no-such-user/m",
-        "\ud800",
-    ],
-    ids=ascii,
-)
-def test_an_impossible_name_is_refused(name: str, offline: None) -> None:
-    with pytest.raises(ModelError, match=r"names no model|no model .* not embedded .* not a local folder") as caught:
-        models.locate(name)
-    assert len(str(caught.value)) < 1000
+def test_the_best_device_is_taken(folders: dict[str, Path]) -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    frozen = models.load(str(folders["llama"]))
+    assert frozen.device.type == best
+    assert {weight.device.type for weight in frozen.model.parameters()} == {best}
 
 
-def test_an_unknown_name_is_refused_at_once_when_offline(
-    offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match="no model 'someone/unknown'"):
-        models.load("someone/unknown")
+SPREADS = importlib.util.find_spec("accelerate") is not None
 
 
-def in_cache(folder: Path, cache: Path, name: str) -> Path:
-    """Lay a model out as the hub's cache does: a snapshot of links to blobs named by their content."""
-    home = cache / f"models--{name.replace('/', '--')}"
-    commit = "0" * 39 + "1"
-    snapshot = home / "snapshots" / commit
-    for part in (home / "blobs", snapshot, home / "refs"):
-        part.mkdir(parents=True)
-    (home / "refs" / "main").write_text(commit)
-    for file in folder.iterdir():
-        blob = home / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
-        shutil.copy(file, blob)
-        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
-    return snapshot
+@pytest.mark.skipif(SPREADS, reason="accelerate is installed")
+def test_spreading_over_devices_says_what_it_needs() -> None:
+    with pytest.raises(ModelError, match=r"device='auto' needs accelerate; install it"):
+        models.load("", device="auto")
 
 
-def test_a_cached_model_of_the_hub_works_offline(
-    folders: dict[str, Path], tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Frozen]
-) -> None:
-    snapshot = in_cache(folders["llama"], tmp_path, "someone/tiny")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    frozen = models.load("someone/tiny", device="cpu")
-    assert (frozen.name, frozen.revision) == ("someone/tiny", models.digest(snapshot))
-    embeds = frozen.embed(ids_of(1, 5))
-    assert torch.equal(frozen.logits(embeds), loaded["llama"].logits(embeds))
-    before = frozen.revision
-    weights = snapshot / "model.safetensors"
-    weights.unlink()
-    weights.symlink_to(snapshot / "config.json")  # another blob
-    assert models.digest(snapshot) != before
-
-
-# Digests
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("linked", [False, True], ids=["file", "link"])
-def test_one_changed_byte_changes_the_digest(name: str, linked: bool, copy: Path, tmp_path: Path) -> None:
-    path = copy / name
-    if linked:  # kept elsewhere under the same name
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        path.rename(elsewhere / name)
-        path.symlink_to(elsewhere / name)
-    before, content = models.digest(copy), path.read_bytes()
-    at = len(content) // 2
-    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    changed = models.digest(copy)
-    path.write_bytes(content)
-    assert changed != before == models.digest(copy)
-
-
-def test_the_digest_is_of_the_files_that_are_read(copy: Path, folders: dict[str, Path]) -> None:
-    assert models.digest(copy) == models.digest(folders["llama"])
-    (copy / "README.md").write_text("about it")
-    assert models.digest(copy) == models.digest(folders["llama"])
-
-
-def test_the_tokenizer_digest_is_of_its_definition(loaded: dict[str, Frozen], copy: Path) -> None:
-    assert len({frozen.tokenizer_digest for frozen in loaded.values()}) == 1
-    definition = json.loads((copy / "tokenizer.json").read_text())
-    definition["model"]["merges"].pop()
-    (copy / "tokenizer.json").write_text(json.dumps(definition))
-    changed = models.tokenizer_digest(models.describe("copy", copy)[1])
-    assert changed != loaded["llama"].tokenizer_digest
-
-
-# Folders
-
-
-def test_pickled_weights_are_refused(copy: Path) -> None:
-    frozen = models.load(str(copy), device="cpu")
-    torch.save(frozen.model.state_dict(), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no \*\.safetensors.*convert them with save_pretrained"):
-        models.load(str(copy))
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config\.json; give a folder written by save_pretrained"):
-        models.load(str(tmp_path))
-
-
-def test_code_of_a_model_is_never_run(copy: Path, tmp_path: Path) -> None:
-    sentinel = tmp_path / "ran"
-    (copy / "strange.py").write_text(
-        "from transformers import LlamaConfig as Config, LlamaForCausalLM as Model\n"
-        f"open({str(sentinel)!r}, 'w').close()\n"
-    )
-    code = {"AutoConfig": "strange.Config", "AutoModelForCausalLM": "strange.Model"}
-    settings = json.loads((copy / "config.json").read_text()) | {"model_type": "strange", "auto_map": code}
-    (copy / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="needs code from a hub, which is never run; use"):
-        models.load(str(copy))
-    assert not sentinel.exists()
-
-
-def test_code_of_a_tokenizer_is_never_run(copy: Path, tmp_path: Path) -> None:
-    sentinel = tmp_path / "ran"
-    (copy / "strange.py").write_text(f"open({str(sentinel)!r}, 'w').close()\nclass Strange: pass\n")
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["strange.Strange", None]}}
-    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="needs code from a hub, which is never run"):
-        models.load(str(copy))
-    assert not sentinel.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("config.json", "{"),
-        ("config.json", '{"model_type": "strange"}'),
-        ("model.safetensors", "abc"),
-        ("tokenizer.json", None),
-    ],
-)
-def test_a_spoilt_folder_is_refused(name: str, content: str | None, copy: Path) -> None:
-    if content is None:
-        (copy / name).unlink()
-    else:
-        (copy / name).write_text(content)
-    with pytest.raises(ModelError, match="transformers cannot load"):
-        models.load(str(copy))
+@pytest.mark.skipif(not SPREADS, reason="accelerate is not installed")
+@pytest.mark.parametrize("kind", ["llama", "grouped", "gemma"])
+def test_a_model_is_spread_over_devices(kind: str, folders: dict[str, Path], loaded: dict[str, Frozen]) -> None:
+    frozen = models.load(str(folders[kind]), device="auto")
+    embeds = frozen.embed(ids_of(2, 9))
+    logits = frozen.logits(embeds)
+    assert logits.device == embeds.device == frozen.device
+    if frozen.weight is not None:
+        assert frozen.weight.device == frozen.device
+    assert_close(logits.cpu(), loaded[kind].logits(embeds.cpu()), atol=1e-4, rtol=0)
+    recipe = dataclasses.replace(fitting.RECIPES["default"], steps=3)
+    alone = fitting.fit(loaded[kind], ids_of(2, 4), recipe)
+    assert_close(fitting.fit(frozen, ids_of(2, 4), recipe).mem, alone.mem, atol=1e-4, rtol=0)
 
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(ModelError, match="unknown dtype 'int8'; known are float32, bfloat16, float16"):
         models.load("", dtype="int8")
+    with pytest.raises(ModelError, match=r"unknown dtype torch.int8"):
+        models.load("", dtype=torch.int8)
+
+
+# The beginning of a sequence
+
+
+@torch.no_grad()
+def test_inputs_stand_in_order(folders: dict[str, Path]) -> None:
+    mem, ids = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0)), ids_of(2, 5)
+    for policy in BOS:
+        frozen = models.load(str(folders["llama"]), device="cpu", bos=policy)
+        before = 1 if policy == "before_mem" else 0
+        assert (frozen.n_before, frozen.bos, frozen.facts()["bos"]) == (before, policy, policy)
+        context = frozen.embed(ids)
+        first = [frozen._embedding[frozen.tokenizer.bos_token_id].expand(2, 1, 32)] * before
+        assert torch.equal(frozen.inputs(mem, context), torch.cat([*first, mem, context], dim=1))
+        assert torch.equal(frozen.inputs(None, context), torch.cat([*first, context], dim=1))
+        assert torch.equal(frozen.inputs(mem, context[:, :0]), torch.cat([*first, mem], dim=1))
+
+
+def test_gradients_reach_mem_through_inputs(folders: dict[str, Path]) -> None:
+    frozen = models.load(str(folders["gemma"]), device="cpu", bos="before_mem")
+    mem = torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = frozen.logits(frozen.inputs(mem, frozen.embed(ids_of(1, 3))))
+    (slope,) = torch.autograd.grad(logits[0, frozen.n_before + 1].logsumexp(-1), mem)
+    assert slope.abs().amin(dim=-1).gt(0).all()
+    (slope,) = torch.autograd.grad(frozen.logits(frozen.inputs(mem, frozen.embed(ids_of(1, 3))))[0, 0].sum(), mem)
+    assert not slope.any()  # BOS stands before [mem]
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ModelError, match="unknown bos 'first'; known are none, before_mem, after_mem"):
+        models.load("", bos="first")
+
+
+@pytest.mark.parametrize("pad", ["eos", None])
+def test_tokenizers_without_bos_or_with_pad_as_eos(pad: str | None, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "copy"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    settings["pad_token"] = settings["eos_token"] if pad else None
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    frozen = models.load(str(folder), device="cpu")
+    assert frozen.tokenizer.bos_token_id is None
+    assert frozen.tokenizer.pad_token_id == (frozen.tokenizer.eos_token_id if pad else None)
+    fit = fitting.fit(frozen, ids_of(2, 3), dataclasses.replace(fitting.RECIPES["default"], steps=2))
+    assert torch.isfinite(fit.mem).all()
+    for policy in ("before_mem", "after_mem"):
+        with pytest.raises(ModelError, match=r"the tokenizer of .* has no BOS token; use bos='none'"):
+            models.load(str(folder), device="cpu", bos=policy)
 
 
 # Lengths
@@ -381,3 +328,7 @@ def test_lengths_that_fit_and_do_not(tiny: Frozen) -> None:
         tiny.check_length(1, 0)
     with pytest.raises(ModelError, match="the text is empty"):
         tiny.check_length(0, 1)
+    begun = dataclasses.replace(tiny, bos="before_mem")
+    begun.check_length(59, 4)
+    with pytest.raises(ModelError, match=r"60 tokens and 4 \[mem\] after BOS are 65 positions.* to 59 tokens"):
+        begun.check_length(60, 4)

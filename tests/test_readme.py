@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from capacity import fitting, models, resources, rows
+from capacity import fitting, models, resources, rows, sources
 
 ROOT = resources.root()
 README = ROOT / "README.md"
@@ -31,6 +31,12 @@ def test_recipes_are_those_of_the_package():
     text = README.read_text()
     assert set(re.findall(r"^\| `(\w+)` \| (?:mean cross-entropy|hinge)", text, re.M)) == set(fitting.RECIPES)
     assert f"hinge on the argmax margin, {fitting.RECIPES['default'].margin}" in text
+
+
+def test_every_source_is_in_the_table():
+    table = README.read_text().split("## Sources of texts")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)[`:]", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line)))
+    assert named == sources.SOURCES.keys() | sources.PREFIXES.keys()
 
 
 def test_every_file_it_points_to_exists():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -31,6 +32,16 @@ def test_another_model_is_refused(frozen, tmp_path):
     vectors.save(tmp_path / "x.safetensors", torch.zeros(1, other.dim), other, n_tokens=1)
     with pytest.raises(vectors.VectorError, match=f"made with {other.name}.*not with {SMALLEST}"):
         vectors.load(tmp_path / "x.safetensors").check(frozen)
+
+
+def test_another_policy_for_bos_is_refused(frozen, tmp_path):
+    begun = dataclasses.replace(frozen, bos="before_mem")
+    vectors.save(tmp_path / "x.safetensors", torch.zeros(1, frozen.dim), begun, n_tokens=1)
+    stored = vectors.load(tmp_path / "x.safetensors")
+    assert stored.bos == "before_mem"
+    stored.check(begun)
+    with pytest.raises(vectors.VectorError, match=r"\(bos before_mem\), not with .* \(bos none\)"):
+        stored.check(frozen)
 
 
 def test_what_is_no_vector_file_is_refused(frozen, tmp_path):

@@ -1,0 +1,173 @@
+"""Where a model's files lie, what they are, and what they say without its weights."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]: of the client's HTTP library, whichever that is
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from capacity import resources
+
+# What is downloaded and what a digest is of; settings of text generation are neither.
+_FILES = (
+    "config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab*", "merges*",
+)  # fmt: skip
+_INDEX = "model.safetensors.index.json"
+# What to do, by what the hub's client raises; the first that fits.
+_REMEDIES: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "it is gated: accept its licence on its page of the hub, and set HF_TOKEN to a token of yours"),
+    (RevisionNotFoundError, "name a commit, branch or tag that it has"),
+    (RepositoryNotFoundError, "check the name; a private model needs HF_TOKEN"),
+    (HFValidationError, "check the name; on the hub it is OWNER/NAME, or OWNER/NAME@REVISION"),
+    (LocalEntryNotFoundError, "download it where there is a network (without HF_HUB_OFFLINE); HF_HOME holds the cache"),
+    (Exception, "try again, or download it elsewhere and give its folder"),
+)
+
+
+class ModelError(ValueError):
+    """A model that cannot be had, or cannot be used: says what was given, what is allowed, what to do."""
+
+
+def _embedded() -> dict[str, Path]:
+    found = sorted(
+        (
+            sum(file.stat().st_size for file in path.parent.glob("*.safetensors")),
+            path.parent.name,
+            path.parent,
+        )
+        for path in (resources.data() / "models").glob("*/config.json")
+    )
+    return {name: folder for _, name, folder in found}
+
+
+EMBEDDED: dict[str, Path] = _embedded()  # name -> folder, smallest first
+
+
+def locate(name: str, *, revision: str | None = None) -> Path:
+    """Return the folder of a model, downloaded if it is neither here nor in the hub's cache.
+
+    Args:
+        name: an embedded name, a local folder, or a name on the hub, OWNER/NAME or OWNER/NAME@REVISION.
+        revision: a commit, branch or tag of the hub, where the name has none.
+
+    Raises ModelError for an unknown name, what the hub does not give, or a folder without safetensors.
+    """
+    if not name or "\0" in name:
+        raise ModelError(f"{name!r} names no model; embedded are {', '.join(EMBEDDED)}")
+    folder = EMBEDDED.get(name) or _local(name) or _cached(name, revision)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no *.safetensors, and pickled weights are not read: convert them with save_pretrained, or "
+            "name a revision that has safetensors (on the hub often refs/pr/N, by its conversion bot). A download "
+            "that was broken off goes on where there is a network"
+        )
+    if missing := _missing_shards(folder):
+        raise ModelError(
+            f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} of the files in {_INDEX}); a download that was "
+            "broken off goes on where there is a network, without HF_HUB_OFFLINE"
+        )
+    return folder
+
+
+def _local(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home, odd characters
+        return None
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    repository, _, pin = name.partition("@")
+    if pin and revision and pin != revision:
+        raise ModelError(f"{name!r} and revision {revision!r} name two revisions; give one")
+    try:
+        return Path(snapshot_download(repository, revision=pin or revision, allow_patterns=list(_FILES)))
+    except (HTTPError, HFValidationError, OSError) as error:
+        remedy = next(what for kind, what in _REMEDIES if isinstance(error, kind))
+        raise ModelError(
+            f"no model {name[:120]!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub "
+            f"did not give it ({_first_line(error)}). What to do: {remedy}"
+        ) from error
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    try:
+        names = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / _INDEX} is no index of weights ({error}); download the model again") from error
+    return sorted(str(name) for name in names if not (folder / str(name)).is_file())
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache (.../snapshots/COMMIT), else None."""
+    return folder.name if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name) else None
+
+
+def digest(folder: Path) -> str:
+    """Return 16 hex digits that change with any file that `load` reads (a hub cache names blobs by their content)."""
+    total = hashlib.sha256()
+    for path in sorted({file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()}):
+        total.update(path.name.encode())
+        blob = path.resolve()
+        if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            total.update(blob.name.encode())
+        else:
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def describe(name: str, folder: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the config and tokenizer in a model's folder, without its weights; raises ModelError as `models.load`."""
+    with loading(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn what transformers raises, as it reads a model's folder, into a ModelError."""
+    try:
+        yield
+    except (ValueError, ImportError, KeyError, OSError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers "
+                "has"
+            ) from error
+        raise ModelError(f"transformers cannot load {name!r} as a causal model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Return the most input vectors at once, [mem] included; None where the architecture sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a tokenizer's definition."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
