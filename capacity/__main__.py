@@ -101,7 +101,7 @@ def cram(
     frozen = models.load(model, device=device)
     if frozen.device.type == "cpu" and frozen.model.num_parameters() < _SMALL:
         torch.set_num_threads(1)  # as fast alone, and far faster where the processor is shared
-    ids = texts.encode(frozen.tokenizer, content)
+    ids = texts.encode(frozen.tokenizer, content, least=1 + given)
     frozen.check_length(len(ids), 1 if n_mem == "auto" else int(n_mem))
     _say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
     if n_mem == "auto":
@@ -139,7 +139,7 @@ def decode(
     from capacity import decoding, models, vectors
 
     stored = vectors.load(file)
-    frozen = models.load(model or stored.model, device=device, dtype=stored.dtype)
+    frozen = models.load(model or stored.model, device=device, dtype=stored.dtype, bos=stored.bos)
     stored.check(frozen)
     ids = decoding.free_running(frozen, stored.mem, stored.n_tokens, given=stored.given)
     sys.stdout.buffer.write(str(frozen.tokenizer.decode(ids)).encode())

@@ -12,8 +12,10 @@ __all__ = [
     "byte_ledger",
     "capacity_by_width",
     "enable",
+    "exact_length_by_cost",
     "exact_length_by_model",
     "fit_curve",
+    "rates_by_length",
     "texts_by_source",
     "token_strip",
     "training_curves",
@@ -189,3 +191,32 @@ def capacity_by_width(
         x=x, y=y, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1 (tokens)")]
     )  # fmt: skip
     return (bounds + points).properties(width=_WIDTH + 180, height=340)
+
+
+def rates_by_length(table: pl.DataFrame) -> alt.LayerChart:
+    """Return token-steps a second by length, one line a method: benchmark.medians of one model. Bars: the range."""
+    base = alt.Chart(table).encode(
+        x=alt.X("length:Q", title="length (tokens)", scale=alt.Scale(type="log", base=2, nice=False, padding=16)),
+        color=alt.Color("method:N", title="", sort=None, legend=alt.Legend(orient="top")),
+    )
+    rate = alt.Y("rate:Q", title="token-steps a second", scale=alt.Scale(type="log"))
+    tips = ["method", "length", "texts", "rate", "low", "high", "ratio", "share"]
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
+    line = base.mark_line(point=alt.OverlayMarkDef(size=45)).encode(y=rate, tooltip=tips)
+    return (line + bars).properties(width=2 * _WIDTH, height=280)
+
+
+def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart:
+    """Return the mean exact length by what was spent, one line a recipe: metrics.exact_length_by_cost.
+
+    title: of the horizontal axis, with its unit. Shaded: 95% intervals.
+    """
+    base = alt.Chart(table).encode(
+        x=alt.X("spent:Q", title=title, scale=alt.Scale(type="log", nice=False)),
+        color=alt.Color("recipe:N", title="recipe", sort=None, legend=alt.Legend(orient="top")),
+    )
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("value:Q", title="mean exact length (tokens)"), tooltip=["recipe", "spent", "value", "low", "high", "n"]
+    )
+    return (band + line).properties(width=_WIDTH, height=260)

@@ -11,31 +11,36 @@ import torch
 
 from capacity import engine, fitting, provenance, search, texts
 from capacity.decoding import Score, decoded_tokens, teacher_forced
-from capacity.models import DTYPES, Frozen
+from capacity.models import BOS, DTYPES, Frozen
+from capacity.rows import SCHEMA
 from capacity.search import BUDGET
+from capacity.tasks import Probe, Task
 from capacity.texts import Text
 
 PROTOCOL = 1  # part of every key: raised when the meaning of a row changes
-SEARCHES = ("fixed", "grow")
+LOADED = ("dtype", "attention", "device", "bos")  # settings of models.load
+SEARCHES = ("fixed", *search.SEARCHES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One text under one set of conditions."""
 
-    model: str  # embedded name, folder or hub name
+    model: str  # embedded name, folder or hub name, OWNER/NAME or OWNER/NAME@REVISION
     source: str = "embedded"  # of the text
     text_index: int = 0  # place in the seeded sample
     text_seed: int = 0  # of the sample
     n_mem: int = 1  # vectors
-    length: int = 64  # tokens: of the text (`fixed`), or the most that is tried (`grow`)
+    length: int = 64  # tokens: of the text (`fixed`), or the most that is tried
     scored_from: int = 0  # 0: all tokens are predicted; 1: t1 is given, as in the paper
     recipe: str = "default"  # a key of fitting.RECIPES
-    search: str = "grow"  # `fixed`: one fit at `length`; `grow`: search.exact_length
-    budget: int = BUDGET  # token-steps, of `grow`
+    search: str = "grow"  # `fixed`: one fit at `length`; else a key of search.SEARCHES
+    budget: int = BUDGET  # token-steps of a search
     seed: int = 0  # of the start
+    bos: str = "none"  # a key of models.BOS; `after_mem`: it is t1, given and counted, as in the paper's Llama runs
     dtype: str = "float32"  # of the weights
     attention: str | None = None  # implementation of transformers; None: the model's own choice
+    device: str | None = None  # cpu, cuda or mps; None: the best of the machine
     trace: bool = False  # keep right tokens and bits at every step
 
     def check(self) -> None:
@@ -46,12 +51,20 @@ class Experiment:
             ("search", self.search, SEARCHES),
             ("scored_from", self.scored_from, (0, 1)),
             ("dtype", self.dtype, tuple(DTYPES)),
+            ("bos", self.bos, BOS),
         ]:
             if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, allowed))}")
         for name, least in [("n_mem", 1), ("length", 1 + self.scored_from), ("budget", 1), ("text_index", 0)]:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        if self.bos == "after_mem" and not self.scored_from:
+            raise ValueError("bos='after_mem' makes BOS the given first token; it needs scored_from=1")
+
+    @property
+    def loaded(self) -> tuple:
+        """The model's name and its settings LOADED: cells that share them share the weights in memory."""
+        return self.model, *(getattr(self, name) for name in LOADED)
 
     def key(self, text: Text, *, revision: str, tokenizer_digest: str) -> str:
         """Return 32 hex digits that change with anything that may change the cell's rows."""
@@ -71,38 +84,37 @@ class Cell:
     key: str
 
 
-def run(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[list[dict]]:
-    """Yield the rows of each cell as it ends: one a probe, in order of length; cells run side by side.
+def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
+    """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
 
     What is stored is scored again, alone, from its bytes; the last exact vector of a cell is decoded free-running.
 
-    frozen: the model of all cells. Raises ValueError for a text that doesn't fit into its context.
+    frozen: the model of all cells; compile: see engine.run. Raises ValueError for a text that doesn't fit into its
+    context.
     """
 
-    def kind(cell: Cell) -> tuple[str, int]:
-        return cell.experiment.recipe, cell.experiment.scored_from
+    def kind(cell: Cell) -> tuple[str, str, int]:
+        return cell.experiment.recipe, cell.experiment.search, cell.experiment.scored_from
 
-    for (name, scored_from), group in groupby(sorted(cells, key=kind), key=kind):
+    for (name, how, scored_from), group in groupby(sorted(cells, key=kind), key=kind):
         begun = [_task(frozen, cell) for cell in group]
-        for task in engine.run(frozen, begun, fitting.recipe(name), _advance, scored_from=scored_from):
+        advance = search.SEARCHES.get(how, search.stop)
+        options = {"scored_from": scored_from, "compile": compile}
+        for task in engine.run(frozen, begun, fitting.recipe(name), advance, **options):
             yield rows(frozen, task.tag, task.probes)
 
 
-def _task(frozen: Frozen, cell: Cell) -> engine.Task:
+def _task(frozen: Frozen, cell: Cell) -> Task:
     what = cell.experiment
-    grows = what.search == "grow"
+    searched = what.search in search.SEARCHES
     return fitting.task(
         frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from,
-        length=min(what.length, search.first_length(what.scored_from)) if grows else what.length,
-        budget=what.budget if grows else None, tag=cell, trace=what.trace,
+        length=min(what.length, search.first_length(what.scored_from)) if searched else what.length,
+        budget=what.budget if searched else None, tag=cell, trace=what.trace,
     )  # fmt: skip
 
 
-def _advance(task: engine.Task, right: int) -> int | None:
-    return search.grow(task, right) if task.tag.experiment.search == "grow" else None
-
-
-def rows(frozen: Frozen, cell: Cell, probes: Sequence[engine.Probe]) -> list[dict]:
+def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
     """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector."""
     what, ids = cell.experiment, torch.tensor([cell.text.ids])
     without = teacher_forced(frozen, None, ids)
@@ -116,7 +128,7 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[engine.Probe]) -> list[dic
         if exact and number == exact[-1]:
             decoded = decoded_tokens(frozen, mem, cell.text.ids[: probe.length], scored_from=what.scored_from)
         found.append(
-            frozen.facts()
+            {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
             | counts(score, without, probe.length)
             | {
                 "key": cell.key, "source": what.source, "text_index": what.text_index,

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.engine import Curve, Task, run
+from capacity.engine import run
 from capacity.models import Frozen
 from capacity.recipes import RECIPES, Recipe, recipe
+from capacity.tasks import Curve, Task
 
 __all__ = ["RECIPES", "Fit", "Recipe", "fit", "recipe", "start", "task"]
 
@@ -51,6 +52,7 @@ def fit(
     init: Float[Tensor, "batch n_mem dim"] | None = None,
     scored_from: int = 0,
     trace: bool = False,
+    compile: bool = False,
 ) -> Fit:
     """Return the [mem] vectors of texts at their full length.
 
@@ -63,6 +65,7 @@ def fit(
         init: the start itself, instead of `seed`.
         scored_from: 0 to predict t1 too, 1 to have it given (the paper's).
         trace: keep the curve of every text (right tokens and bits at every step).
+        compile: see engine.run.
 
     Raises ValueError for an empty or too long text, ids outside the vocabulary, or arguments of other shapes.
     """
@@ -78,7 +81,7 @@ def fit(
         for i, (row, one) in enumerate(zip(rows, seeds, strict=True))
     ]  # fmt: skip
     done = sorted(
-        run(frozen, tasks, recipe, lambda task, right: None, scored_from=scored_from),
+        run(frozen, tasks, recipe, lambda *_: None, scored_from=scored_from, compile=compile),
         key=lambda task: task.tag,
     )
     last = [task.probes[-1] for task in done]

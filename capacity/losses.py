@@ -1,19 +1,20 @@
 """What a fit descends: losses by name, and their gradients with respect to the hidden states, by hand.
 
-A loss is a function (logits (batch, tokens, vocab), targets (batch, tokens), margin) -> (batch, tokens), through which
-autograd goes where the head is not linear. Where it is, GRADIENTS gives d loss / d hidden without a pass backward
-through the vocabulary.
+A loss is a function (logits (..., vocab), targets (...), margin) -> (...), through which autograd goes where the head
+is not linear. Where it is, GRADIENTS gives d loss / d hidden without a pass backward through the vocabulary.
 """
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-Logits = Float[Tensor, "batch tokens vocab"]
-Targets = Int[Tensor, "batch tokens"]
-PerToken = Float[Tensor, "batch tokens"]
+Logits = Float[Tensor, "*batch vocab"]
+Targets = Int[Tensor, "*batch"]
+PerToken = Float[Tensor, "*batch"]
+Weight = Float[Tensor, "vocab width"]
+Slope = Float[Tensor, "*batch width"]
 
 
 def best_other(logits: Logits, targets: Targets) -> tuple[PerToken, Targets]:
@@ -32,33 +33,45 @@ def cross_entropy(logits: Logits, targets: Targets, margin: float = 0.0) -> PerT
     return torch.logsumexp(logits, -1) - target_logit(logits, targets)
 
 
+def wrong_tokens(logits: Logits, targets: Targets, margin: float = 0.0) -> PerToken:
+    """Return the surprisal of each target that is not the argmax, nats, else zero. `margin` is not used."""
+    return cross_entropy(logits, targets) * (logits.argmax(-1) != targets)
+
+
 def hinge(logits: Logits, targets: Targets, margin: float) -> PerToken:
     """Return relu(margin - (target's logit - best other logit)): zero once the argmax is right by `margin`."""
     return torch.relu(margin - (target_logit(logits, targets) - best_other(logits, targets)[0]))
 
 
-LOSSES: dict[str, Callable[..., PerToken]] = {"cross_entropy": cross_entropy, "hinge": hinge}
+LOSSES: dict[str, Callable[..., PerToken]] = {
+    "cross_entropy": cross_entropy,
+    "wrong_tokens": wrong_tokens,
+    "hinge": hinge,
+}
 
 
-def cross_entropy_gradient(
-    logits: Logits, targets: Targets, margin: float, weight: Float[Tensor, "vocab width"]
-) -> Float[Tensor, "batch tokens width"]:
+def cross_entropy_gradient(logits: Logits, targets: Targets, margin: float, weight: Weight) -> Slope:
     """Return d cross_entropy / d hidden = (softmax - onehot) W."""
     slope = torch.softmax(logits, -1)
-    slope.scatter_add_(-1, targets.unsqueeze(-1), slope.new_full((1, 1, 1), -1.0).expand(*targets.shape, 1))
-    return slope @ weight
+    slope = slope.scatter_add(-1, targets.unsqueeze(-1), torch.full_like(targets.unsqueeze(-1), -1, dtype=slope.dtype))
+    return (slope.to(weight.dtype) @ weight).float()
 
 
-def hinge_gradient(
-    logits: Logits, targets: Targets, margin: float, weight: Float[Tensor, "vocab width"]
-) -> Float[Tensor, "batch tokens width"]:
+def wrong_tokens_gradient(logits: Logits, targets: Targets, margin: float, weight: Weight) -> Slope:
+    """Return d wrong_tokens / d hidden: that of the cross-entropy where the argmax is wrong, else zero."""
+    wrong = (logits.argmax(-1) != targets).unsqueeze(-1)
+    return cross_entropy_gradient(logits, targets, margin, weight) * wrong
+
+
+def hinge_gradient(logits: Logits, targets: Targets, margin: float, weight: Weight) -> Slope:
     """Return d hinge / d hidden = W[best other] - W[target] where the margin is not reached, else zero."""
     value, other = best_other(logits, targets)
-    active: Bool[Tensor, "batch tokens"] = target_logit(logits, targets) - value < margin
-    return (weight[other] - weight[targets]) * active.unsqueeze(-1)
+    active = (target_logit(logits, targets) - value < margin).unsqueeze(-1)
+    return (weight[other] - weight[targets]).float() * active
 
 
-GRADIENTS: dict[str, Callable[..., Tensor]] = {
+GRADIENTS: dict[str, Callable[..., Slope]] = {
     "cross_entropy": cross_entropy_gradient,
+    "wrong_tokens": wrong_tokens_gradient,
     "hinge": hinge_gradient,
 }

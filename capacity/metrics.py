@@ -133,12 +133,14 @@ def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.D
     The longest prefix decoded free-running; 0 where none was. Censored: the budget or the text's end came before a
     length that fails, so the true one may be larger.
     """
-    last = pl.col("status").sort_by("length").last()
+    exact = pl.col("length").filter(pl.col("status") == "solved").max()
+    limit = exact.fill_null(pl.col("scored_from").first()) + 1
+    failed = pl.col("status").is_in(["stalled", "diverged"]) & (pl.col("length") == limit)
     return (
         rows.group_by([*by, "text_id", "seed"], maintain_order=True)
         .agg(
             pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"),
-            last.is_in(["solved", "budget"]).alias("censored"),
+            (~failed.any()).alias("censored"),
         )
         .sort([*by, "text_id", "seed"])
     )
@@ -152,6 +154,26 @@ def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
         return asdict(interval(texts["exact_length"])) | {"n_censored": int(texts["censored"].sum())}
 
     return _summarise(exact_lengths(rows, by=by), by, one)
+
+
+def exact_length_by_cost(
+    rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
+) -> pl.DataFrame:
+    """Return the mean longest exact prefix that searches had reached by then: *by, spent, value, low, high, n, degenerate.
+
+    cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
+    teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
+    """
+    each = rows.sort("key", "probe").with_columns(
+        pl.col(cost).cum_sum().over("key").alias("spent_then"),
+        pl.when(exact()).then("length").otherwise(0).alias("reached"),
+    )
+    tables = []
+    for spent in at:
+        reached = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0)
+        texts = each.group_by([*by, "text_id", "seed"], maintain_order=True).agg(reached.alias("value"))
+        tables.append(_mean(texts, pl.col("value"), by).with_columns(pl.lit(float(spent)).alias("spent")))
+    return pl.concat(tables).sort([*by, "spent"])
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:

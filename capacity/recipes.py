@@ -27,6 +27,8 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # Kuratov et al. 2025, as in their repository's train.py: stop at the first pre-step accuracy of 1.0.
     "paper": Recipe(loss="cross_entropy", lr=0.01, steps=5000, patience=2000),
+    # Tarasov et al. 2026: for searches that grow, 1000 steps a length; their warm-up and cosine are left out.
+    "progressive": Recipe(loss="cross_entropy", lr=0.1, steps=1000, patience=1000),
     # Spends nothing on tokens that are right already; cross-entropy goes on making them surer.
     "default": Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1000, patience=500),
 }

@@ -1,4 +1,8 @@
-"""The longest prefix of a text that fits into its [mem]: grown token by token, warm-started; every probe is kept."""
+"""The longest prefix of a text that fits into its [mem], warm-started from length to length; every probe is kept.
+
+Two ways to it, by name: `grow` asks for one token more until a length fails; `bracket` doubles the length until one
+fails, then bisects. What fits at one length need not have been tried at all shorter ones.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from capacity.decoding import decoded_tokens
-from capacity.engine import Probe, Recipe, Task, run
+from capacity.engine import run
 from capacity.fitting import task
 from capacity.models import Frozen
+from capacity.recipes import Recipe
+from capacity.tasks import Advance, Probe, Task
 
 BUDGET = 8000  # token-steps a text and [mem] vector: where growth flattens on small models
 
@@ -20,14 +26,34 @@ class Found:
 
     length: int  # exact length: the longest prefix that is decoded, tokens; 0 if none
     mem: Float[Tensor, "n_mem dim"] | None  # its vector; None if no prefix was decoded
-    probes: list[Probe]  # every fit, in order of length
+    probes: list[Probe]  # every fit, in the order in which it ended
     token_steps: int  # spent in all
     censored: bool  # the text's end or the budget came before a length that fails
 
 
+def stop(task: Task, right: int) -> None:
+    """Return None: one length is all there is."""
+
+
 def grow(task: Task, right: int) -> int | None:
-    """Return the next length of an exact prefix: one past the tokens right already; None at the text's end."""
-    return None if task.length >= len(task.ids) else min(len(task.ids), max(task.length, right) + 1)
+    """Return the length after an exact one: the tokens right already, then one more; None at a failure or the end."""
+    if task.probes[-1].status != "solved" or task.length >= len(task.ids):
+        return None
+    return max(task.length + 1, right)
+
+
+def bracket(task: Task, right: int) -> int | None:
+    """Return twice an exact length while none has failed, then the middle between the two; None where they meet."""
+    last, end = task.probes[-1], len(task.ids)
+    exact = max((probe.length for probe in task.exact()), default=task.probes[0].length - 1)
+    if last.status == "solved" and right > exact:
+        return right
+    failed = min((probe.length for probe in task.probes if probe.length > exact), default=None)
+    following = min(end, 2 * exact) if failed is None else (exact + failed) // 2
+    return following if following > exact else None
+
+
+SEARCHES: dict[str, Advance] = {"grow": grow, "bracket": bracket}
 
 
 def first_length(scored_from: int) -> int:
@@ -37,14 +63,18 @@ def first_length(scored_from: int) -> int:
 
 def found(frozen: Frozen, task: Task, *, scored_from: int) -> Found:
     """Return what an ended search found: its last exact probe, decoded free-running from the stored vector, alone."""
-    exact = [probe for probe in task.probes if probe.status == "solved"]
-    last = task.probes[-1]
-    censored = last.status in ("solved", "budget")
+    exact = task.exact()
     if not exact:
-        return Found(0, None, task.probes, task.token_steps, censored)
-    best = exact[-1]
+        return Found(0, None, task.probes, task.token_steps, censored(task))
+    best = exact[-1]  # in every search the last is the longest
     length = decoded_tokens(frozen, best.mem, task.ids[: best.length], scored_from=scored_from)
-    return Found(length, best.mem, task.probes, task.token_steps, censored)
+    return Found(length, best.mem, task.probes, task.token_steps, censored(task))
+
+
+def censored(task: Task) -> bool:
+    """Return whether budget, memory or the text's end came before a length that fails, one past the last exact one."""
+    limit = task.exact()[-1].length + 1 if task.exact() else task.probes[0].length
+    return not any(probe.length == limit and probe.status in ("stalled", "diverged") for probe in task.probes)
 
 
 def tasks(
@@ -78,8 +108,10 @@ def exact_length(
     seed: int = 0,
     budget: int = BUDGET,
     scored_from: int = 0,
+    search: str = "grow",
+    compile: bool = False,
 ) -> list[Found]:
-    """Return what was found of each text, in the order given: growth by warm start, all texts at once.
+    """Return what was found of each text, in the order given, each at its own length, all texts at once.
 
     Args:
         frozen: the model.
@@ -89,10 +121,19 @@ def exact_length(
         seed: of the start.
         budget: token-steps (length x optimiser steps, summed over lengths) a text.
         scored_from: 0 to predict t1 too, 1 to have it given.
+        search: a key of SEARCHES.
+        compile: see engine.run.
+
+    Raises ValueError for a search that does not exist, or as `fitting.task`.
     """
+    if search not in SEARCHES:
+        raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     rows = [[int(token) for token in row] for row in ids]
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
-    ended = sorted(run(frozen, begun, recipe, grow, scored_from=scored_from), key=lambda task: task.tag)
+    ended = sorted(
+        run(frozen, begun, recipe, SEARCHES[search], scored_from=scored_from, compile=compile),
+        key=lambda task: task.tag,
+    )
     return [found(frozen, task, scored_from=scored_from) for task in ended]
 
 
@@ -117,6 +158,6 @@ def doubling(
         )
         yield n_mem, one
         n_mem *= 2
-        fits = frozen.context is None or len(ids) + n_mem <= frozen.context
+        fits = frozen.context is None or frozen.n_before + n_mem + len(ids) <= frozen.context
         if one.length == len(ids) or n_mem >= len(ids) or not fits:
             return

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,25 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
     experiments = list(experiments)
     groups: dict[tuple, list[Experiment]] = defaultdict(list)
     for one in experiments:
-        groups[one.model, one.source, one.length, one.text_seed].append(one)
+        groups[one.model, one.source, one.length, one.text_seed, one.bos].append(one)
     found: dict[Experiment, Cell] = {}
     known: dict[str, tuple] = {}
-    for (name, source, length, seed), members in groups.items():
+    for (name, source, length, seed, bos), members in groups.items():
         if name not in known:
             folder = models.locate(name)
             config, tokenizer = models.describe(name, folder)
             context = models.context_of(config)
             known[name] = tokenizer, context, models.digest(folder), models.tokenizer_digest(tokenizer)
         tokenizer, context, revision, digest = known[name]
-        models.check_length(length, max(one.n_mem for one in members), context=context, name=name)
+        models.check_length(
+            length, max(one.n_mem for one in members), context=context, name=name, n_before=int(bos == "before_mem")
+        )
         n_texts = 1 + max(one.text_index for one in members)
-        sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length, seed=seed)
+        lead = (models.bos_id(tokenizer, name=name),) if bos == "after_mem" else ()  # t1, one of the length
+        sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length - len(lead), seed=seed)
         for one in members:
             text = sample[one.text_index]
+            text = replace(text, ids=(*lead, *text.ids))
             key = one.key(text, revision=revision, tokenizer_digest=digest)
             found[one] = Cell(one, text, key)
     return [found[one] for one in experiments]
@@ -84,7 +88,7 @@ def run(
     folder: Path | str | None = None,
     *,
     engine: str = "local",
-    device: str | None = None,
+    compile: bool = False,
     progress: bool = True,
 ) -> pl.DataFrame:
     """Return the rows of all cells (columns: store.SCHEMA), in order of key and probe.
@@ -94,7 +98,7 @@ def run(
         folder: of the store; None takes store.default_path().
         engine: `local` measures what the store misses, on this machine; `none` only loads, from the store and
             from the rows that travel with the project.
-        device: of the models; None takes CUDA, then MPS, then CPU.
+        compile: see engine.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
 
     Raises ValueError for an unknown engine or wrong settings, MissingCells if the engine is `none` and cells are
@@ -120,12 +124,12 @@ def run(
         todo = {cell.key: cell for cell in wanted if cell.key in missing}
         by_model: dict[tuple, list[Cell]] = defaultdict(list)
         for cell in todo.values():
-            by_model[cell.experiment.model, cell.experiment.dtype, cell.experiment.attention].append(cell)
+            by_model[cell.experiment.loaded].append(cell)
         with tqdm(total=len(todo), unit="cell", disable=not (progress and todo), smoothing=0.1) as bar:
-            for (name, dtype, attention), members in by_model.items():
-                bar.set_description(name)
-                frozen = models.load(name, device=device, dtype=dtype, attention=attention)
-                for rows in experiment.run(frozen, members):
+            for settings, members in by_model.items():
+                bar.set_description(settings[0])
+                frozen = models.load(settings[0], **dict(zip(experiment.LOADED, settings[1:], strict=True)))
+                for rows in experiment.run(frozen, members, compile=compile):
                     kept.append(rows)
                     bar.update()
         kept.flush()

@@ -1,0 +1,281 @@
+"""How fast fits are: token-steps a second beside the plain published procedure and beside the machine's own peak."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
+
+from capacity import fitting, memory, models, provenance, search
+from capacity.batch import Batch
+from capacity.models import Frozen
+from capacity.recipes import Recipe
+
+# Shapes of published models: the speed of a model does not depend on what its weights are.
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "pythia-160m": partial(
+        GPTNeoXConfig, vocab_size=50304, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+        intermediate_size=3072, max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    ),
+    "pythia-1.4b": partial(
+        GPTNeoXConfig, vocab_size=50304, hidden_size=2048, num_hidden_layers=24, num_attention_heads=16,
+        intermediate_size=8192, max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    ),
+    "llama-3.2-1b": partial(
+        LlamaConfig, vocab_size=128256, hidden_size=2048, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, intermediate_size=8192, max_position_embeddings=131072,
+        tie_word_embeddings=True,
+    ),
+    "llama-3.1-8b": partial(
+        LlamaConfig, vocab_size=128256, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, intermediate_size=14336, max_position_embeddings=131072,
+    ),
+}  # fmt: skip
+
+
+def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Frozen:
+    """Return the model `name`: of models.load, or `random:SHAPE` with a shape of SHAPES and random weights.
+
+    A random model has the tokenizer of an embedded one. Raises ModelError for a name that is neither.
+    """
+    shape = name.removeprefix("random:")
+    if shape == name:
+        return models.load(name, device=device, dtype=dtype)
+    if shape not in SHAPES:
+        raise models.ModelError(f"unknown shape {shape!r}; known are {', '.join(SHAPES)}")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(0)
+    with place:
+        model = AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=models.DTYPES[dtype])
+    _, tokenizer = models.describe(name, next(iter(models.EMBEDDED.values())))
+    return models.freeze(model, tokenizer, name=name, revision="random")
+
+
+def plain(
+    frozen: Frozen,
+    ids: Sequence[int],
+    recipe: Recipe,
+    *,
+    n_mem: int = 1,
+    steps: int,
+    scored_from: int = 0,
+    seed: int = 0,
+    stop: bool = False,
+) -> list[float]:
+    """Return the mean loss at each of `steps` steps of one text, nats, fitted as the paper describes it.
+
+    One text at a time: it goes through transformers' own forward pass, the cross-entropy through autograd, [mem]
+    through torch's AdamW, and the accuracy is looked at after every step. It ends with all tokens right, if `stop`.
+    Source: Kuratov et al. 2025, section 3.
+    """
+    text = torch.tensor([list(ids)], device=frozen.device)
+    mem = torch.nn.Parameter(fitting.start(frozen, ids, n_mem=n_mem, seed=seed).unsqueeze(0).to(frozen.device))
+    optimizer = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    embeds = frozen.embed(text)
+    losses = []
+    for _ in range(steps):
+        logits = frozen.model(inputs_embeds=torch.cat([mem.to(embeds.dtype), embeds], dim=1)).logits
+        predicted = logits[0, n_mem - 1 + scored_from : -1].float()
+        loss = torch.nn.functional.cross_entropy(predicted, text[0, scored_from:])
+        accuracy = (predicted.argmax(-1) == text[0, scored_from:]).float().mean().item()
+        losses.append(loss.item())
+        if stop and accuracy == 1.0:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A batch at one length whose slots are refilled as texts end, ready to be stepped."""
+
+    batch: Batch
+    tasks: int  # under way at once
+
+    def step(self) -> int:
+        """Do one step of all slots; return its token-steps."""
+        for task in self.batch.step(search.stop):
+            task.begin(fitting.start(self.batch.frozen, task.ids, n_mem=self.batch.n_mem, seed=0))
+            task.restart()
+            self.batch.put(self.batch.free[0], task)
+        return self.tasks * int(self.batch.length.max())
+
+
+def bench(
+    frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
+) -> Bench:
+    """Return a batch of random token ids; `texts` of its slots are busy, None takes all."""
+    bucket = memory.bucket_of(length)
+    slots = memory.slots_of(frozen, n_mem=n_mem, bucket=bucket)
+    batch = Batch(frozen, recipe, n_mem=n_mem, bucket=bucket, slots=slots, scored_from=0, compile=compile)
+    rng = np.random.default_rng(0)
+    for slot in range(min(slots, texts or slots)):
+        ids = rng.integers(0, min(len(frozen.tokenizer), frozen.vocab_size), size=length).tolist()
+        batch.put(slot, fitting.task(frozen, ids, n_mem=n_mem, seed=slot, length=length, scored_from=0))
+    return Bench(batch, batch.under_way)
+
+
+def timed(work: Callable[[], int], device: torch.device, *, seconds: float) -> tuple[int, float]:
+    """Return what repeated calls of `work` did in all, and the seconds they took, at least `seconds` and two calls."""
+    done, calls = 0, 0
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    while calls < 2 or time.perf_counter() - started < seconds:
+        done += work()
+        calls += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return done, time.perf_counter() - started
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
+    """Return the FLOP a second of a large square matrix product on this device, measured now."""
+    side = 8192 if device.type == "cuda" else 1024
+    one, two = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def work() -> int:
+        torch.mm(one, two)
+        return 2 * side**3
+
+    timed(work, device, seconds=seconds / 3)
+    done, spent = timed(work, device, seconds=seconds)
+    return done / spent
+
+
+def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1) -> float:
+    """Return the FLOP of a token-step: 4 a parameter that multiplies (2 forward, 2 back), and attention's.
+
+    An input embedding that is not the head's, too, is looked up and does not multiply. Attention takes 12 * positions *
+    width a layer (scores and values, forward and both back), half of it where only the past is looked at.
+    """
+    config: Any = frozen.model.config.get_text_config()
+    head, table = frozen.model.get_output_embeddings(), frozen.model.get_input_embeddings()
+    tied = head is not None and head.weight is table.weight
+    multiplying = frozen.model.num_parameters() - (0 if tied else frozen.vocab_size * frozen.dim)
+    heads = getattr(config, "num_attention_heads", None) or 0
+    width = heads * (getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0))
+    return 4.0 * multiplying + 6.0 * config.num_hidden_layers * width * (length + n_mem - 1)
+
+
+def rates(
+    frozen: Frozen,
+    recipe: Recipe,
+    *,
+    lengths: Sequence[int],
+    n_mem: int = 1,
+    texts: int | None = None,
+    methods: Sequence[str] = ("plain", "engine"),
+    repeats: int = 3,
+    seconds: float = 0.5,
+) -> pl.DataFrame:
+    """Return token-steps a second: model, length, n_mem, texts, method, repeat, rate, share, peak (FLOP a second).
+
+    All methods and the peak of the matrix product are measured in turn, `repeats` times, so that a machine that slows
+    down slows all of them. share: of the peak, by flop_per_token_step.
+
+    methods: of `plain` (the published procedure), `engine`, `compiled`. Raises ValueError for another.
+    """
+    if unknown := sorted(set(methods) - {"plain", "engine", "compiled"}):
+        raise ValueError(f"unknown methods {unknown}; known are plain, engine, compiled")
+    found = []
+    for length in lengths:
+        work: dict[str, Callable[[], int]] = {}
+        busy = {"plain": 1}
+        for method in methods:
+            if method == "plain":
+                ids = list(range(1, length + 1))
+                work[method] = partial(_plain_steps, frozen, ids, recipe, n_mem)
+            else:
+                one = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=method == "compiled")
+                work[method], busy[method] = one.step, one.tasks
+            work[method]()  # the first call allocates, or compiles
+        cost = flop_per_token_step(frozen, length, n_mem=n_mem)
+        for repeat in range(repeats):
+            peak = peak_flops(frozen.device, frozen.model.dtype, seconds=seconds / 2)
+            for method in methods:
+                done, spent = timed(work[method], frozen.device, seconds=seconds)
+                found.append(
+                    {
+                        "model": frozen.name, "length": length, "n_mem": n_mem, "texts": busy[method],
+                        "method": method, "repeat": repeat, "rate": done / spent,
+                        "share": done / spent * cost / peak, "peak": peak,
+                    }
+                )  # fmt: skip
+    return pl.DataFrame(found)
+
+
+def _plain_steps(frozen: Frozen, ids: Sequence[int], recipe: Recipe, n_mem: int, steps: int = 5) -> int:
+    plain(frozen, ids, recipe, n_mem=n_mem, steps=steps)
+    return steps * len(ids)
+
+
+def growth_rate(
+    frozen: Frozen, ids: Sequence[Sequence[int]], recipe: Recipe, *, budget: int, compile: bool = False
+) -> dict[str, float]:
+    """Return what searches by growth over all `ids` make of the engine's own rate.
+
+    rate: token-steps a second, everything counted. bare: that of full batches at the same lengths, which only step,
+    averaged over the token-steps that the searches spent at each. share: their quotient.
+    """
+    started = time.perf_counter()
+    found = search.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
+    spent = time.perf_counter() - started
+    by_length: Counter[int] = Counter()
+    for probe in (probe for one in found for probe in one.probes):
+        by_length[probe.length] += probe.token_steps
+    seconds = 0.0
+    for length, token_steps in by_length.items():
+        one = bench(frozen, recipe, length=length, compile=compile)
+        one.step()
+        done, took = timed(one.step, frozen.device, seconds=0.3)
+        seconds += token_steps * took / done
+    total = by_length.total()
+    return {"rate": total / spent, "bare": total / seconds, "share": seconds / spent}
+
+
+def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    """Return the table in the CSV file `path`; where there is none, measure it and write it there first.
+
+    Columns machine, versions and date are added to what is measured.
+    """
+    path = Path(path)
+    if not path.is_file():
+        table = measure().with_columns(
+            machine=pl.lit(provenance.machine()), versions=pl.lit(json.dumps(provenance.versions())),
+            date=pl.lit(time.strftime("%Y-%m-%d", time.gmtime())),
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        table.write_csv(beside)
+        beside.replace(path)
+    return pl.read_csv(path)
+
+
+def medians(table: pl.DataFrame) -> pl.DataFrame:
+    """Return median, least and most rate of each setting of `rates`, with its ratio to `plain` of the same repeat.
+
+    Columns: model, length, n_mem, texts, method, rate, low, high, ratio (median; null without plain), share.
+    """
+    plain_rate = table.filter(method="plain").select("model", "length", "n_mem", "repeat", pl.col("rate").alias("base"))
+    each = table.join(plain_rate, on=["model", "length", "n_mem", "repeat"], how="left")
+    return (
+        each.group_by("model", "length", "n_mem", "texts", "method", maintain_order=True)
+        .agg(
+            pl.col("rate").min().alias("low"), pl.col("rate").max().alias("high"), pl.col("rate").median(),
+            (pl.col("rate") / pl.col("base")).median().alias("ratio"), pl.col("share").median(),
+        )
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""How many texts run at once, and what they take of a device's memory: predicted before it is taken."""
+
+import os
+import resource
+import sys
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from capacity.models import Frozen
+
+CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
+POSITIONS = {"cpu": 256, "cuda": 16384}  # of a batch; more is hardly faster
+SLOTS = {"cpu": 32, "cuda": 256}  # texts of a batch, at most
+SHARE = 0.7  # of a device's memory that a batch may take, weights included
+_COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
+
+
+def bucket_of(length: int, *, most: int | None = None) -> int:
+    """Return the padded length that `length` tokens run at: 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160 and so on.
+
+    Two an octave, four above 64: few shapes to compile and to wait for each other, at most a third of padding from 6
+    tokens on, a fifth above 64.
+
+    most: the longest that the model's context has room for, where it has a limit.
+    """
+    octave = 1 << (length - 1).bit_length()
+    unit = octave // 4 if octave <= 64 else octave // 8
+    bucket = max(8, -(-length // max(1, unit)) * unit)
+    return bucket if most is None else min(bucket, most)
+
+
+def rows_of_chunk(frozen: Frozen) -> int:
+    """Return how many positions go through the head at once."""
+    return max(1, CHUNK.get(frozen.device.type, CHUNK["cpu"]) // frozen.vocab_size)
+
+
+def saved_bytes(frozen: Frozen, positions: int) -> int:
+    """Return what the forward pass of one text of `positions` input vectors keeps for the backward pass; measured."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in frozen.model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    embeds = torch.zeros(1, positions, frozen.dim, device=frozen.device, requires_grad=True)
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        frozen.hidden(embeds)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+
+
+_GROWTH: WeakKeyDictionary[Frozen, np.ndarray] = WeakKeyDictionary()
+
+
+def _growth(frozen: Frozen) -> np.ndarray:
+    """Return the coefficients of saved bytes as a polynomial in positions: attention may make it quadratic."""
+    if frozen not in _GROWTH:
+        most = frozen.context or 64
+        at = [min(most, positions) for positions in (8, 24, 64)]
+        if len(set(at)) < 3:
+            _GROWTH[frozen] = np.array([0.0, saved_bytes(frozen, most) / most, 0.0])
+        else:
+            _GROWTH[frozen] = np.polyfit(at, [saved_bytes(frozen, positions) for positions in at], 2).clip(min=0.0)
+    return _GROWTH[frozen]
+
+
+def predicted_bytes(frozen: Frozen, *, n_mem: int, bucket: int, slots: int) -> int:
+    """Return what a batch takes at its peak, weights included: activations, a chunk of logits, vectors, inputs."""
+    positions = frozen.n_before + n_mem + bucket - 1
+    layers = getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None) or 1
+    # The pass backward has one layer's gradients beside what is kept of all.
+    activations = slots * float(np.polyval(_growth(frozen), positions)) * (1 + 1 / layers)
+    logits = _COPIES * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
+    if frozen.weight is None:
+        logits += 3 * 4 * slots * bucket * frozen.vocab_size
+    weights = sum(tensor.nbytes for tensor in frozen.model.parameters())
+    return int(weights + activations + logits + 4 * slots * frozen.dim * (8 * n_mem + 4 * positions))
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of a device: of the whole GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def slots_of(frozen: Frozen, *, n_mem: int, bucket: int) -> int:
+    """Return how many texts run at once at a padded length: the same number whenever it is asked on one machine.
+
+    As many as POSITIONS allow, from 8 to SLOTS, halved until the prediction fits into SHARE of the device's memory.
+    """
+    kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
+    slots = min(SLOTS[kind], max(8, POSITIONS[kind] // bucket))
+    room = SHARE * total_bytes(frozen.device)
+    while slots > 1 and predicted_bytes(frozen, n_mem=n_mem, bucket=bucket, slots=slots) > room:
+        slots //= 2
+    return slots
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory this process has had: on a GPU what torch allocated there, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Return whether an exception says that memory ran out: on a GPU, or on a processor, which has no type for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,171 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · How fast is this, against the plain procedure and the machine's limit?
+#
+# Token-steps a second of the engine beside the published procedure, written plainly (one text at a time); the share of
+# the machine's matrix-product peak; exact length against token-steps and against seconds, by recipe; and what length,
+# width, vectors and texts cost.
+#
+# *Claim:* the same mathematics, many texts at once, is an order of magnitude faster, and a loss that asks for nothing
+# but the argmax reaches the published recipe's exact length with a fraction of its token-steps.
+
+# %% tags=["parameters"]
+model: str = "llama-128"  # name, folder, or random:SHAPE for random weights of a published shape
+dtype: str = "float32"  # of the weights
+lengths: list[int] = [4, 8, 16, 32, 64]  # tokens
+compiled_lengths: list[int] = [8]  # tokens; each takes up to a minute of compiling first
+n_mem: list[int] = [1, 2, 4]  # vectors, at cost_length
+other_models: list[str] = ["llama-64", "llama-192", "neox-128"]  # at cost_length
+busy: list[int] = [1, 4, 8, 16]  # texts in a batch that holds more, at cost_length
+cost_length: int = 8  # tokens
+repeats: int = 3  # turns, each method once in every turn
+seconds: float = 0.4  # of each measurement, at least
+search_model: str = "llama-128"  # whose exact lengths are searched for; empty: none
+recipes: list[str] = ["paper", "progressive", "default"]  # of the searches
+n_texts: int = 16  # texts of the searches
+longest: int = 40  # tokens, the most the searches try
+budget: int = 3000  # token-steps a text of the searches
+speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "local"  # local measures what is missing, none only loads
+
+# %%
+from pathlib import Path
+
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import benchmark, charts, metrics, resources, sweep
+from capacity.recipes import recipe
+
+charts.enable()
+pl.Config.set_tbl_rows(-1)
+
+# %% [markdown]
+# ## Measure or load: rates
+#
+# In turns: the peak of a square matrix product, the plain procedure, the engine, the engine compiled; medians and
+# ranges over the turns, ratios within a turn. Random tokens, recipe `paper`, every slot busy.
+
+# %%
+paper, folder = recipe("paper"), Path(speed) / f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
+timing = {"repeats": repeats, "seconds": seconds}
+frozen = benchmark.load(model, dtype=dtype)
+plain_and_engine = benchmark.kept(
+    folder / "rates.csv", lambda: benchmark.rates(frozen, paper, lengths=lengths, **timing)
+)
+compiled = benchmark.kept(
+    folder / "compiled.csv",
+    lambda: benchmark.rates(frozen, paper, lengths=compiled_lengths, methods=["plain", "engine", "compiled"], **timing),
+) if compiled_lengths else plain_and_engine.clear()  # fmt: skip
+rates = pl.concat([
+    benchmark.medians(plain_and_engine), benchmark.medians(compiled).filter(method="compiled")
+]).sort("length", "method")  # fmt: skip
+rates.with_columns(pl.col("rate", "low", "high").round(0), pl.col("ratio").round(1), pl.col("share").round(3))
+
+# %%
+charts.rates_by_length(rates)
+
+# %% [markdown]
+# ## What costs how much
+#
+# The engine at one length: wider and other models, more vectors, fewer texts than slots (idle slots run as dummies,
+# which is what makes a text's result the same alone and in company).
+
+# %%
+at = {"lengths": [cost_length], "methods": ["engine"]} | timing
+costs = benchmark.kept(
+    folder / "costs.csv",
+    lambda: pl.concat([
+        *(benchmark.rates(frozen, paper, n_mem=n, **at) for n in n_mem),
+        *(benchmark.rates(frozen, paper, texts=n, **at) for n in busy),
+        *(benchmark.rates(benchmark.load(name, dtype=dtype), paper, **at) for name in other_models),
+    ]),
+)  # fmt: skip
+benchmark.medians(costs).drop("ratio").with_columns(pl.col("rate", "low", "high").round(0), pl.col("share").round(3))
+
+# %% [markdown]
+# ## Exact length against token-steps and seconds
+#
+# Growth from one token on, the same texts and the same budget for every recipe. Left: all tokens predicted from the
+# vector; the same with the first token given (`scored_from` 1) in the table. Exact is teacher-forced, alone, from the
+# stored bytes; the last exact vector is decoded free-running too.
+
+# %%
+searches = sweep.grid(
+    model=search_model, n_texts=n_texts, length=longest, search="grow", budget=budget, recipe=recipes,
+    scored_from=[0, 1],
+) if search_model else []  # fmt: skip
+rows = sweep.run(searches, store or None, engine=engine)
+at = [budget * share for share in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)]
+by = ["recipe", "scored_from"]
+spent = rows.group_by("key").agg(pl.col("seconds").sum())["seconds"]
+reached = metrics.exact_length_by_cost(rows, cost="token_steps", at=at, by=by)
+in_time = metrics.exact_length_by_cost(rows, cost="seconds", at=[spent.max() * s / budget for s in at], by=by)
+decoded = metrics.exact_length(rows, by=by).sort("scored_from", "value")
+decoded.with_columns(pl.col("value", "low", "high").round(2))
+
+# %%
+charts.exact_length_by_cost(reached.filter(scored_from=0), title="token-steps a text") | charts.exact_length_by_cost(
+    in_time.filter(scored_from=0), title="seconds a text, its share of the batch's"
+)
+
+# %%
+texts = [list(cell.text.ids) for cell in sweep.cells(searches[:n_texts])]
+driver = benchmark.kept(
+    folder / "driver.csv",
+    lambda: pl.DataFrame(benchmark.growth_rate(benchmark.load(search_model), texts, recipe("default"), budget=budget)),
+)
+driver.select("rate", "bare", "share").with_columns(pl.all().round(2))
+
+# %%
+lengths_by = {(r["recipe"], r["scored_from"]): r["value"] for r in decoded.iter_rows(named=True)}
+theirs = reached.filter(recipe="paper", scored_from=0)
+first = [r.filter(pl.col("value") >= theirs["value"].max())["spent"].min() for r in (
+    theirs, reached.filter(recipe="default", scored_from=0))]  # fmt: skip
+near = plain_and_engine.filter(pl.col("length") == min(lengths, key=lambda n: abs(n - cost_length)))
+pace = {row["method"]: row["rate"] for row in benchmark.medians(near).iter_rows(named=True)}
+faster = first[0] / first[1] * pace["engine"] / pace["plain"]
+best = rates.sort("share").row(-1, named=True)
+ratios = [
+    f"{lengths_by['default', s] / lengths_by[name, s]:.2f} times `{name}`'s (`scored_from` {s})"
+    for name in recipes if name != "default" for s in (0, 1)
+]  # fmt: skip
+Markdown(
+    f"**Reading.** On {plain_and_engine['machine'][0]} (measured {plain_and_engine['date'][0]}) the engine does "
+    + ", ".join(
+        f"{row['ratio']:.1f} times the plain procedure's token-steps at length {row['length']} ({row['method']})"
+        for row in rates.filter(pl.col("method") != "plain").iter_rows(named=True)
+    )
+    + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
+    f"{best['length']}). Exact lengths at {budget} token-steps a text: `default` reaches {', '.join(ratios)}. It is at "
+    f"`paper`'s {theirs['value'].max():.1f} tokens after {first[1]:.0f} token-steps instead of {first[0]:.0f}; with the "
+    f"rates above that is {faster:.0f} times fewer seconds than the plain procedure. Searches by growth run at "
+    f"{100 * driver['share'][0]:.0f}% of the rate of full batches at the same lengths; with {len(texts)} texts many "
+    "slots idle at the end."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# Two rates of one run may be compared, two runs of a busy machine may not. Peaks are those of one large product in the
+# same number type; a small model's own products are too small to reach it. `progressive` has a constant rate here, the
+# paper's warm-up and cosine are left out. Rates of machines with a GPU are in `data/measured/speed/` where they were
+# measured. Next: `03_many_vectors`.
+
+# %%
+kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))
+print(
+    f"{len(rates)} settings of {model}; {rows['key'].n_unique()} searches; rates of {len(kept)} other runs travel along"
+)
