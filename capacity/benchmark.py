@@ -47,13 +47,16 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
 def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Frozen:
     """Return the model `name`: of models.load, or `random:SHAPE` with a shape of SHAPES and random weights.
 
-    A random model has the tokenizer of an embedded one. Raises ModelError for a name that is neither.
+    A random model has the tokenizer of an embedded one. Raises ModelError for a name that is neither, or a dtype that
+    does not exist.
     """
     shape = name.removeprefix("random:")
     if shape == name:
         return models.load(name, device=device, dtype=dtype)
     if shape not in SHAPES:
         raise models.ModelError(f"unknown shape {shape!r}; known are {', '.join(SHAPES)}")
+    if dtype not in models.DTYPES:
+        raise models.ModelError(f"unknown dtype {dtype!r}; known are {', '.join(models.DTYPES)}")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(0)
     with place:
@@ -79,6 +82,7 @@ def plain(
     through torch's AdamW, and the accuracy is looked at after every step. It ends with all tokens right, if `stop`.
     Source: Kuratov et al. 2025, section 3.
     """
+    recipe = recipe.of(frozen)
     text = torch.tensor([list(ids)], device=frozen.device)
     mem = torch.nn.Parameter(fitting.start(frozen, ids, n_mem=n_mem, seed=seed).unsqueeze(0).to(frozen.device))
     optimizer = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
@@ -120,7 +124,7 @@ def bench(
     """Return a batch of random token ids; `texts` of its slots are busy, None takes all."""
     bucket = memory.bucket_of(length)
     slots = memory.slots_of(frozen, n_mem=n_mem, bucket=bucket)
-    batch = Batch(frozen, recipe, n_mem=n_mem, bucket=bucket, slots=slots, scored_from=0, compile=compile)
+    batch = Batch(frozen, recipe.of(frozen), n_mem=n_mem, bucket=bucket, slots=slots, scored_from=0, compile=compile)
     rng = np.random.default_rng(0)
     for slot in range(min(slots, texts or slots)):
         ids = rng.integers(0, min(len(frozen.tokenizer), frozen.vocab_size), size=length).tolist()
@@ -160,7 +164,8 @@ def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1) -> float
     """Return the FLOP of a token-step: 4 a parameter that multiplies (2 forward, 2 back), and attention's.
 
     An input embedding that is not the head's, too, is looked up and does not multiply. Attention takes 12 * positions *
-    width a layer (scores and values, forward and both back), half of it where only the past is looked at.
+    width a layer (scores and values, forward and both back), half of it where only the past is looked at. Below the
+    head there are n_mem - 1 positions more than tokens, whose FLOP the tokens share.
     """
     config: Any = frozen.model.config.get_text_config()
     head, table = frozen.model.get_output_embeddings(), frozen.model.get_input_embeddings()
@@ -168,7 +173,9 @@ def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1) -> float
     multiplying = frozen.model.num_parameters() - (0 if tied else frozen.vocab_size * frozen.dim)
     heads = getattr(config, "num_attention_heads", None) or 0
     width = heads * (getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0))
-    return 4.0 * multiplying + 6.0 * config.num_hidden_layers * width * (length + n_mem - 1)
+    n_head, positions = 0 if head is None else head.weight.numel(), length + n_mem - 1
+    below = 4.0 * (multiplying - n_head) + 6.0 * config.num_hidden_layers * width * positions
+    return 4.0 * n_head + below * positions / length
 
 
 def rates(
@@ -260,8 +267,11 @@ def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.tmp")
-        table.write_csv(beside)
-        beside.replace(path)
+        try:
+            table.write_csv(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     return pl.read_csv(path)
 
 

@@ -7,7 +7,7 @@ dummies, so the shapes of every call are fixed and a text's result is the same b
 from collections.abc import Iterable, Iterator
 
 from capacity.batch import Batch
-from capacity.memory import bucket_of, is_exhausted, slots_of
+from capacity.memory import bucket_of, is_exhausted, room_of, slots_of
 from capacity.models import Frozen
 from capacity.recipes import Recipe
 from capacity.tasks import Advance, Probe, Task
@@ -30,13 +30,14 @@ def run(
 
     compile: step in one compiled graph; a minute or less for each bucket of lengths, then faster.
     """
+    recipe = recipe.of(frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}
     slots: dict[tuple[int, int], int] = {}  # of a shape, where memory has run out
 
     def enqueue(task: Task) -> None:
         n_mem = task.mem.shape[0]
-        room = None if frozen.context is None else frozen.context + 1 - frozen.n_before - n_mem  # the last is not read
-        waiting.setdefault((n_mem, bucket_of(task.length, most=room)), []).append(task)
+        bucket = bucket_of(task.length, most=room_of(frozen, n_mem=n_mem))
+        waiting.setdefault((n_mem, bucket), []).append(task)
 
     for task in tasks:
         enqueue(task)

@@ -43,10 +43,16 @@ def hinge(logits: Logits, targets: Targets, margin: float) -> PerToken:
     return torch.relu(margin - (target_logit(logits, targets) - best_other(logits, targets)[0]))
 
 
+def squared_hinge(logits: Logits, targets: Targets, margin: float) -> PerToken:
+    """Return half the square of `hinge`: the further a position is from its margin, the more it counts."""
+    return hinge(logits, targets, margin).square() / 2
+
+
 LOSSES: dict[str, Callable[..., PerToken]] = {
     "cross_entropy": cross_entropy,
     "wrong_tokens": wrong_tokens,
     "hinge": hinge,
+    "squared_hinge": squared_hinge,
 }
 
 
@@ -70,8 +76,16 @@ def hinge_gradient(logits: Logits, targets: Targets, margin: float, weight: Weig
     return (weight[other] - weight[targets]).float() * active
 
 
+def squared_hinge_gradient(logits: Logits, targets: Targets, margin: float, weight: Weight) -> Slope:
+    """Return d squared_hinge / d hidden = hinge * (W[best other] - W[target])."""
+    value, other = best_other(logits, targets)
+    lack = torch.relu(margin - (target_logit(logits, targets) - value)).unsqueeze(-1)
+    return (weight[other] - weight[targets]).float() * lack
+
+
 GRADIENTS: dict[str, Callable[..., Slope]] = {
     "cross_entropy": cross_entropy_gradient,
     "wrong_tokens": wrong_tokens_gradient,
     "hinge": hinge_gradient,
+    "squared_hinge": squared_hinge_gradient,
 }

@@ -32,6 +32,11 @@ def bucket_of(length: int, *, most: int | None = None) -> int:
     return bucket if most is None else min(bucket, most)
 
 
+def room_of(frozen: Frozen, *, n_mem: int) -> int | None:
+    """Return how many tokens a padded text may have beside `n_mem` vectors; None where the context has no limit."""
+    return None if frozen.context is None else frozen.context + 1 - frozen.n_before - n_mem  # the last is not read
+
+
 def rows_of_chunk(frozen: Frozen) -> int:
     """Return how many positions go through the head at once."""
     return max(1, CHUNK.get(frozen.device.type, CHUNK["cpu"]) // frozen.vocab_size)
@@ -74,7 +79,7 @@ def predicted_bytes(frozen: Frozen, *, n_mem: int, bucket: int, slots: int) -> i
     # The pass backward has one layer's gradients beside what is kept of all.
     activations = slots * float(np.polyval(_growth(frozen), positions)) * (1 + 1 / layers)
     logits = _COPIES * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
-    if frozen.weight is None:
+    if frozen.weight is None and frozen.tail is None:  # all logits at once
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
     weights = sum(tensor.nbytes for tensor in frozen.model.parameters())
     return int(weights + activations + logits + 4 * slots * frozen.dim * (8 * n_mem + 4 * positions))

@@ -87,7 +87,7 @@ def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) ->
     def one(part: pl.DataFrame) -> Interval:
         return interval(part.group_by("text_id").agg(pl.col("accuracy").mean())["accuracy"])
 
-    return _summarise(rows.with_columns(accuracy()), [*by, "length"], one)
+    return summarise(rows.with_columns(accuracy()), [*by, "length"], one)
 
 
 def check_threshold(threshold: float) -> None:
@@ -124,7 +124,7 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
         censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
         return asdict(found) | {"censored": censored}
 
-    return _summarise(rows.with_columns(accuracy()), by, one)
+    return summarise(rows.with_columns(accuracy()), by, one)
 
 
 def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -153,13 +153,13 @@ def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
         texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
         return asdict(interval(texts["exact_length"])) | {"n_censored": int(texts["censored"].sum())}
 
-    return _summarise(exact_lengths(rows, by=by), by, one)
+    return summarise(exact_lengths(rows, by=by), by, one)
 
 
 def exact_length_by_cost(
     rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
 ) -> pl.DataFrame:
-    """Return the mean longest exact prefix that searches had reached by then: *by, spent, value, low, high, n, degenerate.
+    """Return the mean longest exact prefix that searches had reached: *by, spent, value, low, high, n, degenerate.
 
     cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
     teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
@@ -226,10 +226,16 @@ def _mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame
         pairs = texts.select("value", "rows").to_numpy().astype(float)
         return interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum())
 
-    return _summarise(rows.with_columns(value.alias("value")), by, one)
+    return summarise(rows.with_columns(value.alias("value")), by, one)
 
 
-def _summarise(rows: pl.DataFrame, by: Sequence[str], summary: Callable) -> pl.DataFrame:
+def summarise(
+    rows: pl.DataFrame, by: Sequence[str], summary: Callable[[pl.DataFrame], Interval | dict]
+) -> pl.DataFrame:
+    """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
+
+    Raises ValueError for no rows.
+    """
     found = []
     for group, part in rows.group_by(list(by), maintain_order=True):
         made = summary(part)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from capacity import heads
 from capacity.checkpoints import (
     EMBEDDED,
     ModelError,
@@ -48,6 +49,9 @@ class Frozen:
     bias: Float[Tensor, " vocab"] | None
     bos: str = "none"  # policy, one of BOS
     commit: str | None = None  # of the hub, where it came from there
+    tail: PreTrainedModel | None = (
+        None  # what makes logits of hidden states, where the head is not linear (capped, say)
+    )
 
     @property
     def _embedding(self) -> Tensor:
@@ -91,6 +95,13 @@ class Frozen:
         ids = torch.arange(self.vocab_size).unsqueeze(0)
         return self.embed(ids).float().std(unbiased=False).item()
 
+    @cached_property
+    def logit_std(self) -> float:
+        """The standard deviation over the vocabulary of the logits, averaged over positions of evenly spaced ids."""
+        ids = torch.arange(0, self.vocab_size, max(1, self.vocab_size // 64))[None, : min(64, self.context or 64)]
+        with torch.no_grad():
+            return self.logits(self.embed(ids)).float().std(-1).mean().item()
+
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
         """Return the input vectors of `ids`, as the model makes them."""
         return self.model.get_input_embeddings()(ids.to(self.device)).detach()
@@ -116,15 +127,17 @@ class Frozen:
         return torch.cat([*parts, context], dim=1)
 
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
-        """Return the final hidden states; where the head is not linear, the logits themselves (see `head`)."""
+        """Return the final hidden states; where no head could be told apart, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
-        if self.weight is None:
+        if self.weight is None and self.tail is None:
             return self.model(inputs_embeds=embeds, use_cache=False).logits
         states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return states.to(embeds.device)  # elsewhere where the model is spread over devices
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
-        """Return the logits of final hidden states: h Wᵀ + b, or the identity where `hidden` made them."""
+        """Return the logits of final hidden states: h Wᵀ + b, or `tail`'s, or the identity where `hidden` made them."""
+        if self.tail is not None:
+            return self.tail(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1])).logits.view(*hidden.shape[:-1], -1)
         if self.weight is None:
             return hidden
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
@@ -256,8 +269,10 @@ def freeze(
 ) -> Frozen:
     """Return a causal model that is in memory already, frozen and in evaluation mode; see Frozen for the fields."""
     model.eval().requires_grad_(False)
-    weight, bias = _linear_head(model)
-    return Frozen(model, tokenizer, name, revision, weight, bias, bos, commit)
+    weight, bias = heads.linear(model)
+    return Frozen(
+        model, tokenizer, name, revision, weight, bias, bos, commit, None if weight is not None else heads.tail(model)
+    )
 
 
 def _place(device: str | torch.device | None) -> torch.device | None:
@@ -287,34 +302,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@torch.no_grad()
-def _linear_head(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
-    """Return (W, b) if logits are base_model's last hidden states times Wᵀ plus b, measured; else (None, None).
-
-    Measured at the scale that the model itself gives, and where logits reach 300, which a cap bends at the latest.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear) or model.base_model is model or head.weight.device.type == "meta":
-        return None, None
-    table: Any = model.get_input_embeddings()
-    embeds = table(torch.arange(8, device=table.weight.device).unsqueeze(0) % len(table.weight))
-    states = getattr(model.base_model(inputs_embeds=embeds, use_cache=False), "last_hidden_state", None)
-    if states is None or states.shape[-1] != head.weight.shape[1]:
-        return None, None
-    states = states.to(head.weight.device)
-    larger = states * (300 / head(states).abs().max().clamp_min(1e-3))
-    own = model(inputs_embeds=embeds, use_cache=False).logits
-    handle = head.register_forward_pre_hook(lambda *_: (larger,))
-    try:
-        own_larger = model(inputs_embeds=embeds, use_cache=False).logits
-    finally:
-        handle.remove()
-    for hidden, expected in ((states, own), (larger, own_larger)):
-        found = torch.nn.functional.linear(hidden, head.weight, head.bias).to(expected)
-        tolerance = 8 * torch.finfo(found.dtype).eps * expected.abs().max().clamp_min(1.0)
-        if found.shape != expected.shape or not (found - expected).abs().max() <= tolerance:  # NaN is not equal
-            return None, None
-    # Beside [mem], also where the model is spread over devices: a fit needs them side by side.
-    return head.weight.to(embeds.device), None if head.bias is None else head.bias.to(embeds.device)

@@ -44,7 +44,7 @@ def step(frozen: Frozen, recipe: Recipe, *, n_mem: int, follow_bits: bool) -> St
     """Return the step of a recipe. Its weights are those of the positions in the loss; zero where none is wanted.
 
     Only the vectors get a gradient. The head runs in chunks of at most memory.CHUNK logits; where it is linear, the
-    gradient of the loss with respect to the hidden states is written by hand (losses.GRADIENTS), else autograd makes it.
+    gradient of the loss with respect to the hidden states is written by hand (losses.GRADIENTS), else autograd's.
     """
     skipped = frozen.n_before + n_mem - 1  # the positions before the one that predicts t1
 

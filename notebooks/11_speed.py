@@ -136,7 +136,13 @@ first = [r.filter(pl.col("value") >= theirs["value"].max())["spent"].min() for r
     theirs, reached.filter(recipe="default", scored_from=0))]  # fmt: skip
 near = plain_and_engine.filter(pl.col("length") == min(lengths, key=lambda n: abs(n - cost_length)))
 pace = {row["method"]: row["rate"] for row in benchmark.medians(near).iter_rows(named=True)}
-faster = first[0] / first[1] * pace["engine"] / pace["plain"]
+faster = "`default` does not reach `paper`'s length within this budget."
+if first[1] is not None:
+    faster = (
+        f"`default` is at `paper`'s {theirs['value'].max():.1f} tokens after {first[1]:.0f} token-steps instead of "
+        f"{first[0]:.0f}; with the rates above that is "
+        f"{first[0] / first[1] * pace['engine'] / pace['plain']:.0f} times fewer seconds than the plain procedure."
+    )
 best = rates.sort("share").row(-1, named=True)
 ratios = [
     f"{lengths_by['default', s] / lengths_by[name, s]:.2f} times `{name}`'s (`scored_from` {s})"
@@ -149,9 +155,8 @@ Markdown(
         for row in rates.filter(pl.col("method") != "plain").iter_rows(named=True)
     )
     + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
-    f"{best['length']}). Exact lengths at {budget} token-steps a text: `default` reaches {', '.join(ratios)}. It is at "
-    f"`paper`'s {theirs['value'].max():.1f} tokens after {first[1]:.0f} token-steps instead of {first[0]:.0f}; with the "
-    f"rates above that is {faster:.0f} times fewer seconds than the plain procedure. Searches by growth run at "
+    f"{best['length']}). Exact lengths at {budget} token-steps a text: `default` reaches {', '.join(ratios)}. {faster} "
+    f"Searches by growth run at "
     f"{100 * driver['share'][0]:.0f}% of the rate of full batches at the same lengths; with {len(texts)} texts many "
     "slots idle at the end."
 )

@@ -1,28 +1,32 @@
-"""The loop: its steps are AdamW's, growth keeps its state, and company changes nothing."""
+"""Many texts at once: company, order and queue change nothing; what memory does not hold runs in smaller batches."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from capacity import fitting
-from capacity.decoding import decoded_tokens, free_running
-from capacity.engine import Batch, Recipe, Task, bucket_of, run, slots_of
+from capacity import fitting, models
+from capacity.engine import run
+from capacity.memory import bucket_of, slots_of
 from capacity.models import Frozen
-from capacity.search import grow
+from capacity.recipes import Recipe
+from capacity.search import bracket, grow
+from capacity.tasks import Advance, Task
 
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1)
+FITS = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=12)
 
 
 def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
-def random_mem(frozen: Frozen, n_mem: int, seed: int = 1) -> Tensor:
-    return torch.randn(n_mem, frozen.dim, generator=torch.Generator().manual_seed(seed)) * frozen.embedding_std
 
 
 def task_of(frozen: Frozen, ids: list[int], *, n_mem: int = 1, length: int | None = None, **options) -> Task:
@@ -45,168 +49,14 @@ def same(one: Task, other: Task) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("length", "bucket"), [(1, 4), (4, 4), (5, 8), (16, 16), (17, 24), (64, 64), (65, 96), (97, 128), (1000, 1024)]
-)
-def test_buckets(length: int, bucket: int) -> None:
-    assert bucket_of(length) == bucket_of(bucket) == bucket
-
-
-@pytest.mark.parametrize(
-    ("bucket", "kind", "slots"),
-    [(8, "cpu", 32), (16, "cpu", 16), (32, "cpu", 8), (512, "cpu", 8), (8, "cuda", 256), (128, "cuda", 128)],
-)
-def test_slots(bucket: int, kind: str, slots: int) -> None:
-    assert slots_of(bucket, torch.device(kind)) == slots
-
-
-def hinge(logits: Tensor, target: Tensor) -> Tensor:
-    others = logits.masked_fill(torch.nn.functional.one_hot(target, logits.shape[-1]).bool(), float("-inf"))
-    return torch.relu(0.05 - logits.gather(-1, target[:, None])[:, 0] + others.amax(-1))
-
-
-def logits_of(frozen: Frozen, mem: Tensor, ids: Sequence[int]) -> Tensor:
-    """Return the logits (tokens, vocab) that predict `ids`, by the model's own forward pass."""
-    text = frozen.model.get_input_embeddings()(torch.tensor(ids))
-    return frozen.model(inputs_embeds=torch.cat([mem, text]).unsqueeze(0)).logits[0, len(mem) - 1 : -1]
-
-
-class Plain:
-    """One vector moved by torch.optim.AdamW."""
-
-    def __init__(self, frozen: Frozen, ids: list[int], mem: Tensor, recipe: Recipe):
-        self.frozen, self.ids, self.mem = frozen, ids, mem.clone().requires_grad_()
-        self.optimizer = torch.optim.AdamW(
-            [self.mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps
-        )
-
-    def step(self, length: int) -> None:
-        self.optimizer.zero_grad()
-        target = torch.tensor(self.ids[:length])
-        hinge(logits_of(self.frozen, self.mem, self.ids)[:length], target).mean().backward()
-        self.optimizer.step()
-
-    @torch.no_grad()
-    def leading(self) -> int:
-        right = logits_of(self.frozen, self.mem, self.ids).argmax(-1) == torch.tensor(self.ids)
-        return int(right.long().cumprod(0).sum())
-
-
-def test_steps_are_those_of_adamw(tiny: Frozen) -> None:
-    recipe = dataclasses.replace(HINGE, lr=0.03, betas=(0.8, 0.95), weight_decay=2.0, eps=1e-3)
-    ids = random_ids(8, 7)
-    batch = Batch(tiny, recipe, n_mem=2, bucket=8, scored_from=0)
-    plain: dict[int, Plain] = {}
-    for step in range(12):
-        if step in (0, 4):  # the second text comes later: its moments and their correction are its own
-            slot = len(plain)
-            batch.put(slot, task_of(tiny, ids[slot], n_mem=2))
-            plain[slot] = Plain(tiny, ids[slot], batch.mem[slot], recipe)
-        assert batch.step(stay) == []
-        for slot, one in plain.items():
-            one.step(len(one.ids))
-            torch.testing.assert_close(batch.mem[slot], one.mem.detach(), atol=1e-5, rtol=0)
-
-
-def plain_growth(one: Plain, *, length: int, steps: int) -> list[tuple[int, int, Tensor]]:
-    """Return length, number of steps and vector of each prefix that came out exact, until the whole text is."""
-    since, exact = 0, []
-    for _ in range(steps):
-        while (leading := min(one.leading(), bucket_of(length))) >= length:  # it looks no further than its bucket
-            exact.append((length, since, one.mem.detach().clone()))
-            if length == len(one.ids):
-                return exact
-            length, since = min(len(one.ids), leading + 1), 0
-        one.step(length)
-        since += 1
-    return exact
-
-
-def check_growth(frozen: Frozen, ids: list[int], start: Tensor, *, length: int, steps: int) -> list[int]:
-    """Compare growth with the plain loop; return the lengths that came out exact."""
-    exact = plain_growth(Plain(frozen, ids, start, HINGE), length=length, steps=steps)
-    budget = sum(length * steps for length, steps, _ in exact)
-    task = task_of(frozen, ids, n_mem=len(start), length=length, init=start, budget=budget)
-    list(run(frozen, [task], HINGE, grow))
-    solved = [probe for probe in task.probes if probe.status == "solved"]
-    assert [(probe.length, probe.steps) for probe in solved] == [(length, steps) for length, steps, _ in exact]
-    for probe, (_, _, mem) in zip(solved, exact, strict=True):
-        torch.testing.assert_close(probe.mem, mem, atol=1e-3, rtol=0)
-    return [probe.length for probe in solved]
-
-
-def test_growth_keeps_vector_and_moments(tiny: Frozen) -> None:
-    (ids,) = random_ids(6)
-    start = fitting.start(tiny, ids, n_mem=4, seed=0)
-    assert len(check_growth(tiny, ids, start, length=1, steps=45)) >= 3
-
-
-def test_growth_goes_on_in_the_next_bucket(tiny: Frozen) -> None:
-    mem = random_mem(tiny, 4, seed=5)
-    ids = free_running(tiny, mem, 18)  # it fits, and the start is not far from where
-    start = mem + 0.1 * random_mem(tiny, 4, seed=15)
-    lengths = check_growth(tiny, ids, start, length=6, steps=30)
-    assert len({bucket_of(length) for length in lengths}) >= 2
-
-
-def test_a_vector_that_holds_the_whole_text_is_not_moved(tiny: Frozen) -> None:
-    mem = random_mem(tiny, 2)
-    ids = free_running(tiny, mem, 12)
-    task = task_of(tiny, ids, n_mem=2, length=1, init=mem)
-    list(run(tiny, [task], Recipe(loss="cross_entropy", lr=1.0, steps=20), grow))
-    lengths = [1]
-    while lengths[-1] < 12:
-        lengths.append(min(12, bucket_of(lengths[-1]) + 1))  # it looks no further than its bucket
-    assert len(lengths) > 2
-    assert [(probe.length, probe.status, probe.steps, probe.n_correct) for probe in task.probes] == [
-        (length, "solved", 0, length) for length in lengths
-    ]
-    assert all(torch.equal(probe.mem, mem) for probe in task.probes)
-
-
-@pytest.mark.parametrize("length", [3, 8, 9, 12])
-def test_how_many_are_right_already(length: int, tiny: Frozen) -> None:
-    mem = random_mem(tiny, 2)
-    ids = free_running(tiny, mem, 12)
-    asked = []
-    task = task_of(tiny, ids, n_mem=2, length=length, init=mem)
-    list(run(tiny, [task], HINGE, lambda task, right: asked.append((task.length, right))))
-    assert asked == [(length, min(12, bucket_of(length)))]
-
-
-def test_probes_of_a_growth_stand_for_themselves(tiny: Frozen) -> None:
-    (ids,) = random_ids(6)
-    recipe = Recipe(loss="cross_entropy", lr=0.1, steps=40)
-    task = task_of(tiny, ids, n_mem=4, length=2, scored_from=1, budget=200, trace=True)
-    (task,) = run(tiny, [task], recipe, grow, scored_from=1)
-    assert len(task.probes) >= 3
-    for probe in task.probes:
-        assert probe.token_steps == probe.length * probe.steps
-        assert probe.n_scored == probe.length - 1
-        assert len(probe.curve.right) == len(probe.curve.bits) == probe.steps + 1
-        assert probe.n_correct == max(probe.curve.right)
-        assert probe.bits_min == pytest.approx(min(probe.curve.bits), rel=1e-6)
-        if probe.status == "solved":
-            assert probe.curve.right[-1] == probe.n_scored
-            assert max(probe.curve.right[:-1], default=0) < probe.n_scored
-            assert decoded_tokens(tiny, probe.mem, ids[: probe.length], scored_from=1) == probe.length
-    assert task.token_steps == sum(probe.token_steps for probe in task.probes)
-
-
-@pytest.mark.parametrize(("budget", "steps"), [(1, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
-def test_a_budget_counts_tokens_times_steps(budget: int, steps: int, tiny: Frozen) -> None:
-    (task,) = run(tiny, [task_of(tiny, *random_ids(5), budget=budget)], HINGE, stay)
-    assert [(probe.status, probe.steps) for probe in task.probes] == [("budget", steps)]
-
-
-def alone(frozen: Frozen, make: Callable[[], list[Task]], recipe: Recipe, advance: Callable) -> dict[int, Task]:
+def alone(frozen: Frozen, make: Callable[[], list[Task]], recipe: Recipe, advance: Advance) -> dict[int, Task]:
     """Return each task by its tag, run without company."""
     return {task.tag: next(run(frozen, [task], recipe, advance)) for task in make()}
 
 
 def test_more_texts_than_slots(tiny: Frozen) -> None:
     ids = random_ids(*range(57, 63), *range(57, 63))
-    assert len(ids) > slots_of(64, torch.device("cpu"))
+    assert len(ids) > slots_of(tiny, n_mem=1, bucket=64)
 
     def make() -> list[Task]:
         return [task_of(tiny, row, budget=60 * (1 + tag % 3), tag=tag) for tag, row in enumerate(ids)]
@@ -216,6 +66,41 @@ def test_more_texts_than_slots(tiny: Frozen) -> None:
     expected = alone(tiny, make, HINGE, stay)
     assert len(ended) == len(expected) == 12
     assert all(same(task, expected[task.tag]) for task in ended)
+
+
+@pytest.mark.parametrize(("advance", "bos"), [(grow, "none"), (bracket, "none"), (bracket, "before_mem")])
+def test_searches_in_any_order_and_alone(advance: Advance, bos: str, folders: dict[str, Path]) -> None:
+    frozen = models.load(str(folders["llama"]), device="cpu", bos=bos)
+    ids = random_ids(*[9, 3, 14, 6, 1] * 7)  # more than run at once
+    assert len(ids) > slots_of(frozen, n_mem=2, bucket=8)
+
+    def make() -> list[Task]:
+        return [
+            task_of(frozen, row, n_mem=2, length=1, budget=5 + tag, tag=tag, trace=tag % 2 == 0)
+            for tag, row in enumerate(ids)
+        ]
+
+    recipe = dataclasses.replace(HINGE, steps=8)
+    ended = {task.tag: task for task in run(frozen, make(), recipe, advance)}
+    assert {probe.status for task in ended.values() for probe in task.probes} == {"solved", "stalled", "budget"}
+    assert max(len(task.probes) for task in ended.values()) >= 3
+    backwards = {task.tag: task for task in run(frozen, make()[::-1], recipe, advance)}
+    assert len(ended) == len(backwards) == len(ids)
+    assert all(same(ended[tag], backwards[tag]) for tag in ended)
+    for task in make()[::9]:
+        assert same(next(run(frozen, [task], recipe, advance)), ended[task.tag])
+
+
+def test_bos_before_the_vectors_changes_what_is_found(tiny: Frozen) -> None:
+    ids = random_ids(5)
+    begun = dataclasses.replace(tiny, bos="before_mem")
+    found, without = (fitting.fit(frozen, ids, FITS, trace=True).curve[0] for frozen in (begun, tiny))
+    mem, table = fitting.start(tiny, ids[0], n_mem=1, seed=0), tiny.model.get_input_embeddings()
+    bos, text = table(torch.tensor([tiny.tokenizer.bos_token_id])), table(torch.tensor(ids[0]))
+    logits = tiny.model(inputs_embeds=torch.cat([bos, mem, text])[None]).logits[0, 1:-1]
+    nats = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[0]), reduction="sum")
+    assert found.bits[0] * math.log(2) == pytest.approx(nats.item(), abs=1e-3)
+    assert without.bits[0] != pytest.approx(found.bits[0], rel=1e-3)
 
 
 def test_a_half_empty_bucket_waits_for_a_fuller_one(tiny: Frozen) -> None:
@@ -254,5 +139,108 @@ def test_other_numbers_of_vectors_and_growth_in_one_run(loaded: dict[str, Frozen
     assert all(probe.mem.shape[0] == task.mem.shape[0] for task in ended for probe in task.probes)
 
 
+@pytest.mark.parametrize(("n_mem", "length"), [(1, 63), (4, 60), (30, 34)])
+def test_padding_ends_where_the_context_does(n_mem: int, length: int, frozen: Frozen) -> None:
+    (found,) = run(frozen, [task_of(frozen, *random_ids(length), n_mem=n_mem)], FITS, stay)
+    assert n_mem + length == frozen.context
+    assert n_mem + bucket_of(length) - 1 >= frozen.context
+    assert [(probe.length, probe.status, probe.steps) for probe in found.probes] == [(length, "stalled", 12)]
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_what_is_not_finite_touches_no_neighbour(place: int, tiny: Frozen) -> None:
+    ids = random_ids(4, 6, 5, 7, 3, 8)
+
+    def make(broken: int | None) -> list[Task]:
+        starts = [fitting.start(tiny, row, n_mem=2, seed=0) for row in ids]
+        if broken is not None:
+            starts[broken][1, 3] = float("nan")
+        return [task_of(tiny, row, n_mem=2, init=starts[tag], tag=tag, trace=True) for tag, row in enumerate(ids)]
+
+    healthy = {task.tag: task for task in run(tiny, make(None), FITS, stay)}
+    found = {task.tag: task for task in run(tiny, make(place), FITS, stay)}
+    assert [(probe.status, probe.steps, probe.n_correct) for probe in found[place].probes] == [("diverged", 0, 0)]
+    assert all(same(found[tag], healthy[tag]) for tag in range(6) if tag != place)
+
+
 def test_nothing_to_do(tiny: Frozen) -> None:
     assert list(run(tiny, [], HINGE, stay)) == []
+
+
+# Runs of a wide model with all memory, and with a part of what a batch is predicted to take. Its argument: the parts.
+IN_A_CHILD = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from capacity import batch, engine, fitting, memory, models, search
+from capacity.recipes import Recipe
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=2**14, num_hidden_layers=1,
+                     num_attention_heads=2, max_position_embeddings=128)
+frozen = models.freeze(LlamaForCausalLM(config), None, name="wide", revision="")
+made, begin = [], batch.Batch.__init__
+
+def watched(self, *args, bucket, slots, **options):
+    made.append((bucket, slots))
+    begin(self, *args, bucket=bucket, slots=slots, **options)
+
+batch.Batch.__init__ = watched
+generator = torch.Generator().manual_seed(0)
+ids = [torch.randint(0, 64, (length,), generator=generator).tolist() for length in [60] * 8 + [5] * 4]
+recipe = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=2)
+
+def ended(part):
+    made.clear()
+    tasks = [fitting.task(frozen, row, n_mem=1, seed=0, length=len(row), scored_from=0, tag=tag, trace=True)
+             for tag, row in enumerate(ids)]
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    if part is not None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        room = part * memory.predicted_bytes(frozen, n_mem=1, bucket=64, slots=8)
+        resource.setrlimit(resource.RLIMIT_AS, (int(taken + room), unlimited[1]))
+    try:
+        found = sorted(engine.run(frozen, tasks, recipe, search.stop), key=lambda task: task.tag)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)
+    return {
+        "made": list(made),
+        "probes": [[(p.length, p.status, p.steps, p.n_correct, p.n_scored, p.mem.isfinite().all().item(),
+                     len(p.curve.right)) for p in task.probes] for task in found],
+        "bits": [task.probes[-1].curve.bits for task in found],
+    }
+
+print(json.dumps([ended(None if part == "all" else float(part)) for part in sys.argv[1:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def limited() -> list[dict]:
+    """Return what came out with all memory, with half of what a batch is predicted to take, and with a 20th of it."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no limit on a process's memory that holds")
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", IN_A_CHILD, "all", "0.5", "0.05"]
+    gives_back = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # at once what is freed, so that what is left is what was set
+    done = subprocess.run(command, env=os.environ | gives_back, capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_out_of_memory_halves_the_batch_and_the_same_comes_out(limited: list[dict]) -> None:
+    whole, half, _ = limited
+    assert whole["made"] == [[64, 8], [8, 32]]
+    slots = [slots for bucket, slots in half["made"] if bucket == 64]
+    assert slots in ([8, 4], [8, 4, 2], [8, 4, 2, 1])
+    assert half["probes"] == whole["probes"]
+    assert {status for ((_, status, *_),) in whole["probes"]} == {"stalled"}
+    for one, other in zip(half["bits"], whole["bits"], strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_a_text_that_does_not_fit_alone_ends_and_the_others_go_on(limited: list[dict]) -> None:
+    whole, _, little = limited
+    assert [slots for bucket, slots in little["made"] if bucket == 64] == [8, 4, 2, 1]
+    assert little["probes"][:8] == [[[60, "oom", 0, 0, 60, True, 0]]] * 8
+    assert little["probes"][8:] == whole["probes"][8:]

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from capacity.losses import GRADIENTS, LOSSES, best_other, cross_entropy, hinge, hinge_gradient
+from capacity.losses import (
+    GRADIENTS,
+    LOSSES,
+    best_other,
+    cross_entropy,
+    hinge,
+    hinge_gradient,
+    wrong_tokens,
+    wrong_tokens_gradient,
+)
 
 MARGIN = 0.5
 
@@ -24,7 +33,7 @@ def head() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def test_every_loss_has_a_gradient() -> None:
-    assert LOSSES.keys() == GRADIENTS.keys() == {"cross_entropy", "hinge"}
+    assert LOSSES.keys() == GRADIENTS.keys() == {"cross_entropy", "wrong_tokens", "hinge", "squared_hinge"}
 
 
 @pytest.mark.parametrize("margin", [0.0, MARGIN, 100.0])
@@ -36,7 +45,46 @@ def test_gradients_are_those_of_autograd(name: str, margin: float, head: tuple[T
     (expected,) = torch.autograd.grad(LOSSES[name](logits, targets, margin).sum(), leaf)
     found = GRADIENTS[name](logits.detach(), targets, margin, weight)
     assert expected.abs().max() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_finite_differences(name: str, head: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets = head
+    found = GRADIENTS[name](hidden @ weight.T + bias, targets, MARGIN, weight)
+    for axis in range(hidden.shape[-1]):
+        step = torch.zeros(hidden.shape[-1], dtype=torch.float64)
+        step[axis] = 1e-6
+        above, below = (LOSSES[name]((hidden + way * step) @ weight.T + bias, targets, MARGIN) for way in (1, -1))
+        torch.testing.assert_close(found[..., axis].double(), (above - below) / 2e-6, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_leading_dimensions_are_of_any_number(name: str, head: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets = head
+    logits = hidden @ weight.T + bias
+    loss = LOSSES[name](logits, targets, MARGIN)
+    slope = GRADIENTS[name](logits, targets, MARGIN, weight)
+    assert loss.shape == (3, 5)
+    assert slope.shape == (3, 5, 8)
+    for shape in ((15,), (1, 3, 5), (5, 3)):
+        apart = logits.reshape(*shape, 11), targets.reshape(shape), MARGIN
+        torch.testing.assert_close(LOSSES[name](*apart), loss.reshape(shape))
+        torch.testing.assert_close(GRADIENTS[name](*apart, weight), slope.reshape(*shape, 8))
+    alone = logits[1, 2], targets[1, 2], MARGIN
+    torch.testing.assert_close(LOSSES[name](*alone), loss[1, 2])
+    torch.testing.assert_close(GRADIENTS[name](*alone, weight), slope[1, 2])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_head_may_have_fewer_bits_than_the_logits(name: str, head: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets = head
+    coarse = weight.bfloat16()
+    logits = (hidden @ coarse.double().T + bias).float()
+    found = GRADIENTS[name](logits, targets, MARGIN, coarse)
+    expected = GRADIENTS[name](logits.double(), targets, MARGIN, coarse.double())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=0.02, atol=0.05)
 
 
 def test_logits_are_left_as_they_are(head: tuple[Tensor, ...]) -> None:
@@ -58,6 +106,14 @@ def test_cross_entropy_by_hand() -> None:
 def test_cross_entropy_stays_finite_at_extreme_logits() -> None:
     logits = torch.tensor([[[1e4, -1e4], [1e4, -1e4]]])
     assert cross_entropy(logits, torch.tensor([[0, 1]])).tolist() == [[0.0, 2e4]]
+
+
+def test_wrong_tokens_by_hand() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)]] * 2)
+    targets, weight = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(wrong_tokens(logits, targets), torch.tensor([math.log(4.0), 0.0]))
+    slope = wrong_tokens_gradient(logits, targets, 0.0, weight)
+    torch.testing.assert_close(slope, torch.tensor([[0.25 - 1, 0.75], [0.0, 0.0]]))  # softmax is 1/4, 3/4
 
 
 @pytest.mark.parametrize(

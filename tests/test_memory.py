@@ -1,0 +1,179 @@
+"""What a batch takes of memory, by hand and against what torch takes, and how many texts run at once."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from capacity import fitting, memory, models, stepping
+from capacity.memory import bucket_of, is_exhausted, peak_bytes, predicted_bytes, saved_bytes, slots_of
+from capacity.models import Frozen
+from capacity.recipes import Recipe
+from capacity.stepping import State
+
+
+@pytest.mark.parametrize(
+    ("length", "bucket"),
+    [
+        (1, 8), (8, 8), (9, 12), (13, 16), (16, 16), (17, 24), (25, 32), (48, 48), (49, 64), (64, 64),
+        (65, 80), (96, 96), (97, 112), (128, 128), (129, 160), (1000, 1024),
+    ],
+)  # fmt: skip
+def test_buckets(length: int, bucket: int) -> None:
+    assert bucket_of(length) == bucket_of(bucket) == bucket
+
+
+def test_a_bucket_holds_its_length_with_little_padding() -> None:
+    for length in range(1, 5000):
+        bucket = bucket_of(length)
+        assert length <= bucket <= bucket_of(length + 1)
+        if length >= 6:
+            assert 3 * (bucket - length) <= bucket
+        if length > 64:
+            assert 5 * (bucket - length) <= bucket
+
+
+def test_buckets_are_few() -> None:
+    assert len({bucket_of(length) for length in range(1, 1025)}) == 6 + 1 + 4 * 4  # to 48; 64; four octaves of four
+
+
+@pytest.mark.parametrize(("length", "most", "bucket"), [(60, 61, 61), (40, 61, 48), (7, 8, 8), (5, 7, 7), (9, 100, 12)])
+def test_a_bucket_ends_where_the_context_does(length: int, most: int, bucket: int) -> None:
+    assert bucket_of(length, most=most) == bucket
+
+
+class Chain(PreTrainedModel):
+    """A model whose forward pass keeps one thing for the backward pass: tanh's result, which its square needs, too."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, width: int, wide: int):
+        super().__init__(PreTrainedConfig(hidden_size=width, num_hidden_layers=1, tie_word_embeddings=False))
+        self.table = torch.nn.Embedding(10, width)
+        self.widen = torch.nn.Linear(width, wide)
+        self.requires_grad_(False)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.table
+
+    def forward(self, inputs_embeds: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=torch.tanh(self.widen(inputs_embeds)) ** 2)
+
+
+def test_saved_bytes_by_hand(tiny: Frozen) -> None:
+    weight = torch.zeros(10, 6)
+    frozen = Frozen(Chain(4, 6), tiny.tokenizer, name="chain", revision="0" * 16, weight=weight, bias=None)
+    assert [saved_bytes(frozen, positions) for positions in (1, 5, 50)] == [1 * 6 * 4, 5 * 6 * 4, 50 * 6 * 4]
+
+
+@pytest.mark.parametrize("kind", ["llama", "neox", "grouped"])
+def test_saved_bytes_grow_by_the_same_for_every_position(kind: str, loaded: dict[str, Frozen]) -> None:
+    frozen = loaded[kind]
+    saved = [saved_bytes(frozen, positions) for positions in (8, 16, 24, 64)]
+    assert saved[1] - saved[0] == saved[2] - saved[1] == (saved[3] - saved[2]) / 5 > 0
+
+
+def test_saved_bytes_of_plain_attention_are_quadratic(folders: dict[str, Path]) -> None:
+    frozen = models.load(str(folders["llama"]), device="cpu", attention="eager")
+    one, two, three = (saved_bytes(frozen, positions) for positions in (8, 16, 24))
+    weights_of_attention = 2 * 4 * 4 * (24**2 - 2 * 16**2 + 8**2)  # layers, heads, bytes, second difference of pairs
+    assert three - 2 * two + one >= weights_of_attention
+
+
+def wide(like: Frozen) -> Frozen:
+    """Return a model of one layer that keeps much more for the pass backward than it has logits."""
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=4096, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    return models.freeze(LlamaForCausalLM(config), like.tokenizer, name="wide", revision="0" * 16)
+
+
+def most_allocated(run, folder: Path) -> int:
+    """Return the most bytes that torch held of all that it allocated while `run` ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    found.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    held = most = 0
+    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize(("n_mem", "bucket", "slots"), [(1, 32, 8), (4, 8, 32)])
+@pytest.mark.parametrize("loss", ["hinge", "cross_entropy"])
+@pytest.mark.parametrize("kind", ["llama", "neox", "opt", "gemma", "wide"])
+def test_a_step_takes_what_is_predicted_or_at_least_half(
+    kind: str, loss: str, n_mem: int, bucket: int, slots: int, loaded: dict[str, Frozen], tmp_path: Path
+) -> None:
+    frozen = wide(loaded["llama"]) if kind == "wide" else loaded[kind]
+    targets = torch.randint(0, 300, (slots, bucket), generator=torch.Generator().manual_seed(0))
+    state = State(*(torch.zeros(slots, n_mem, frozen.dim) for _ in range(3)), torch.zeros(slots))
+    context, weights = frozen.embed(targets[:, :-1]), torch.ones(slots, bucket)
+    recipe = Recipe(loss=loss, margin=0.05, lr=0.1)
+    step = stepping.step(frozen, recipe, n_mem=n_mem, follow_bits=loss == "cross_entropy")
+    taken = most_allocated(lambda: step(state, context, targets, weights), tmp_path)
+    own = sum(parameter.nbytes for parameter in frozen.model.parameters())
+    predicted = predicted_bytes(frozen, n_mem=n_mem, bucket=bucket, slots=slots) - own
+    assert 0.95 * taken <= predicted <= 2 * taken
+
+
+@pytest.mark.parametrize(("bucket", "slots"), [(8, 32), (12, 21), (16, 16), (32, 8), (512, 8)])
+def test_slots(bucket: int, slots: int, tiny: Frozen) -> None:
+    assert slots_of(tiny, n_mem=1, bucket=bucket) == slots
+
+
+def test_slots_are_halved_until_they_fit(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predicted(slots: int) -> int:
+        return predicted_bytes(tiny, n_mem=2, bucket=16, slots=slots)
+
+    found = []
+    for total in (predicted(16), predicted(9), predicted(8), predicted(5), predicted(1), 0):
+        monkeypatch.setattr(memory, "total_bytes", lambda device, total=total: total / memory.SHARE + 1)
+        found.append(slots_of(tiny, n_mem=2, bucket=16))
+        assert found[-1] == slots_of(tiny, n_mem=2, bucket=16)  # the same again
+    assert found == [16, 8, 8, 4, 1, 1]
+
+
+def test_the_peak_is_the_most_there_was() -> None:
+    cpu = torch.device("cpu")
+    held = torch.ones(2**24)
+    with_it = peak_bytes(cpu)
+    assert held.nbytes < with_it < memory.total_bytes(cpu)
+    del held
+    assert peak_bytes(cpu) >= with_it
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell")
+def test_the_peak_is_what_the_kernel_says() -> None:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    said = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    assert peak_bytes(torch.device("cpu")) == pytest.approx(said, rel=0.02)
+
+
+def test_a_model_is_given_up_after_use(folders: dict[str, Path]) -> None:
+    frozen = models.load(str(folders["llama"]), device="cpu")
+    fitting.fit(frozen, [[1, 2, 3]], Recipe(loss="hinge", lr=0.1, steps=1))
+    kept = weakref.ref(frozen.model)
+    del frozen
+    gc.collect()
+    assert kept() is None
+
+
+def test_what_says_that_memory_ran_out() -> None:
+    with pytest.raises(RuntimeError) as too_much:
+        torch.empty(2**55, dtype=torch.uint8)
+    with pytest.raises(RuntimeError) as mistake:
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+    exhausted = [too_much.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")]
+    assert all(is_exhausted(error) for error in exhausted)
+    assert not is_exhausted(mistake.value)

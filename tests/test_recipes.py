@@ -1,0 +1,87 @@
+"""Recipes in the model's own units: by another computation, and that they mean what they say."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from capacity import fitting, memory, models, search
+from capacity.models import Frozen
+from capacity.recipes import RECIPES, Recipe, recipe
+
+RELATIVE = Recipe(loss="squared_hinge", margin=0.2, lr=0.5, steps=60, patience=40, relative=True)
+
+
+@pytest.fixture(autouse=True)
+def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a batch be small, so that its steps are quick."""
+    monkeypatch.setitem(memory.SLOTS, "cpu", 2)
+
+
+@torch.no_grad()
+def test_the_scale_of_logits_by_another_computation(frozen: Frozen) -> None:
+    ids = [place * (frozen.vocab_size // 64) for place in range(64)]
+    logits = frozen.model(input_ids=torch.tensor([ids])).logits[0].double()
+    spread = ((logits**2).mean(-1) - logits.mean(-1) ** 2).sqrt()
+    assert spread.max() > 1.1 * spread.min()  # their mean is another than that of all logits
+    assert frozen.logit_std == pytest.approx(spread.mean().item(), rel=2 / frozen.vocab_size)
+
+
+def test_a_relative_recipe_is_scaled_by_the_model(frozen: Frozen) -> None:
+    table = frozen.model.get_input_embeddings()(torch.arange(frozen.vocab_size)).double()
+    spread = math.sqrt(((table - table.mean()) ** 2).mean().item())
+    found = RELATIVE.of(frozen)
+    assert found.lr == pytest.approx(0.5 * spread, rel=1e-5)
+    assert found.margin == pytest.approx(0.2 * frozen.logit_std)
+    assert not found.relative
+    assert found == dataclasses.replace(RELATIVE, relative=False, lr=found.lr, margin=found.margin)
+    assert found.of(frozen) is found
+    assert RELATIVE.relative  # as it was
+
+
+def test_an_absolute_recipe_is_left_as_it_is(tiny: Frozen) -> None:
+    for name in ("paper", "progressive"):
+        assert recipe(name).of(tiny) is RECIPES[name]
+    default = recipe("default")
+    assert default.of(tiny) != default
+    assert default.loss == "squared_hinge"
+
+
+@pytest.mark.parametrize(("kind", "how"), [("llama", "grow"), ("gemma", "bracket")])
+def test_a_search_is_the_same_bits_in_relative_and_absolute_units(
+    kind: str, how: str, loaded: dict[str, Frozen]
+) -> None:
+    frozen = loaded[kind]
+    ids = [[7, 250, 3], [140, 9]]
+    one, other = (
+        search.exact_length(frozen, ids, units, n_mem=4, budget=50, search=how)
+        for units in (RELATIVE, RELATIVE.of(frozen))
+    )
+    assert [found.length for found in one] == [found.length for found in other] > [0, 0]
+    for relative, absolute in zip(one, other, strict=True):
+        assert len(relative.probes) == len(absolute.probes)
+        for a, b in zip(relative.probes, absolute.probes, strict=True):
+            assert torch.equal(a.mem, b.mem)
+            assert (a.length, a.status, a.steps, a.n_correct) == (b.length, b.status, b.steps, b.n_correct)
+
+
+def test_a_relative_recipe_does_not_see_the_scale_of_the_logits(tiny: Frozen) -> None:
+    model = copy.deepcopy(tiny.model)
+    model.get_output_embeddings().weight.mul_(4)  # exact in floating point
+    louder = models.freeze(model, tiny.tokenizer, name="louder", revision="0" * 16)
+    assert louder.logit_std == pytest.approx(4 * tiny.logit_std)
+    ids, options = [[7, 250]], {"n_mem": 4, "trace": True}
+    one, other = (fitting.fit(frozen, ids, RELATIVE, **options) for frozen in (tiny, louder))
+    assert (one.status, one.curve[0].right) == (["solved"], other.curve[0].right)
+    torch.testing.assert_close(one.mem, other.mem, atol=1e-3, rtol=0)
+    absolute = fitting.fit(louder, ids, dataclasses.replace(RELATIVE.of(tiny), margin=8.0), **options)
+    assert (absolute.mem - one.mem).abs().max() > 0.05
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown loss 'mse'; known are cross_entropy, wrong_tokens, hinge, squared_h"):
+        Recipe(loss="mse", lr=0.1)
+    with pytest.raises(ValueError, match="unknown recipe 'papr'; known are paper, progressive, default"):
+        recipe("papr")
