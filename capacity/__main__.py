@@ -1,4 +1,4 @@
-"""The command line: `capacity cram`, `decode`, `run`, `report`; the work is done elsewhere."""
+"""The command line: `capacity cram`, `decode`, `sweep`, `run`, `report`; the work is done elsewhere."""
 
 import ast
 import contextlib
@@ -107,7 +107,7 @@ def cram(
     if n_mem == "auto":
         tries = search.doubling(frozen, ids, how, seed=seed, budget=budget, scored_from=given)
     else:
-        options = {"seed": seed, "budget": budget * int(n_mem), "scored_from": given}
+        options: dict[str, Any] = {"seed": seed, "budget": budget * int(n_mem), "scored_from": given}
         tries = [(int(n_mem), search.exact_length(frozen, [ids], how, n_mem=int(n_mem), **options)[0])]
     number, found = 0, None
     for number, found in tries:
@@ -159,9 +159,40 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
+_Settings = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value in place of the preset's.")]
 _Pairs = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value of a notebook's parameter.")]
 _Out = Annotated[Path, typer.Option(help="Folder of the pages.")]
 _Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_STORE or build/store by default.")]
+
+
+@app.command("sweep")
+@_coded
+def sweep_preset(
+    preset: Annotated[str, typer.Option(help="PAPER/NAME, for example kuratov2025/table1.")] = "",
+    model: Annotated[list[str] | None, typer.Option(help="Instead of the preset's; may be given again.")] = None,
+    parameter: _Settings = None,
+    store: _Store = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, by a short probe.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="One compiled graph a step: slower to start.")] = False,
+) -> None:
+    """Run a published protocol on its models or any other; rows that the store has are not measured again."""
+    from capacity import estimate, presets, sweep
+    from capacity.store import default_path
+
+    chosen = presets.load(preset)
+    every = presets.experiments(chosen, models=model or (), given=_parameters(parameter))
+    wanted, left_out = presets.within_context(every)
+    _say(f"{chosen.name} · {chosen.title}")
+    if left_out:
+        _say(f"{len(left_out):,} cells are left out: past the model's context, or fewer tokens than vectors")
+    place = store or default_path()
+    if dry_run:
+        for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
+            _say(line)
+        return
+    rows = sweep.run(wanted, place, compile=compile)
+    ended = ", ".join(f"{n:,} {status}" for status, n in sorted(rows["status"].value_counts().iter_rows()))
+    _say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
 
 
 def _build(names: list[str] | None, parameter: list[str] | None, out: Path, store: Path | None) -> None:

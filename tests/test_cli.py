@@ -1,10 +1,15 @@
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import nbformat
 import pytest
 
-from capacity import models, vectors
+from capacity import models, resources, vectors
+from capacity.display import MIMETYPE
+from capacity.store import Store
 
 SMALLEST = next(iter(models.EMBEDDED))
 
@@ -53,7 +58,7 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
     [
         (["cram", ""], "the text is empty"),
         (["cram", "x", "--model", "nobody/nothing"], "no model 'nobody/nothing'"),
-        (["cram", "x", "--recipe", "magic"], "unknown recipe 'magic'; known are paper, default"),
+        (["cram", "x", "--recipe", "magic"], "unknown recipe 'magic'; known are paper, "),
         (["cram", "x", "--n-mem", "0"], "--n-mem is '0'"),
         (["cram", "x", "--n-mem", "600", "--model", SMALLEST], "past the context"),
         (["cram", "word " * 600, "--model", SMALLEST], "past the context"),
@@ -64,6 +69,9 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["run", "01_decoding_capacity", "-p", "treshold=0.9"], "threshold"),
         (["run", "01_decoding_capacity", "-p", "n_texts=many"], "n_texts"),
         (["run", "01_decoding_capacity", "-p", "n_texts"], "no name=value"),
+        (["sweep"], "unknown preset ''; known are kuratov2025/fanfics, "),
+        (["sweep", "--preset", "kuratov2025/table1", "-p", "lengths=8"], "unknown setting 'lengths'; known are"),
+        (["sweep", "--preset", "kuratov2025/random", "--model", "nobody/nothing", "--dry-run"], "no model 'nobody"),
         (["frobnicate"], "No such command"),
         (["cram", "x", "--frobnicate"], "No such option"),
     ],
@@ -86,3 +94,56 @@ def test_text_that_is_not_utf8_is_refused(tmp_path):
 def test_what_is_printed_cannot_steer_the_terminal():
     done = capacity("cram", "a\x1b[2Jb", "--model", SMALLEST, "--n-mem", 1, "--budget", 100)
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_sweep_runs_what_its_dry_run_says_and_nothing_twice(tmp_path):
+    protocol = ["sweep", "--preset", "kuratov2025/table1", "--model", SMALLEST, "--store", tmp_path / "store"]
+    small = ["-p", "source=random_words", "-p", "recipe=default", "-p", "length=[2, 3, 5000]", "-p", "n_texts=2"]
+    before = capacity(*protocol, *small, "--dry-run")
+    assert before.returncode == 0, before.stderr
+    assert "2 cells are left out" in before.stdout
+    assert f"{SMALLEST}: 4 cells, 0 already there" in before.stdout
+    assert " seconds on this " in before.stdout or " minutes on this " in before.stdout
+    assert not (tmp_path / "store").exists()
+    first = capacity(*protocol, *small)
+    assert first.returncode == 0, first.stderr
+    assert "4 cells are in " in first.stdout
+    rows = Store(tmp_path / "store").read()
+    assert sorted(rows.select("length", "text_index").iter_rows()) == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert set(rows.select("recipe", "search", "scored_from", "source").iter_rows()) == {
+        ("default", "fixed", 1, "random_words")
+    }
+    after = capacity(*protocol, *small, "--dry-run")
+    assert f"{SMALLEST}: 4 cells, 4 already there" in after.stdout
+    assert len(list((tmp_path / "store").glob("*.parquet"))) == 1
+
+
+def shown(path):
+    """What an executed notebook shows: the charts without the names of their data, and its sentences."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            for kind in (MIMETYPE, "text/markdown"):
+                if kind in output.get("data", {}):
+                    found.append((kind, json.loads(json.dumps(output["data"][kind]))))
+    return found
+
+
+def test_plain_papermill_gives_what_the_command_gives(tmp_path):
+    tools, name = Path(sys.executable).parent, "00_one_vector"
+    source = resources.notebooks() / f"{name}.py"
+    given = {"model": SMALLEST, "length": 6, "budget": 60, "store": str(tmp_path / "store")}
+    pairs = [part for key, value in given.items() for part in ("-p", key, str(value))]
+
+    def run(*command):
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    run(tools / "jupytext", "--to", "ipynb", source, "--output", tmp_path / "plain.ipynb")
+    run(tools / "papermill", tmp_path / "plain.ipynb", tmp_path / "executed.ipynb", "--kernel", "python3", *pairs)
+    ours = [f"{key}={value}" for key, value in (given | {"engine": "none"}).items()]  # the rows of papermill's run
+    done = capacity("run", name, *(part for pair in ours for part in ("-p", pair)), "--out", tmp_path / "pages")
+    assert done.returncode == 0, done.stderr + done.stdout
+    theirs = shown(tmp_path / "executed.ipynb")
+    assert len(theirs) >= 4
+    assert theirs == shown(tmp_path / "pages" / f"{name}.ipynb")
