@@ -9,12 +9,15 @@ from capacity.display import enable
 
 __all__ = [
     "accuracy_by_length",
+    "bits_needed",
     "byte_ledger",
+    "bytes_per_token",
     "capacity_by_width",
     "enable",
     "exact_length_by_cost",
     "exact_length_by_model",
     "fit_curve",
+    "prefix_share",
     "rates_by_length",
     "texts_by_source",
     "token_strip",
@@ -164,18 +167,19 @@ def exact_length_by_model(table: pl.DataFrame, *, order: Sequence[str]) -> alt.L
 
 
 def capacity_by_width(
-    ours: pl.DataFrame, published: pl.DataFrame, limit: pl.DataFrame
+    ours: pl.DataFrame, published: pl.DataFrame, limit: pl.DataFrame, *, title: str = "tokens in one vector"
 ) -> alt.LayerChart | alt.FacetChart:
-    """Return tokens in one vector against width, ours and the paper's on one chart, under Eq. 1.
+    """Return what one vector holds against width, ours and the paper's on one chart, under a limit.
 
-    ours, published: model, source, d_model, value (tokens, above 0), series; limit: model, d_model, value (Eq. 1).
+    ours, published: model, source, d_model, value (in the unit that `title` names, above 0), series, and low and high
+    where there is an interval; limit: model, d_model, value (Eq. 1).
     """
     x = alt.X(
         "d_model:Q",
         title="width of the [mem] vector (d_model)",
         scale=alt.Scale(type="log", base=2, nice=False, padding=20),
     )
-    y = alt.Y("value:Q", title="tokens in one vector", scale=alt.Scale(type="log"))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"))
     both = pl.concat([ours, published], how="diagonal").filter(pl.col("value") > 0)
     points = (
         alt.Chart(both)
@@ -188,9 +192,13 @@ def capacity_by_width(
         )
     )  # fmt: skip
     bounds = alt.Chart(limit).mark_tick(color="black", thickness=2, width=14).encode(
-        x=x, y=y, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1 (tokens)")]
+        x=x, y=y, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1")]
     )  # fmt: skip
-    return (bounds + points).properties(width=_WIDTH + 180, height=340)
+    layers = [bounds, points]
+    if "low" in both.columns:
+        spread = alt.Chart(both.filter(pl.col("low") > 0)).mark_rule(opacity=0.6)
+        layers.append(spread.encode(x=x, y="low:Q", y2="high:Q", color="series:N"))
+    return alt.layer(*layers).properties(width=_WIDTH + 180, height=340)
 
 
 def rates_by_length(table: pl.DataFrame) -> alt.LayerChart:
@@ -213,10 +221,72 @@ def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart:
     """
     base = alt.Chart(table).encode(
         x=alt.X("spent:Q", title=title, scale=alt.Scale(type="log", nice=False)),
-        color=alt.Color("recipe:N", title="recipe", sort=None, legend=alt.Legend(orient="top")),
+        color=alt.Color("recipe:N", title="recipe", sort=None, legend=alt.Legend(orient="top", symbolOpacity=1)),
     )
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="mean exact length (tokens)"), tooltip=["recipe", "spent", "value", "low", "high", "n"]
     )
     return (band + line).properties(width=_WIDTH, height=260)
+
+
+def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return what real prefixes save, as a share of what [mem] saves, against their tokens; dashed: as much as [mem].
+
+    table: n_context, share, share_low, share_high (95% interval, as bands), model, series (here or the paper).
+    """
+    base = alt.Chart(table).encode(
+        x=alt.X("n_context:Q", title="real tokens before the text", scale=alt.Scale(type="log", base=2, nice=False)),
+        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260)),
+    )
+    band = base.mark_area(opacity=0.15).encode(y="share_low:Q", y2="share_high:Q")
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
+        strokeDash=alt.StrokeDash("series:N", title=None, sort=None),
+        tooltip=["model", "n_context", alt.Tooltip("share", format=".3f"), alt.Tooltip("share_low", format=".3f"),
+                 alt.Tooltip("share_high", format=".3f")],
+    )  # fmt: skip
+    rule = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
+    return (band + line + rule).properties(width=_WIDTH + 130, height=300)
+
+
+def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
+    """Return the bytes a token of each way to keep texts, on a log axis, with 95% intervals over texts.
+
+    table: what, value, low, high (above 0), model, series (here or the paper); order: of the ways.
+    """
+    base = alt.Chart(table).encode(
+        y=alt.Y("what:N", title=None, sort=list(order), axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset("model:N", sort=None),
+        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260)),
+    )
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    points = base.mark_point(filled=True, size=60).encode(
+        x=alt.X("value:Q", title="bytes a token (log scale)", scale=scale),
+        shape=alt.Shape("series:N", title=None, sort=None),
+        tooltip=["what", "model", *(alt.Tooltip(name, format=".3f") for name in ("value", "low", "high"))],
+    )
+    return (bars + points).properties(width=_WIDTH + 60, height=alt.Step(11))
+
+
+def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
+    """Return bits a token by kind, a panel a model, with 95% intervals over texts.
+
+    table: model, source, kind, value, low, high; order: of the kinds.
+    """
+    base = alt.Chart().encode(
+        y=alt.Y("source:N", title=None, sort=None),
+        yOffset=alt.YOffset("kind:N", sort=list(order)),
+        color=alt.Color("kind:N", title=None, sort=list(order), legend=alt.Legend(orient="bottom", labelLimit=400)),
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    points = base.mark_point(filled=True, size=60).encode(
+        x=alt.X("value:Q", title="bits a token (95% interval over texts)", scale=alt.Scale(zero=True)),
+        tooltip=["model", "source", "kind", *(alt.Tooltip(name, format=".2f") for name in ("value", "low", "high"))],
+    )
+    return (
+        alt.layer(bars, points, data=table)
+        .properties(width=_WIDTH - 90, height=alt.Step(18))
+        .facet(facet=alt.Facet("model:N", title=None), columns=3)
+    )

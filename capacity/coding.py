@@ -8,6 +8,7 @@ from typing import Any
 import constriction
 import numpy as np
 import torch
+import zstandard
 from jaxtyping import Float
 from torch import Tensor
 
@@ -98,12 +99,21 @@ def decode(frozen: Frozen, data: bytes, n_tokens: int) -> list[int]:
     return found
 
 
+def zstd(text: str) -> bytes:
+    """Return the UTF-8 text compressed by zstd at its strongest level, in a frame with the size and no checksum.
+
+    It begins with an empty dictionary, so a short text comes out longer than it was.
+    """
+    return zstandard.ZstdCompressor(level=zstandard.MAX_COMPRESSION_LEVEL).compress(text.encode("utf-8"))
+
+
 def ledger(
     frozen: Frozen, mem: Float[Tensor, "n_mem dim"], text: str, ids: Sequence[int], *, given: int = 0
 ) -> list[dict[str, str | int | float]]:
     """Return what each way of keeping one text takes: rows with `what`, `bytes` and `bits_per_token`.
 
-    Every way but UTF-8 needs the model or its tokenizer at hand. Nothing says here that 16 bits a number still decode.
+    Every way but UTF-8 and zstd needs the model or its tokenizer at hand. Nothing says here that 16 bits a number still
+    decode.
 
     Args:
         frozen: the model.
@@ -121,6 +131,7 @@ def ledger(
         "[mem], float32": _whole_bytes(32 * mem.numel() + given * packed_bits),
         "[mem], 16 bits a number": _whole_bytes(16 * mem.numel() + given * packed_bits),
         "text, UTF-8": len(text.encode("utf-8")),
+        "text, zstd": len(zstd(text)),
         "token ids, packed": _whole_bytes(len(ids) * packed_bits),
         "token ids, coded by the model": len(encode(frozen, ids)),
     }

@@ -38,6 +38,7 @@ def named(name: str) -> Source:
         return PREFIXES[head](rest)
     if name not in SOURCES:
         known = [*SOURCES, "file:PATH[#COLUMN]", hub.FORM, "random_words:PATH", *(f"{p}:SOURCE" for p in _CHANGES)]
+        known.append("after:TOKENS:SOURCE")
         raise TextError(f"unknown source {name[:120]!r}; known are {', '.join(known)}")
     return SOURCES[name]()
 
@@ -140,7 +141,7 @@ def chunked(rest: str) -> Source:
         def at(index: int) -> tuple[str, str]:
             book = index % n_books
             name, text = (short[book], "") if book in short else books.at(book)
-            found = chunks.chunk(str(text), np.random.default_rng([seed, index]))
+            found = chunks.chunk(_words_of(text), np.random.default_rng([seed, index]))
             if found is None:
                 short[book] = name
                 return name, ""
@@ -161,9 +162,43 @@ def _changed(inner: Source, change: Callable[[str, int, int], str]) -> Source:
 
         def at(index: int) -> tuple[str, str]:
             name, text = draws.at(index)
-            if not isinstance(text, str):
-                raise TextError("random tokens have no words or sentences; take random_tokens as it is")
-            return name, change(text, seed, index)
+            return name, change(_words_of(text), seed, index)
+
+        return Draws(draws.n, at)
+
+    return source
+
+
+def _words_of(text: str | list[int]) -> str:
+    if not isinstance(text, str):
+        raise TextError(
+            "random tokens have no words or sentences, nor has what after: has cut; take random_tokens as it is, and "
+            "put after: outermost"
+        )
+    return text
+
+
+def after(rest: str) -> Source:
+    """Return the source of `TOKENS:SOURCE`: another source's texts from behind that many tokens on, as token ids.
+
+    What stands before is a real prefix of each: the other source's texts of TOKENS + length tokens have both.
+    """
+    tokens, colon, name = rest.partition(":")
+    if not (colon and tokens.isascii() and tokens.isdigit() and len(tokens) <= 9):
+        raise TextError(
+            f"after:{rest[:120]!r} is not after:TOKENS:SOURCE; give a count of tokens, as after:64:embedded"
+        )
+    inner, before = named(name), int(tokens)
+
+    def source(tokenizer, length: int, seed: int) -> Draws:
+        draws = inner(tokenizer, before + length, seed)
+
+        def at(index: int) -> tuple[str, list[int]]:
+            name, text = draws.at(index)
+            ids = (
+                tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if isinstance(text, str) else text
+            )
+            return name, list(ids[before:])
 
         return Draws(draws.n, at)
 
@@ -245,4 +280,6 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "random_tokens": random_tokens,
 }
 _CHANGES: dict[str, Callable[[str], Source]] = {"shuffled": shuffled, "halves": halves, "chunks": chunked}
-PREFIXES: dict[str, Callable[[str], Source]] = {"file": file, "hub": on_hub, "random_words": random_words} | _CHANGES
+PREFIXES: dict[str, Callable[[str], Source]] = {
+    "file": file, "hub": on_hub, "random_words": random_words, "after": after,
+} | _CHANGES  # fmt: skip

@@ -25,7 +25,7 @@ from transformers import (
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
 SHAPED = (
     "models", "losses", "decoding", "memory", "tasks", "stepping", "batch", "engine", "fitting", "search", "geometry",
-    "coding", "vectors", "experiment",
+    "paths", "coding", "vectors", "experiment",
 )  # fmt: skip
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 torch.set_num_threads(1)  # the tensors are too small to be shared out

@@ -14,10 +14,11 @@ import capacity
 PACKAGE = Path(capacity.__file__).parent
 # A module imports only modules above it.
 ORDER = (
-    "resources", "theory", "metrics", "published", "provenance", "rows", "store", "parameters", "display", "charts",
-    "documents", "hub", "chunks", "sources", "texts", "checkpoints", "models", "losses", "recipes", "decoding",
-    "memory", "tasks", "stepping", "batch", "engine", "fitting", "search", "geometry", "coding", "vectors",
-    "experiment", "sweep", "baselines", "pretraining", "benchmark", "page", "report", "__main__",
+    "resources", "theory", "metrics", "plateaus", "published", "provenance", "rows", "store", "parameters", "display",
+    "charts", "comparisons", "geometry_charts", "documents", "hub", "chunks", "sources", "texts", "checkpoints",
+    "heads", "models", "losses", "recipes", "decoding", "memory", "tasks", "stepping", "batch", "engine", "fitting",
+    "search", "geometry", "paths", "coding", "vectors", "experiment", "sweep", "estimate", "presets", "baselines",
+    "ledgers", "pretraining", "benchmark", "page", "report", "__main__",
 )  # fmt: skip
 LIGHT = ORDER[: ORDER.index("texts")]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

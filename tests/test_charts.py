@@ -88,3 +88,39 @@ def test_texts_by_source_has_a_tick_a_text_and_a_dot_a_source():
     assert drawn.count('aria-roledescription="point"') == 2
     for word in ("embedded", "file:&lt;b>", "length (tokens)"):
         assert word in drawn or word.replace(">", "&gt;") in drawn
+
+
+def test_prefix_share_has_a_line_a_model_and_a_band_where_there_is_an_interval():
+    table = pl.DataFrame({
+        "model": ["one"] * 2 + ["<two>"] * 2, "n_context": [16, 64] * 2, "share": [0.1, 0.4, 0.05, 0.2],
+        "share_low": [0.0, 0.3, None, None], "share_high": [0.2, 0.5, None, None],
+        "series": ["here"] * 2 + ["paper"] * 2,
+    })  # fmt: skip
+    drawn = svg(charts.prefix_share(table))
+    assert drawn.count('aria-roledescription="line mark container"') == 2
+    for word in ("real tokens before the text", "bits saved / bits saved by [mem]", "&lt;two>", "here"):
+        assert word in drawn or word.replace(">", "&gt;") in drawn
+
+
+def test_bytes_per_token_keeps_the_order_of_the_ways():
+    table = pl.DataFrame({
+        "what": ["text, UTF-8", "[mem], float32"] * 2, "model": ["a"] * 2 + ["b"] * 2, "value": [2.0, 40.0, 3.0, 50.0],
+        "low": [1.0, 30.0, 3.0, 50.0], "high": [3.0, 50.0, 3.0, 50.0], "series": ["here"] * 2 + ["paper"] * 2,
+    })  # fmt: skip
+    chart = charts.bytes_per_token(table, order=["[mem], float32", "text, UTF-8"])
+    assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["[mem], float32", "text, UTF-8"]
+    drawn = svg(chart)
+    assert drawn.count('aria-roledescription="point"') == 4
+    assert drawn.index("[mem], float32") < drawn.index("text, UTF-8")
+    assert "bytes a token (log scale)" in drawn
+
+
+def test_bits_needed_has_a_panel_a_model_and_a_point_a_kind():
+    table = pl.DataFrame([
+        {"model": m, "source": s, "kind": k, "value": 3.0, "low": 2.0, "high": 4.0}
+        for m in ("one", "two") for s in ("embedded", "random_words") for k in ("entropy", "shortfall")
+    ])  # fmt: skip
+    drawn = svg(charts.bits_needed(table, order=["entropy", "shortfall"]))
+    assert drawn.count('aria-roledescription="point"') == 8
+    for word in ("one", "two", "random_words", "bits a token (95% interval over texts)"):
+        assert word in drawn

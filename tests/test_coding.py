@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import zstandard
 
 from capacity import coding
 from capacity.texts import Text
@@ -115,10 +116,18 @@ def test_ledger_worked_by_hand(tiny):
         "[mem], float32": 2 * 32 * 4 + 2,  # 9 bits for one of 300 tokens
         "[mem], 16 bits a number": 2 * 32 * 2 + 2,
         "text, UTF-8": 6,
+        "text, zstd": 4 + 1 + 1 + 3 + 6,  # magic, descriptor, size, block header, the text as it is
         "token ids, packed": 6,  # 45 bits
         "token ids, coded by the model": len(coding.encode(tiny, ids)),
     }
     assert [line["bits_per_token"] for line in lines] == [8 * size / 5 for size in sizes.values()]
+
+
+@pytest.mark.parametrize("text", ["", "wéiß", "the same words, again and again; " * 40])
+def test_zstd_gives_the_text_back(text):
+    data = coding.zstd(text)
+    assert zstandard.decompress(data) == text.encode()
+    assert (len(data) < len(text.encode())) == (len(text) > 100)  # a short text has nothing to repeat
 
 
 def test_ledger_of_nothing_given_is_the_vector_alone(tiny):

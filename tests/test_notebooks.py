@@ -1,8 +1,11 @@
+import csv
+import itertools
 import json
 import math
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -16,6 +19,21 @@ SETTINGS = {
     "01_decoding_capacity": {
         "models": [SMALLEST], "kept_models": [], "paper_models": [], "n_texts": 2, "lengths": [1, 16],
         "budget": 100, "longest": 8, "sources": ["embedded", "random_tokens"],
+    },
+    "02_information_gain": {
+        "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
+        "store": "gains",
+    },
+    "03_many_vectors": {
+        "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
+        "scored_from": 0, "budget": 60, "longest": 4, "store": "vectors",
+    },
+    "04_theory_and_utilisation": {  # with the rows of 02
+        "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
+        "store": "gains",
+    },
+    "05_geometry": {
+        "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
     },
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
@@ -34,7 +52,7 @@ def executed(tmp_path_factory):
     found = {}
     for source in NOTEBOOKS:
         given = {k: str(corpus) if v == "TEXTS" else v for k, v in SETTINGS[source.stem].items()}
-        given |= {k: str(folder / k) for k in ("store", "out") if k in parameters.parameters(source)}
+        given |= {k: str(folder / given.get(k, k)) for k in ("store", "out") if k in parameters.parameters(source)}
         path = report.execute(source, given, out=folder / "pages")
         found[source.stem] = nbformat.read(path, as_version=4), folder
     return found
@@ -103,6 +121,175 @@ def test_decoding_capacity_agrees_with_a_plain_count(executed):
     assert {row["value"] for row in published} >= {80.0, 787.0}
     capacity = metrics.decoding_capacity(rows.filter(search="fixed"))
     assert set(capacity["censored"]) <= {"no", "below"}  # length 16 fails: the grid brackets the limit from above
+
+
+def test_information_gain_agrees_with_plain_loops(executed):
+    notebook, folder = executed["02_information_gain"]
+    rows = store.Store(folder / "gains").read().to_dicts()
+    assert len(rows) == 2 * 2 * 2
+    gains = {}  # source -> text -> (length, bits before, bits after, whether it failed)
+    for row in rows:
+        one = row["length"], row["bits_without"], row["bits_with_min"], row["correct_with"] < row["n_scored"]
+        gains.setdefault(row["source"], {}).setdefault(row["text_id"], []).append(one)
+    points, by_length, widths = charts_of(notebook)
+
+    drawn = [(row["source"], row["before"], row["after"]) for row in values(points) if row["layer"] == "point"]
+    assert sorted(drawn) == sorted((row["source"], row["bits_without"], row["bits_with_min"]) for row in rows)
+    for source, found in gains.items():
+        own = []
+        for cells in found.values():  # least squares of after = max(before - C, 0), over every set of longest lengths
+            cells.sort(key=lambda cell: -cell[1])
+            tried = [sum(b - a for _, b, a, _ in cells[:k]) / k for k in (1, 2)]
+            own.append(min(tried, key=lambda c: sum((a - max(b - c, 0)) ** 2 for _, b, a, _ in cells)))
+        assert any(failed for cells in found.values() for *_, failed in cells)  # else there is no plateau to find
+        c = sum(own) / len(own)
+        line = [row["before"] for row in values(points) if row["layer"] == "plateau" and row["source"] == source]
+        assert line[1] == pytest.approx(c, abs=0.01)
+        (mine,) = [row for row in values(widths) if row["model"] == SMALLEST and row.get("source") == source]
+        assert mine["value"] == pytest.approx(c, abs=0.01)
+        assert mine["low"] <= c <= mine["high"]
+        failures = [(b - a) * n / (n - 1) for cells in found.values() for n, b, a, failed in cells if failed]
+        assert str(round(sum(failures) / len(failures), 2)) in " ".join(outputs(notebook, "text/html"))
+        for length in (3, 8):
+            every = [b - a for cells in found.values() for n, b, a, _ in cells if n == length]
+            (shown,) = [row for row in values(by_length) if (row["source"], row["length"]) == (source, length)]
+            assert shown["value"] == pytest.approx(sum(every) / 2)
+    pythia = [row["value"] for row in values(widths) if row["model"] == "EleutherAI/pythia-160m" and "series" in row]
+    assert sorted(pythia) == pytest.approx(sorted(nats / math.log(2) for nats in (396.4, 378.1, 500.8)))
+
+
+def test_many_vectors_agree_with_plain_loops_and_the_published_table(executed):
+    notebook, folder = executed["03_many_vectors"]
+    rows = store.Store(folder / "vectors").read().to_dicts()
+    tokens, shares = charts_of(notebook)
+    drawn = {(row["series"], row["n_mem"]): row["value"] for row in values(tokens) if "low" in row}
+    back = {}
+    for n in (1, 2):
+        grown = [row for row in rows if (row["search"], row["n_mem"]) == ("grow", n)]
+        longest = {row["text_id"]: 0 for row in grown}
+        bits = dict.fromkeys(longest, 0.0)
+        for row in grown:
+            longest[row["text_id"]] = max(longest[row["text_id"]], row["decoded_tokens"] or 0)
+            if row["decoded_tokens"] == row["length"]:
+                bits[row["text_id"]] = max(bits[row["text_id"]], row["bits_without"])
+        assert drawn.get((f"{SMALLEST}, exact length, here", n), 0) == pytest.approx(sum(longest.values()) / 2)
+        back[n] = sum(bits.values()) / 2 / n
+        passed = [0]
+        for length in (n, 3 * n):
+            fits = [row for row in rows if (row["search"], row["n_mem"], row["length"]) == ("fixed", n, length)]
+            assert len(fits) == 2
+            right = sum(row["correct_with"] + row["first_correct"] for row in fits)
+            passed += [length] * (right >= 0.99 * 2 * length)
+        assert drawn.get((f"{SMALLEST}, decoding capacity, here", n), 0) == max(passed)
+    mine = [row["share"] for row in values(shares) if row["series"] == f"{SMALLEST}, given back, here"]
+    assert back[2] / back[1] == pytest.approx(next(share for share in mine if share != 1))
+    figure = {}
+    with (resources.papers() / "kuratov2025" / "figure4.csv").open() as file:
+        for row in csv.DictReader(file):
+            figure[row["model"], int(row["n_mem"]), row["metric"]] = float(row["value"])
+    for model in ("EleutherAI/pythia-160m", "meta-llama/Llama-3.2-1B"):
+        assert drawn[f"{model}, decoding capacity, Kuratov et al. 2025", 4] == figure[model, 4, "decoding_capacity"]
+        (share,) = [
+            row["share"] for row in values(shares)
+            if row["n_mem"] == 16 and row["series"] == f"{model}, gain, Kuratov et al. 2025"
+        ]  # fmt: skip
+        gain = "information_gain"
+        assert share == pytest.approx(figure[model, 16, gain] / 16 / figure[model, 1, gain])
+    reading = " ".join(outputs(notebook, "text/markdown"))
+    assert "81% (EleutherAI/pythia-160m, n = 16)" in reading
+    assert "62% (meta-llama/Llama-3.2-1B, n = 16)" in reading
+
+
+def test_utilisation_is_the_published_one_and_ours_a_plain_quotient(executed):
+    notebook, folder = executed["04_theory_and_utilisation"]
+    in_tokens, in_bits = charts_of(notebook)
+    listed = {}
+    with (resources.papers() / "kuratov2025" / "figure5.csv").open() as file:
+        for row in csv.DictReader(file):
+            listed[row["model"], {"pg19": "natural", "random": "random words"}[row["source"]]] = float(row["value"])
+    assert len(listed) == 28
+    shown = {(row["model"], row["kind"]): row for row in values(in_tokens)}
+    for key, ratio in listed.items():
+        assert round(shown[key]["share"], 3) == round(ratio, 3), key
+    bits = {(row["model"], row["kind"]): row for row in values(in_bits)}
+    llama = bits["meta-llama/Meta-Llama-3.1-8B", "natural"]
+    assert (llama["gain"], llama["capacity"]) == (pytest.approx(4865.7 / math.log(2)), 65536)
+    rows = store.Store(folder / "gains").read().to_dicts()
+    for source, kind in (("embedded", "natural"), ("random_tokens", "random tokens")):
+        failed = [row for row in rows if row["source"] == source and row["correct_with"] < row["n_scored"]]
+        gained = [row["correct_with"] - row["correct_without"] for row in failed]
+        saved = [row["bits_without"] - row["bits_with_min"] for row in failed]
+        eq1 = 64 * 16 / math.log2(512)
+        assert shown[SMALLEST, kind]["share"] == pytest.approx(sum(gained) / len(gained) / eq1)
+        assert bits[SMALLEST, kind]["share"] == pytest.approx(sum(saved) / len(saved) / (64 * 16))
+    assert len(shown) == len(bits) == 30
+
+
+def test_utilisation_draws_all_that_is_published_without_any_row(tmp_path):
+    source = resources.notebooks() / "04_theory_and_utilisation.py"
+    given = {"store": str(tmp_path / "none"), "models": [SMALLEST], "n_texts": 1, "lengths": [5]}
+    notebook = nbformat.read(report.execute(source, given, out=tmp_path), as_version=4)
+    for chart in charts_of(notebook):
+        assert len({(row["model"], row["kind"]) for row in values(chart)}) == 28
+        assert sum("mamba" in model for model in {row["model"] for row in values(chart)}) == 4
+    assert "No rows of the embedded models were there." in " ".join(outputs(notebook, "text/markdown"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
+    notebook, folder = executed["05_geometry"]
+    rows = store.Store(folder / "store").read().filter(search="fixed", length=2, status="solved")
+    rows = rows.filter(pl.len().over("text_id") > 1).sort("text_index", "seed")
+    vectors, names = np.array(rows["mem"].to_list()), rows["text_id"].to_list()
+    densities, accuracies, variance, sizes = charts_of(notebook)
+    reading = " ".join(outputs(notebook, "text/markdown"))
+
+    alike = {True: [], False: []}
+    for (one, a), (other, b) in itertools.combinations(zip(names, vectors, strict=True), 2):
+        alike[one == other].append(a @ b / np.sqrt((a @ a) * (b @ b)))
+    bars = [row for row in values(densities) if "density" in row]
+    for within, cosines in alike.items():
+        assert sum(row["pairs"] for row in bars if row["within"] is within) == len(cosines)
+        assert f"{min(cosines):.2f} to {max(cosines):.2f} in all" in reading
+
+    frozen = models.load(SMALLEST, device="cpu")
+    text = {t.id: t.ids for t in texts.sample("embedded", frozen.tokenizer, n_texts=3, length=2)}
+    middles = {}
+    for row in values(accuracies):
+        if row["path"] == "line" and row["statistic"] == "pair":
+            first, last = (torch.tensor(vectors[int(place)]).float() for place in row["pair"].split("-"))
+            ids = text[row["text"]]
+            mem = first + (last - first) * row["at"]
+            embeds = torch.cat([mem[None, None], frozen.embed(torch.tensor([ids[:1]]))], 1)
+            with torch.no_grad():
+                right = frozen.model(inputs_embeds=embeds).logits[0].argmax(-1) == torch.tensor(ids)
+            assert row["accuracy"] == right.float().mean()
+            if row["at"] == 0.5:
+                middles[row["pair"]] = row["accuracy"]
+    assert len(middles) == len(alike[True])
+    assert f"in their middle {100 * sum(middles.values()) / len(middles):.0f}% of its tokens are right" in reading
+    ends = [row for row in values(accuracies) if row["at"] in (0, 1)]
+    assert {row["accuracy"] for row in ends} == {1.0}
+    worst = {}
+    for row in values(accuracies):
+        if row["path"] == "fitted curve" and row["statistic"] == "pair":
+            worst[row["pair"]] = min(row["accuracy"], worst.get(row["pair"], 1.0))
+    assert len(worst) == len(names) - len(set(names))
+    by_text = {}
+    for pair, least in worst.items():
+        by_text.setdefault(names[int(pair.split("-")[0])], []).append(least == 1)
+    share = sum(sum(held) / len(held) for held in by_text.values()) / len(by_text)
+    assert f"Of the fitted curves {100 * share:.0f}% hold it" in reading
+
+    own = np.linalg.eigvalsh(np.cov(vectors.T))[::-1].cumsum()
+    found = [row["cumulative"] for row in values(variance) if row.get("series") == "[mem]"]
+    assert found == pytest.approx((own / own[-1])[: len(names) - 1])
+    needed = sum(value < 0.5 for value in found) + 1
+    assert f"50% of the variance of {len(names)} [mem] vectors take {needed} components" in reading
+    norms = {row["series"]: row for row in values(sizes)}
+    assert norms["[mem]"]["median"] == pytest.approx(np.median(np.sqrt((vectors**2).sum(1))))
+    embedded = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].norm(dim=1)
+    assert norms["token embeddings, all"]["most"] == pytest.approx(embedded.max().item())
 
 
 def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from capacity import chunks, resources, sources
+from capacity import chunks, resources, sources, texts
 from capacity.documents import TextError
 
 COMMIT = "0" * 39 + "1"
@@ -205,6 +205,32 @@ def test_random_texts_are_no_books(name, tokenizer):
 def test_random_tokens_have_no_words(name, tokenizer):
     with pytest.raises(TextError, match="random tokens have no words or sentences"):
         drawn(name, 1, tokenizer=tokenizer)
+
+
+def test_what_stands_after_some_tokens_is_the_rest_of_the_same_text(lines, tokenizer):
+    for name, text in drawn(lines, 5, tokenizer=tokenizer):
+        ids = tokenizer(text)["input_ids"]
+        rest = dict(drawn(f"after:3:{lines}", 120, tokenizer=tokenizer))[name]
+        assert rest == ids[3:]
+        assert dict(drawn(f"after:0:{lines}", 120, tokenizer=tokenizer))[name] == ids
+    ((_, ids),) = drawn("random_tokens", 1, length=20, tokenizer=tokenizer)
+    assert drawn("after:12:random_tokens", 1, length=8, tokenizer=tokenizer)[0][1] == ids[12:]  # 12 + 8 are drawn
+    sampled = texts.sample(f"after:12:{lines}", tokenizer, n_texts=4, length=3)
+    whole = texts.sample(lines, tokenizer, n_texts=4, length=15)
+    assert [text.ids for text in sampled] == [text.ids[12:] for text in whole]
+    assert [text.id for text in sampled] == [text.id for text in whole]
+
+
+@pytest.mark.parametrize("tokens", ["3", "-1:embedded", ":embedded", "x:embedded", "²:embedded", "9999999999:embedded"])
+def test_refuses_what_is_no_count_of_tokens(tokens):
+    with pytest.raises(TextError, match="is not after:TOKENS:SOURCE"):
+        sources.named(f"after:{tokens}")
+
+
+@pytest.mark.parametrize("change", ["shuffled", "halves", "chunks"])
+def test_what_was_cut_by_tokens_has_no_words(change, tokenizer):
+    with pytest.raises(TextError, match="put after: outermost"):
+        drawn(f"{change}:after:3:embedded", 1, tokenizer=tokenizer)
 
 
 def test_an_unknown_source_of_a_change_is_named():

@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Is the limit of one vector tokens or bits?
+#
+# Bits of a text before and after one vector is put in front of it, every text and length a point; the plateau C that
+# the vector takes out once the text no longer fits; and the same from the paper's Table 1.
+#
+# *Claim:* what limits a vector is the uncertainty it has to remove, not the length of the text: past the limit, bits
+# after = bits before − C, with one C for natural and for random text (Kuratov et al. 2025, Fig. 3 and Fig. 6).
+
+# %% tags=["parameters"]
+models: list[str] = ["llama-64"]  # measured here if the store misses them
+kept_models: list[str] = []  # not to be waited for: from the rows that travel with the project
+sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts, natural first
+n_texts: int = 6  # texts of each source
+kept_n_texts: int = 8  # texts of each source, of kept_models
+lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at least
+recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
+scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "local"  # local measures what is missing, none only loads
+
+# %%
+import math
+
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import charts, comparisons, metrics, plateaus, published, sweep, theory
+from capacity.store import default_path, read
+
+pl.Config.set_tbl_rows(-1)
+charts.enable()
+
+# %% [markdown]
+# ## Measure or load
+#
+# Every text is fitted at every length of the grid, from its own random start. The loss is the paper's, the mean
+# cross-entropy; the recipe `progressive` has ten times the learning rate of the paper's own, `paper`, and a fifth of
+# its steps. Bits are those of positions 2..N, the least over the steps of the fit, as in the paper.
+
+# %%
+grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
+there = set(read([store or default_path()], ["key"])["key"])
+rows = sweep.run(sweep.grid(model=models, n_texts=n_texts, **grid), store or None, engine=engine)
+kept = sweep.grid(model=kept_models, n_texts=kept_n_texts, **grid) if kept_models else []
+rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept else rows
+n_cells, n_new = rows["key"].n_unique(), len(set(rows.filter(pl.col("model").is_in(models))["key"]) - there)
+rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
+
+# %% [markdown]
+# ## Bits before and after
+#
+# A circle is a text that came out exact at its length, a cross one that did not. On the dashed line nothing is gained.
+# The lines are y = max(x − C, 0), C being the mean over texts of each text's own plateau: least squares over all its
+# lengths.
+
+# %%
+by = ["model", "source"]
+own = plateaus.plateau(rows, by=by)
+points = rows.select(
+    "model", "source", "text_id", "length", pl.col("bits_without").alias("before"),
+    plateaus.bits_with(rows).alias("after"), metrics.exact(),
+)  # fmt: skip
+comparisons.bits_after(points, own)
+
+# %% [markdown]
+# ## Gain by length
+#
+# If uncertainty is the limit, the gain rises with the length until the text holds C bits, and then stays. Shaded: 95%
+# bootstrap intervals over texts.
+
+# %%
+least = rows["bits_with_min"].null_count() == 0
+by_length = metrics.information_gain(rows, by=[*by, "length"], least=least)
+comparisons.gain_by_length(by_length)
+
+# %% [markdown]
+# ## The paper's averaging and ours
+#
+# *As published*: the mean over the fits that failed (accuracy at most 0.99), all lengths together, each times
+# N / (N − 1), as the paper's notebooks have it. *Failed*: the same without that factor. *Own plateau*: C of each text
+# by itself, then the mean over texts; `n_solved` texts fitted at every length, for them it is a floor. Failed fits near
+# the limit had fewer bits than C to give, which pulls the paper's mean down; the factor pushes it up. *Slope*: of bits
+# after on bits before, through the failed fits; 1 is a plateau, below 1 the gain goes on growing.
+
+# %%
+as_published = plateaus.as_published(rows, by=by).filter(unit="bits")
+failed = metrics.information_gain(rows.filter(~metrics.exact()), by=by, least=least)
+slopes = plateaus.slope(rows, by=by)
+table = (
+    own.select(*by, "low", "high", "n", "n_solved", own_plateau="value")
+    .join(as_published.select(*by, as_published="value"), on=by, how="left")
+    .join(failed.select(*by, failed="value"), on=by, how="left")
+    .join(slopes.select(*by, slope="value", slope_low="low", slope_high="high"), on=by, how="left")
+    .sort(by)
+)
+order = [*by, "as_published", "failed", "own_plateau", "low", "high", "n", "n_solved"]
+table.select(*order, pl.selectors.starts_with("slope")).with_columns(pl.selectors.float().round(2))
+
+# %% [markdown]
+# ## Ours and the paper's
+#
+# Bits that one vector takes out, against its width. Ours: own plateaus with 95% intervals of the mean. The paper's:
+# Table 1, nats turned into bits, bars of one standard deviation over its rows. Black ticks: 16 bits a dimension.
+
+# %%
+theirs = published.wide(published.load("kuratov2025", "Table 1"))
+facts = published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5")).select("model", "d_model")
+in_bits = theirs.join(facts, on="model").select(
+    "model", "source", "d_model", pl.col("information_gain") / math.log(2), pl.col("information_gain_sd") / math.log(2)
+)
+paper_points = in_bits.select(
+    "model", "source", "d_model", pl.col("information_gain").alias("value"),
+    (pl.col("information_gain") - pl.col("information_gain_sd")).alias("low"),
+    (pl.col("information_gain") + pl.col("information_gain_sd")).alias("high"),
+    pl.lit("Kuratov et al. 2025 (± sd)").alias("series"),
+)  # fmt: skip
+widths = rows.select("model", pl.col("d_model").cast(pl.Float64)).unique()
+our_points = own.join(widths, on="model").select(
+    "model", "source", "d_model", "value", "low", "high", pl.lit("here (95% interval)").alias("series")
+)
+limit = pl.concat([widths, facts]).with_columns(
+    pl.col("d_model").map_elements(theory.bit_capacity, return_dtype=pl.Float64).alias("value")
+)
+charts.capacity_by_width(our_points, paper_points, limit, title="bits one vector takes out (C)")
+
+# %%
+natural, last = sources[0], sorted(lengths)[-2:]
+texts = rows.with_columns((pl.col("bits_without") - plateaus.bits_with(rows)).alias("gain"))
+shorter, longer = (texts.filter(length=n).select(*by, "text_id", "gain") for n in (last[0], last[-1]))
+both = longer.join(shorter, on=[*by, "text_id"], suffix="_shorter")
+more = metrics.interval(both["gain"] - both["gain_shorter"])
+ratios = table.join(
+    table.filter(source=natural).select("model", pl.col("own_plateau").alias("natural")), on="model"
+).filter(pl.col("source") != natural)
+spread = in_bits.pivot("source", index="model", values="information_gain").select(pl.col("random") / pl.col("pg19"))
+theirs_range = [spread["random"].min(), spread["random"].max(), spread["random"].median()]
+Markdown(
+    "**Reading.** Own plateaus: "
+    + "; ".join(
+        f"`{r['model']}` on {r['source']} {r['own_plateau']:.1f} bits ({r['low']:.1f} to {r['high']:.1f})"
+        for r in table.iter_rows(named=True)
+    )
+    + ". Slopes past the limit: "
+    + ", ".join(
+        f"{r['slope']:.2f} ({r['slope_low']:.2f} to {r['slope_high']:.2f}; `{r['model']}`, {r['source']})"
+        for r in table.drop_nulls("slope").iter_rows(named=True)
+    )
+    + f". From {last[0]} to {last[-1]} tokens the gain of a text changes by {more.value:+.1f} bits ({more.low:+.1f} to "
+    f"{more.high:+.1f}), from a mean of {both['gain_shorter'].mean():.1f}: "
+    + ("it has not levelled off" if more.low > 0 else "no further rise is seen")
+    + f". C against that of {natural} text: "
+    + (
+        ", ".join(
+            f"{r['own_plateau'] / r['natural']:.2f} times on {r['source']} (`{r['model']}`)"
+            for r in ratios.iter_rows(named=True)
+        )
+        or "no other sources"
+    )
+    + ". In the paper the quotient of random words and PG-19 lies between "
+    + "{:.2f} and {:.2f}, median {:.2f}".format(*theirs_range)
+    + f", above 1 for {(spread['random'] > 1).sum()} of {spread.height} models."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# C is what an optimiser found within its steps, not what a vector could hold. A gain is not all memory of a text: where
+# the model alone is too sure of itself, as on random tokens, a vector gains at every further position by making it less
+# sure, and without [mem] the first positions have no context at all; so with a slope below 1 C depends on the lengths
+# of the grid. Rows of a text that fit are exact, not at zero bits: a fit stops when every argmax is right. The paper's
+# rows are not published, only their means; its bars are standard deviations over rows, ours intervals of a mean over
+# texts. Tokens of different models are not the same bytes. Next: `03_many_vectors`.
+
+# %%
+print(
+    f"{n_new} of {n_cells} cells measured now, the others were there; {rows.height} fits, "
+    f"{rows.select(metrics.exact().sum()).item()} of them exact; recipe {recipe}"
+)

@@ -1,0 +1,171 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · How much of Eq. 1 is used?
+#
+# A vector of d_model numbers of 16 bits could tell d_model · 16 / log2 V tokens apart from others (Eq. 1). The gains of
+# all published models, Mamba included, and of the embedded ones where they were measured, against that limit: in
+# tokens, as in the paper, and in bits.
+#
+# *Claim:* models use a small and very different part of the theoretical capacity, more of it for natural than for
+# random text (Kuratov et al. 2025, Eq. 1 and Fig. 5).
+
+# %% tags=["parameters"]
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # shown where their rows are there
+sources: list[str] = ["embedded", "random_words"]  # of the texts
+n_texts: int = 6  # texts of each source
+lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths
+recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
+scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
+bits: float = 16.0  # bits a dimension
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "none"  # none loads what is there (02_information_gain measures it), local measures what is missing
+
+# %%
+import math
+
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import charts, comparisons, metrics, published, sweep, theory
+from capacity.store import default_path, read
+
+pl.Config.set_tbl_rows(-1)
+charts.enable()
+
+# %% [markdown]
+# ## Measure or load
+#
+# The published points need no rows. Of the embedded models those rows are taken that are in the store or travel with
+# the project; without any, the charts show the published models alone.
+
+# %%
+grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
+cells = sweep.grid(model=models, n_texts=n_texts, **grid)
+places, keys = [store or default_path(), sweep.measured()], [cell.key for cell in sweep.cells(cells)]
+there = set(read(places, ["key"], keys)["key"])
+rows = sweep.run(cells, store or None, engine=engine) if engine != "none" else read(places, keys=keys)
+n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
+failed = rows.filter(~pl.col("status").is_in(["diverged", "oom"]) & ~metrics.exact())
+
+# %% [markdown]
+# ## Gains and capacities
+#
+# Gains are means over the fits that failed, as the paper takes them; its own are too large by N / (N − 1), ours are
+# not. Spreads are one standard deviation over rows for the paper, 95% bootstrap intervals of the mean over texts for
+# ours. Nats are turned into bits.
+
+# %%
+names = {"pg19": "natural", "embedded": "natural", "random": "random words", "random_words": "random words",
+         "random_tokens": "random tokens"}  # fmt: skip
+in_bits = pl.col("value", "sd") * pl.when(unit="nats").then(1 / math.log(2)).otherwise(1.0)
+theirs = published.load("kuratov2025", "Table 1").filter(
+    pl.col("metric").is_in(["token_gain", "information_gain"]), pl.col("source").is_in(["pg19", "random"])
+).with_columns(in_bits).select(
+    "model", pl.col("source").replace(names).alias("kind"), pl.lit("Kuratov et al. 2025 (± sd)").alias("series"),
+    pl.col("unit").replace("nats", "bits"), pl.col("value").alias("gain"),
+    (pl.col("value") - pl.col("sd")).alias("low"), (pl.col("value") + pl.col("sd")).alias("high"),
+)  # fmt: skip
+by, ours = ["model", "source"], theirs.clear()
+if failed.height:
+    tokens, gained = metrics.token_gain(failed, by=by), metrics.information_gain(failed, by=by, least=True)
+    ours = pl.concat([tokens.with_columns(unit=pl.lit("tokens")), gained.with_columns(unit=pl.lit("bits"))]).select(
+        "model", pl.col("source").replace(names).alias("kind"), pl.lit("here (95% interval)").alias("series"), "unit",
+        pl.col("value").alias("gain"), "low", "high",
+    )  # fmt: skip
+sizes = ["model", "d_model", "vocab_size"]
+listed = published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5")).select(sizes)
+facts = pl.concat([listed, failed.select(sizes).unique().cast(listed.schema)]).sort("d_model", "model")
+limits = facts.with_columns(
+    pl.Series("tokens", [theory.token_capacity(d, v, bits=bits) for _, d, v in facts.iter_rows()]),
+    pl.Series("bits", [theory.bit_capacity(d, bits=bits) for _, d, _ in facts.iter_rows()]),
+).unpivot(["tokens", "bits"], index=["model", "d_model"], variable_name="unit", value_name="capacity")
+spread = pl.col("gain", "low", "high") / pl.col("capacity")
+used = pl.concat([theirs, ours]).join(limits, on=["model", "unit"]).with_columns(
+    spread.name.map(lambda name: {"gain": "share", "low": "share_low", "high": "share_high"}[name])
+)  # fmt: skip
+order = [*facts.filter(pl.col("model").is_in(ours["model"]))["model"], *facts["model"]]
+order = list(dict.fromkeys(order))
+
+# %% [markdown]
+# ## In tokens, as the paper counts
+#
+# Above: Eq. 1 (black ticks) and token gain; below: their quotient.
+
+# %%
+comparisons.utilisation_by_model(used.filter(unit="tokens"), order=order, unit="tokens")
+
+# %% [markdown]
+# ## In bits
+#
+# The honest count: a token that the model half knows costs fewer than log2 V bits. Capacity: bits a dimension times
+# d_model; gain: bits of positions 2..N that the vector takes away.
+
+# %%
+comparisons.utilisation_by_model(used.filter(unit="bits"), order=order, unit="bits")
+
+# %% [markdown]
+# ## Table
+#
+# *listed* is the paper's own ratio (Fig. 5), beside Table 1's gain over Eq. 1.
+
+# %%
+ratios = published.load("kuratov2025", "Fig. 5").select(
+    "model", pl.col("source").replace(names).alias("kind"), pl.col("value").alias("listed")
+)
+shares = used.pivot("unit", index=["model", "d_model", "kind", "series"], values=["share", "gain"]).join(
+    ratios, on=["model", "kind"], how="left", maintain_order="left"
+)
+table = shares.select(
+    "model", "kind", pl.col("gain_tokens", "gain_bits").round(1),
+    pl.col("share_tokens", "listed", "share_bits").round(4),
+    (pl.col("gain_bits") / pl.col("d_model")).round(3).alias("bits_a_dimension"),
+)  # fmt: skip
+table.sort(pl.col("model").replace_strict(order, range(len(order))), "kind")
+
+# %%
+paper = shares.drop_nulls("listed")
+off = paper.with_columns((pl.col("share_tokens") - pl.col("listed")).abs().alias("off")).sort("off").row(-1, named=True)
+low, high = paper.sort("share_tokens").row(0, named=True), paper.sort("share_tokens").row(-1, named=True)
+natural, random = (paper.filter(kind=kind).sort("model") for kind in ("natural", "random words"))
+here = shares.filter(pl.col("listed").is_null())
+mine = [
+    f"`{r['model']}` on {r['kind']} text {100 * r['share_tokens']:.1f}% in tokens, {100 * r['share_bits']:.1f}% in bits"
+    for r in here.iter_rows(named=True)
+]
+more = {unit: (natural[f"share_{unit}"] > random[f"share_{unit}"]).sum() for unit in ("tokens", "bits")}
+Markdown(
+    f"**Reading.** In tokens the {paper['model'].n_unique()} published models use from "
+    f"{100 * low['share_tokens']:.1f}% ({low['model']}, {low['kind']}) to {100 * high['share_tokens']:.1f}% "
+    f"({high['model']}, {high['kind']}) of Eq. 1; natural text uses more than random words in {more['tokens']} of "
+    f"{natural.height} models. In bits they use {100 * paper['share_bits'].min():.1f}% to "
+    f"{100 * paper['share_bits'].max():.1f}%, and natural text uses more than random words in {more['bits']} of "
+    f"{natural.height}. "
+    + (f"Here: {'; '.join(mine)}. " if mine else "No rows of the embedded models were there. ")
+    + f"Table 1's gains over Eq. 1 are the listed ratios to {off['off']:.1e}; {off['model']}, {off['kind']}, is "
+    "furthest off."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# The 16 bits a dimension are assumed: the vectors are float32, and how many of their bits matter is asked in
+# `08_precision`. Eq. 1 takes every token to be as likely as any other. What was optimised is a floor of what could be
+# used. The embedded models have widths of 64 to 192 and a vocabulary of 512, and their texts are short, so a gain is
+# less of a plateau there (`02_information_gain`). Next: `05_geometry`.
+
+# %%
+print(
+    f"{paper.height} published ratios; {n_cells} of {len(keys)} cells of {len(models)} models were there or measured, "
+    f"{n_new} of them now"
+)

@@ -1,0 +1,217 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · What would a real prefix, a copy, an entropy coder do? And × 1500 of what?
+#
+# One trained vector against what needs no training: real tokens read before the text, the text itself read before it is
+# to be repeated, and coders that keep the same text in bytes.
+#
+# *Claim:* one trained vector saves far more bits than a real prefix of a thousand tokens, and stands for up to 1568
+# tokens (Kuratov et al. 2025, context-length ablation and Table 1).
+
+# %% tags=["parameters"]
+models: list[str] = ["llama-64", "llama-128"]  # embedded names, folders or hub names
+prefix_models: list[str] = ["llama-64"]  # fitted by the paper's recipe too, to stand beside real prefixes
+sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts; a real prefix is cut from the first
+n_texts: int = 8  # texts of each source
+budget: int = 4000  # token-steps a text of the search for the exact length
+longest: int = 40  # tokens, the most the search tries
+prefixes: list[int] = [16, 64, 128, 256, 504, 512, 1024]  # tokens of a real prefix; those past `before` are left out
+before: int = 504  # tokens that stand before the continuation; with it they have to fit into the model's context
+continuation: int = 8  # tokens, what [mem] and the prefixes have to predict
+copied: list[int] = [8, 16, 32, 64, 128, 240]  # tokens of the texts to be copied
+instruction: str = "\n\nRepeat the text above, word for word:\n\n"  # between a text and its copy; may be empty
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+engine: str = "local"  # local measures what is missing, none only loads
+
+# %%
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import baselines, charts, ledgers, metrics, sweep, texts
+from capacity.models import load
+
+charts.enable()
+pl.Config.set_tbl_rows(-1).set_tbl_cols(-1)
+
+# %% [markdown]
+# ## Measure or load
+#
+# Two kinds of vectors. Those of the search for the exact length, as in `01_decoding_capacity`; and vectors in the place
+# of real prefixes, fitted by the paper's recipe, whose cross-entropy goes after bits.
+
+# %%
+later = f"after:{before}:{sources[0]}"
+grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
+paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": "paper"}
+cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
+rows = sweep.run(cells, store or None, engine=engine)
+loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}
+
+# %% [markdown]
+# ## A real prefix
+#
+# Bits of tokens 2 to N of a continuation that are saved by the text which does stand before it, and by one vector in
+# its place (*n_context* null; its least bits over the steps, as in the paper). *share*: of what the vector saves.
+
+# %%
+sizes = [size for size in prefixes if size <= before]
+read = pl.DataFrame([
+    row
+    for frozen in map(loaded.get, prefix_models)
+    for row in baselines.prefixes(
+        frozen,
+        texts.sample(sources[0], frozen.tokenizer, n_texts=n_texts, length=before + continuation),
+        texts.sample(later, frozen.tokenizer, n_texts=n_texts, length=continuation),
+        sizes,
+    )
+])  # fmt: skip
+ours = baselines.prefix_gains(read, rows.filter(source=later)).with_columns(series=pl.lit("here"))
+theirs = baselines.published_prefixes().with_columns(series=pl.lit("Kuratov et al. 2025"))
+gains = pl.concat([ours, theirs], how="diagonal")
+left_out = [size for size in prefixes if size > before]
+print(f"left out, since only {before} tokens fit before the continuation: {left_out or 'none'}")
+gains.with_columns(pl.selectors.float().round(3))
+
+# %%
+charts.prefix_share(gains.filter(pl.col("n_context").is_not_null()))
+
+# %% [markdown]
+# ## A copy
+#
+# The model reads the text, then the instruction, and is scored on the text once more: as many real vectors as tokens,
+# and a few more, in the place of one trained vector. *Alone*: nothing is read first, so the first token counts as
+# wrong. Accuracy is teacher-forced. *Given back*: tokens before the first wrong one, decoded free-running, of the
+# longest copies; beside it the exact length, given back by one vector.
+
+# %%
+copies = pl.DataFrame([
+    row
+    for frozen in map(loaded.get, models)
+    for source in sources
+    for length in copied
+    for row in baselines.copies(
+        frozen,
+        texts.sample(source, frozen.tokenizer, n_texts=n_texts, length=length),
+        instruction=texts.encode(frozen.tokenizer, instruction) if instruction else [],
+    )
+])  # fmt: skip
+alone = copies.with_columns(correct_with="correct_without", first_correct=pl.lit(False))
+accuracy = pl.concat([
+    metrics.accuracy_by_length(frame, by=["model", "source"]).with_columns(recipe=pl.lit(name))
+    for name, frame in {"a copy": copies, "alone": alone}.items()
+])  # fmt: skip
+charts.accuracy_by_length(accuracy)
+
+# %%
+far = copies.filter(length=max(copied)).with_columns(scored=pl.col("length") - 1, texts=1)
+far = far.with_columns(saved=pl.col("bits_without") - pl.col("bits_with"), right=metrics.n_right())
+figures = {"share right": ("right", "length"), "bits saved a token": ("saved", "scored"),
+           "given back (tokens)": ("decoded_tokens", "texts")}  # fmt: skip
+by = ["model", "source"]
+parts = [baselines.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
+by_vector = metrics.exact_length(rows.filter(search="grow"), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
+copy_table = pl.concat([*parts, by_vector], how="diagonal").pivot("figure", index=by, values="value")
+copy_table.with_columns(pl.selectors.float().round(3))
+
+# %% [markdown]
+# ## × 1500 of what?
+#
+# The texts are what each vector of the search for the exact length gives back, decoded free-running from the stored
+# bytes; the model then codes each as it would any text, and decodes it again. Each column is what one vector stands
+# for, in so many of it: model inputs (tokens to vectors), or the bytes of another way to keep the same text, to those
+# of the vector at 16 bits a number. *Below 1 the vector is the larger one;* at 32 bits all but the inputs are halved.
+# Texts of the paper's models have their decoding capacity; their bytes are worked out from published numbers.
+
+# %%
+exact = rows.filter(pl.col("decoded_tokens") > 0, search="grow")
+held = {name: ledgers.held(frozen, exact.filter(model=name)) for name, frozen in loaded.items()}
+ledger = pl.DataFrame([row for name, frozen in loaded.items() for row in ledgers.measured(frozen, held[name])])
+kept = pl.concat([ledger.drop("came_back"), ledgers.of_paper()])
+times = ledgers.times(kept)
+by_what = times.pivot("what", index=["model", "source"], values="value")
+by_what.with_columns(pl.selectors.float().round(3))
+
+# %%
+per_token = baselines.ratio(kept, "bytes", "n_tokens", by=["model", "source", "what"])
+natural = per_token.filter(pl.col("source").is_in([sources[0], "pg19"]))
+charts.bytes_per_token(natural, order=list(dict.fromkeys(kept["what"])))
+
+# %% [markdown]
+# ## What it takes to make every token the argmax
+#
+# Three amounts for the texts that the vectors hold, tokens 2 to N, bits a token. *Entropy*: what the model alone needs
+# to be told. *Shortfall*: by how much the targets fall short of the best other token, which is what their logits must
+# rise by, all others left as they are, for greedy decoding to give the text. *Saved*: what the vectors that decode to
+# these texts did save.
+
+# %%
+of_text = pl.DataFrame([row for name, frozen in loaded.items() for row in baselines.shortfalls(frozen, held[name])])
+of_text = of_text.filter(pl.col("n_tokens") > 1).join(
+    exact.select("model", "source", "text_id", saved=pl.col("bits_without") - pl.col("bits_with")),
+    on=["model", "source", "text_id"],
+).with_columns(scored=pl.col("n_tokens") - 1)  # fmt: skip
+kinds = {"entropy without [mem]": "bits", "saved by [mem]": "saved", "shortfall of the margin": "shortfall_bits"}
+needed = pl.concat([
+    baselines.ratio(of_text, column, "scored", by=["model", "source"]).with_columns(kind=pl.lit(kind))
+    for kind, column in kinds.items()
+])  # fmt: skip
+charts.bits_needed(needed, order=list(kinds))
+
+# %%
+needed.select("model", "source", "kind", "value", "low", "high", "n").with_columns(pl.selectors.float().round(2))
+
+# %%
+share = ours.filter(pl.col("n_context").is_not_null()).sort("share").row(-1, named=True)
+theirs_most = theirs.filter(pl.col("n_context").is_not_null()).sort("share").row(-1, named=True)
+best, worst = copy_table.sort("share right").row(-1, named=True), copy_table.sort("share right").row(0, named=True)
+wide = by_what.sort("model inputs").to_dicts()
+largest, mine = wide[-1], max((row for row in wide if row["model"] in models), key=lambda row: row["model inputs"])
+coded = ledger.filter(what=ledgers.VECTOR)
+means = needed.group_by("kind").agg(pl.col("value").mean())
+means = dict(means.iter_rows())
+Markdown(
+    f"**Reading.** *Prefix:* the best real prefix here, {share['n_context']} tokens for `{share['model']}`, saves "
+    f"{share['saved_bits']:.1f} bits of {share['length']} tokens, {100 * share['share']:.0f}% of what one vector does "
+    f"({100 * share['share_low']:.0f} to {100 * share['share_high']:.0f}); in the paper, whose continuations are "
+    f"longer, none saves more than {100 * theirs_most['share']:.0f}%. "
+    f"*Copy:* with {max(copied)} tokens before their eyes the models get {100 * worst['share right']:.0f}% "
+    f"(`{worst['model']}`, {worst['source']}) to {100 * best['share right']:.0f}% (`{best['model']}`, "
+    f"{best['source']}) of them right. "
+    f"*× 1500 of what:* of model inputs. `{largest['model']}` takes one vector for {largest['model inputs']:,.0f} tokens, "
+    f"yet at 16 bits a number the vector has {1 / largest[ledgers.TEXT]:.1f} times the bytes of the UTF-8 text, "
+    f"{1 / largest[ledgers.PACKED]:.1f} times those of the token ids, and {1 / largest[ledgers.ENTROPY]:.1f} times the "
+    f"entropy of the text for the same model; `{mine['model']}` takes one for {mine['model inputs']:.1f}, with "
+    f"{1 / mine[ledgers.ENTROPY]:.0f} times the entropy. {coded['came_back'].sum()} of {coded.height} texts came back "
+    f"from the range coder. "
+    f"*Margin:* means over models and sources, bits a token: entropy {means['entropy without [mem]']:.2f}, shortfall "
+    f"{means['shortfall of the margin']:.2f}, saved by [mem] {means['saved by [mem]']:.2f}."
+)
+
+# %% [markdown]
+# ## Limits
+#
+# The continuations here are short, where a prefix helps most: its first tokens are predicted from nearly nothing
+# without it. What the paper calls a prefix of so many tokens stands before a longer text. The models were not trained to
+# follow an instruction; a larger one copies better. The range coder writes words of 4 bytes, which weighs on texts of a
+# few tokens; zstd starts without a dictionary, so it makes them longer. Not counted as bytes: the model itself, which
+# every way but UTF-8 and zstd needs at hand, and the paper's first token, which is given. The shortfall is no limit
+# that holds for every vector: one that lowers the best other token may save fewer bits. Next: `08_precision`, how many
+# of the 16 bits a number are used.
+
+# %%
+here = [name for name in rows["model"].unique(maintain_order=True).sort() if name in loaded]
+print(
+    f"{rows['key'].n_unique()} cells, {rows.height} rows of {', '.join(here)}; {read.height} texts after a prefix, "
+    f"{copies.height} copies, {coded.height} texts coded and decoded again"
+)
