@@ -236,13 +236,19 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     table: n_context, share, share_low, share_high (95% interval, as bands), model, series (here or the paper).
     """
     base = alt.Chart(table).encode(
-        x=alt.X("n_context:Q", title="real tokens before the text", scale=alt.Scale(type="log", base=2, nice=False)),
-        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260)),
+        x=alt.X(
+            "n_context:Q",
+            title="real tokens before the text",
+            scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+        ),
+        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260, symbolOpacity=1)),
     )
     band = base.mark_area(opacity=0.15).encode(y="share_low:Q", y2="share_high:Q")
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
-        strokeDash=alt.StrokeDash("series:N", title=None, sort=None),
+        strokeDash=alt.StrokeDash(
+            "series:N", title=None, sort=None, legend=alt.Legend(symbolType="stroke", symbolStrokeColor="black")
+        ),
         tooltip=["model", "n_context", alt.Tooltip("share", format=".3f"), alt.Tooltip("share_low", format=".3f"),
                  alt.Tooltip("share_high", format=".3f")],
     )  # fmt: skip
@@ -251,23 +257,21 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
-    """Return the bytes a token of each way to keep texts, on a log axis, with 95% intervals over texts.
+    """Return the bytes a token of each way to keep texts, on a log axis: a point a model, bars its 95% interval.
 
-    table: what, value, low, high (above 0), model, series (here or the paper); order: of the ways.
+    table: what, value, low, high (above 0), model, series (told apart by colour); order: of the ways.
     """
     base = alt.Chart(table).encode(
         y=alt.Y("what:N", title=None, sort=list(order), axis=alt.Axis(labelLimit=260)),
-        yOffset=alt.YOffset("model:N", sort=None),
-        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260)),
+        yOffset=alt.YOffset("series:N", sort=None),
+        color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", labelLimit=260)),
     )
-    scale = alt.Scale(type="log", nice=False, padding=12)
     bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    points = base.mark_point(filled=True, size=60).encode(
-        x=alt.X("value:Q", title="bytes a token (log scale)", scale=scale),
-        shape=alt.Shape("series:N", title=None, sort=None),
+    points = base.mark_point(filled=True, size=50, opacity=0.7).encode(
+        x=alt.X("value:Q", title="bytes a token (log scale)", scale=alt.Scale(type="log", nice=False, padding=12)),
         tooltip=["what", "model", *(alt.Tooltip(name, format=".3f") for name in ("value", "low", "high"))],
     )
-    return (bars + points).properties(width=_WIDTH + 60, height=alt.Step(11))
+    return (bars + points).properties(width=2 * _WIDTH - 120, height=alt.Step(12))
 
 
 def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
@@ -288,5 +292,5 @@ def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
     return (
         alt.layer(bars, points, data=table)
         .properties(width=_WIDTH - 90, height=alt.Step(18))
-        .facet(facet=alt.Facet("model:N", title=None), columns=3)
+        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=3)
     )

@@ -105,7 +105,7 @@ def test_prefix_share_has_a_line_a_model_and_a_band_where_there_is_an_interval()
 def test_bytes_per_token_keeps_the_order_of_the_ways():
     table = pl.DataFrame({
         "what": ["text, UTF-8", "[mem], float32"] * 2, "model": ["a"] * 2 + ["b"] * 2, "value": [2.0, 40.0, 3.0, 50.0],
-        "low": [1.0, 30.0, 3.0, 50.0], "high": [3.0, 50.0, 3.0, 50.0], "series": ["here"] * 2 + ["paper"] * 2,
+        "low": [1.0, 30.0, 3.0, 50.0], "high": [3.0, 50.0, 3.0, 50.0], "series": ["a"] * 2 + ["<paper>"] * 2,
     })  # fmt: skip
     chart = charts.bytes_per_token(table, order=["[mem], float32", "text, UTF-8"])
     assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["[mem], float32", "text, UTF-8"]
@@ -113,6 +113,7 @@ def test_bytes_per_token_keeps_the_order_of_the_ways():
     assert drawn.count('aria-roledescription="point"') == 4
     assert drawn.index("[mem], float32") < drawn.index("text, UTF-8")
     assert "bytes a token (log scale)" in drawn
+    assert "&lt;paper" in drawn
 
 
 def test_bits_needed_has_a_panel_a_model_and_a_point_a_kind():
@@ -124,3 +125,48 @@ def test_bits_needed_has_a_panel_a_model_and_a_point_a_kind():
     assert drawn.count('aria-roledescription="point"') == 8
     for word in ("one", "two", "random_words", "bits a token (95% interval over texts)"):
         assert word in drawn
+
+
+def values(chart, mark):
+    """The rows that a layer of this mark is drawn from."""
+    spec = chart.to_dict()
+    (layer,) = [
+        one for one in spec["layer"] if (one["mark"] if isinstance(one["mark"], str) else one["mark"]["type"]) == mark
+    ]
+    return layer["encoding"], spec["datasets"][(layer.get("data") or spec["data"])["name"]]
+
+
+def test_rates_by_length_has_a_line_a_method_and_a_bar_a_setting():
+    table = pl.DataFrame([
+        {"model": "m", "length": length, "n_mem": 1, "texts": texts, "method": method, "rate": rate * length,
+         "low": rate * length / 2, "high": rate * length * 2, "ratio": rate, "share": 0.1}
+        for method, texts, rate in (("plain", 1, 1.0), ("engine", 8, 30.0), ("<b>", 8, 60.0)) for length in (4, 8)
+    ])  # fmt: skip
+    chart = charts.rates_by_length(table)
+    drawn = svg(chart)
+    assert drawn.count('aria-roledescription="line mark"') == 3
+    assert drawn.count('aria-roledescription="rule mark"') == 6
+    for word in ("length (tokens)", "token-steps a second", "plain", "engine"):
+        assert f">{word}</text>" in drawn
+    assert "<b>" not in drawn
+    encoding, rows = values(chart, "rule")
+    assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("low", "high")
+    assert [row["rate"] for row in rows] == table["rate"].to_list()
+
+
+def test_exact_length_by_cost_has_a_line_and_a_band_a_recipe():
+    table = pl.DataFrame([
+        {"recipe": recipe, "spent": spent, "value": times * spent, "low": times * spent - 1, "high": times * spent + 1,
+         "n": 3}
+        for recipe, times in (("paper", 0.1), ("default", 0.2)) for spent in (10.0, 100.0, 1000.0)
+    ])  # fmt: skip
+    chart = charts.exact_length_by_cost(table, title="token-steps a <text>")
+    drawn = svg(chart)
+    assert drawn.count('aria-roledescription="line mark"') == 2
+    assert drawn.count('aria-roledescription="area mark"') == 2
+    assert drawn.count('aria-roledescription="point"') == 6
+    for word in ("mean exact length (tokens)", "token-steps a &lt;text&gt;", "paper", "default"):
+        assert f">{word}</text>" in drawn
+    encoding, rows = values(chart, "area")
+    assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("low", "high")
+    assert {(row["recipe"], row["spent"]): row["value"] for row in rows}["default", 100.0] == 20.0

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from capacity import experiment, fitting, rows, sweep
+from capacity import experiment, fitting, models, rows, sweep
 from capacity.decoding import Score, free_running, teacher_forced
-from capacity.engine import Recipe
 from capacity.experiment import Cell, Experiment
+from capacity.recipes import Recipe
 from capacity.texts import Text
 
 QUICK = {
@@ -20,8 +20,8 @@ TEXT = Text(source="random_tokens", index=0, id="a", ids=(1, 2, 3, 4))
 # Of every field another value, to be told apart by.
 OTHER = {
     "model": "b", "source": "random_words", "text_index": 1, "text_seed": 1, "n_mem": 2, "length": 5,
-    "scored_from": 1, "recipe": "paper", "search": "fixed", "budget": 9, "seed": 1, "dtype": "bfloat16",
-    "attention": "eager", "trace": True,
+    "scored_from": 1, "recipe": "paper", "search": "fixed", "budget": 9, "seed": 1, "bos": "before_mem",
+    "dtype": "bfloat16", "attention": "eager", "device": "cpu", "trace": True,
 }  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def measured(request):
             patch.setitem(fitting.RECIPES, name, recipe)
         same = {"model": str(folders["llama"]), "source": "random_tokens", "recipe": list(QUICK), "scored_from": [0, 1]}
         grids = sweep.grid(n_texts=2, n_mem=[1, 2], length=6, budget=400, trace=[False, True], **same)
+        grids += sweep.grid(n_texts=2, search="bracket", n_mem=2, length=6, budget=400, **same)
         grids += sweep.grid(n_texts=2, search="fixed", length=[2, 10], **same)
         cells = sweep.cells(grids)
         return cells, list(experiment.run(frozen, cells))
@@ -54,10 +55,12 @@ def plain(row):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"recipe": "fast"}, "unknown recipe 'fast'; known are paper, default"),
+        ({"recipe": "fast"}, "unknown recipe 'fast'; known are paper, "),
         ({"source": "wikipedia"}, "unknown source 'wikipedia'"),
-        ({"search": "bisect"}, "unknown search 'bisect'; known are fixed, grow"),
+        ({"search": "bisect"}, "unknown search 'bisect'; known are fixed, grow, bracket"),
         ({"scored_from": 2}, "unknown scored_from 2; known are 0, 1"),
+        ({"bos": "twice"}, "unknown bos 'twice'; known are none, before_mem, after_mem"),
+        ({"bos": "after_mem"}, "makes BOS the given first token; it needs scored_from=1"),
         ({"dtype": "float64"}, "unknown dtype 'float64'; known are float32, bfloat16, float16"),
         ({"n_mem": 0}, "n_mem is 0; at least 1"),
         ({"length": 0}, "length is 0; at least 1"),
@@ -74,9 +77,10 @@ def test_refuses_a_setting_that_is_not_allowed(settings, message):
 def test_every_setting_changes_the_key():
     assert sorted(OTHER) == sorted(field.name for field in fields(Experiment))
     base = Experiment(model="a")
-    keys = [replace(base, **{name: value}).key(TEXT, **FACTS) for name, value in OTHER.items()]
+    others = [*OTHER.items(), ("model", "a@1"), ("search", "bracket"), ("bos", "after_mem"), ("device", "cuda")]
+    keys = [replace(base, **{name: value}).key(TEXT, **FACTS) for name, value in others]
     keys.append(base.key(TEXT, **FACTS))
-    assert len(set(keys)) == len(OTHER) + 1
+    assert len(set(keys)) == len(others) + 1
     assert all(len(key) == 32 and int(key, 16) >= 0 for key in keys)
     assert Experiment(model="a").key(TEXT, **FACTS) == keys[-1]
 
@@ -143,9 +147,15 @@ def test_every_cell_comes_out_once_with_all_its_columns(measured):
         lengths = [row["length"] for row in part]
         if what.search == "fixed":
             assert lengths == [what.length]
-        else:
-            assert lengths == list(range(1 + what.scored_from, lengths[-1] + 1))
+            continue
+        assert lengths[0] == 1 + what.scored_from
+        assert len(set(lengths)) == len(lengths)
+        assert max(lengths) <= what.length
+        if what.search == "grow":
+            assert lengths == sorted(lengths)
             assert all(row["status"] == "solved" for row in part[:-1])
+        assert {row["status"] for row in part} <= {"solved", "stalled", "budget"}
+    assert {row["search"] for part in found for row in part} == {"fixed", "grow", "bracket"}
 
 
 def test_counts_are_those_of_a_plain_loop_over_the_stored_bytes(measured, tiny):
@@ -256,3 +266,49 @@ def test_refuses_a_text_past_the_context_before_any_fit(measured, tiny):
 
 def test_no_cells_give_no_rows(tiny):
     assert list(experiment.run(tiny, [])) == []
+
+
+def test_bos_before_the_vectors_is_counted_nowhere_and_read_everywhere(folders):
+    frozen = models.load(str(folders["llama"]), device="cpu", bos="before_mem")
+    settings = {"model": str(folders["llama"]), "source": "random_tokens", "recipe": "quick", "bos": "before_mem"}
+    (cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, search="fixed", length=3, **settings))
+    ((row,),) = experiment.run(frozen, [cell])
+    assert (row["bos"], row["length"], row["n_scored"]) == ("before_mem", 3, 3)
+    embed = frozen.model.get_input_embeddings()
+    bos, text = embed(torch.tensor([frozen.tokenizer.bos_token_id])), embed(torch.tensor(cell.text.ids))
+    mem = torch.tensor(row["mem"]).reshape(2, -1)
+    for kind, begun in (("with", torch.cat([bos, mem])), ("without", bos)):
+        logits = frozen.model(inputs_embeds=torch.cat([begun, text])[None]).logits[0, len(begun) : -1].double()
+        aim = torch.tensor(cell.text.ids[1:])
+        nats = torch.nn.functional.cross_entropy(logits, aim, reduction="sum").item()
+        assert row[f"bits_{kind}"] == pytest.approx(nats / math.log(2), rel=1e-4)
+        assert row[f"correct_{kind}"] == int((logits.argmax(-1) == aim).sum())
+
+
+def test_bos_after_the_vectors_is_the_given_first_token(folders):
+    frozen = models.load(str(folders["llama"]), device="cpu", bos="after_mem")
+    settings = {"model": str(folders["llama"]), "source": "random_tokens", "recipe": "quick", "scored_from": 1}
+    (cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, length=3, bos="after_mem", **settings))
+    (plain_cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, length=2, **settings))
+    assert cell.text.ids == (frozen.tokenizer.bos_token_id, *plain_cell.text.ids)
+    (found,) = experiment.run(frozen, [cell])
+    assert {row["bos"] for row in found} == {"after_mem"}
+    assert [row["length"] for row in found][0] == 2
+    for row in found:
+        assert row["n_scored"] == row["length"] - 1
+        ids = list(cell.text.ids[: row["length"]])
+        mem = torch.tensor(row["mem"]).reshape(2, -1)
+        if row["status"] == "solved":
+            assert free_running(frozen, mem, len(ids), given=ids[:1]) == ids
+
+
+def test_compiled_cells_have_the_same_verdicts(measured, tiny, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)  # as it was traced
+    cells, found = measured
+    chosen = [cell for cell in cells if cell.experiment.search == "fixed" and cell.experiment.length == 2][:4]
+    plain_rows = {part[0]["key"]: part for part in found}
+    told = ("status", "steps", "length", "correct_with", "decoded_tokens", "curve_right")
+    for part in experiment.run(tiny, chosen, compile=True):
+        for row, other in zip(part, plain_rows.pop(part[0]["key"]), strict=True):
+            assert [row[name] for name in told] == [other[name] for name in told]
+            np.testing.assert_allclose(row["mem"], other["mem"], atol=1e-4)

@@ -13,6 +13,8 @@ from capacity.losses import (
     cross_entropy,
     hinge,
     hinge_gradient,
+    squared_hinge,
+    squared_hinge_gradient,
     wrong_tokens,
     wrong_tokens_gradient,
 )
@@ -135,6 +137,15 @@ def test_hinge_gradient_by_hand() -> None:
     weight = torch.tensor([[1.0, 0.0], [0.0, 10.0], [7.0, 7.0]])
     found = hinge_gradient(logits, torch.tensor([[0, 1, 2]]), 0.25, weight)
     assert found.tolist() == [[[0.0, 0.0], [1.0, -10.0], [-6.0, -7.0]]]
+
+
+def test_squared_hinge_by_hand() -> None:
+    logits, weight = torch.tensor([[2.0, 1.5, 0.0]] * 3), torch.tensor([[1.0, 0.0], [0.0, 10.0], [7.0, 7.0]])
+    targets = torch.tensor([0, 1, 2])  # right by 0.5, wrong by 0.5, wrong by 2
+    assert squared_hinge(logits, targets, 0.25).tolist() == [0.0, 0.75**2 / 2, 2.25**2 / 2]
+    assert squared_hinge(logits, targets, 1.0).tolist() == [0.5**2 / 2, 1.5**2 / 2, 3.0**2 / 2]
+    slope = squared_hinge_gradient(logits, targets, 0.25, weight)
+    assert slope.tolist() == [[0.0, 0.0], [0.75, -7.5], [2.25 * -6, 2.25 * -7]]
 
 
 def test_the_best_other_is_never_the_target() -> None:

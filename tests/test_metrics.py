@@ -170,6 +170,29 @@ def test_exact_lengths_worked_by_hand():
     assert found.rows() == [(0, 3, False), (1, 6, True), (2, 0, True), (3, 0, False)]
 
 
+@pytest.mark.parametrize(
+    ("scored_from", "probes", "censored"),
+    [
+        (0, [(1, "stalled")], False),
+        (1, [(2, "diverged")], False),
+        (0, [(1, "oom")], True),
+        (1, [(2, "budget")], True),
+        (0, [(1, "solved"), (9, "solved")], True),  # the text ends
+        (0, [(1, "solved"), (2, "diverged")], False),
+        (0, [(1, "solved"), (4, "stalled"), (2, "budget")], True),  # 2 may fit yet
+        (0, [(1, "solved"), (4, "stalled"), (2, "solved"), (3, "stalled")], False),
+        (0, [(1, "solved"), (4, "stalled"), (2, "solved"), (3, "solved")], False),
+        (0, [(1, "solved"), (4, "stalled"), (2, "solved"), (6, "solved")], True),  # what failed at 4 says nothing of 7
+    ],
+)
+def test_a_length_is_censored_where_none_one_longer_failed(scored_from, probes, censored):
+    lengths, statuses = (list(column) for column in zip(*probes, strict=True))
+    frame = rows(
+        text_id=0, length=lengths, status=statuses, scored_from=scored_from, decoded_tokens=[None] * len(probes)
+    )
+    assert metrics.exact_lengths(frame)["censored"].to_list() == [censored]
+
+
 def test_exact_length_is_their_mean():
     found = metrics.exact_length(GROWN)
     assert found.select("value", "n", "degenerate", "n_censored").row(0) == (2.25, 4, False, 2)
@@ -179,6 +202,74 @@ def test_exact_length_is_their_mean():
 def test_exact_length_tells_seeds_apart():
     twice = pl.concat([GROWN, GROWN.with_columns(pl.lit(1, pl.Int64).alias("seed"))])
     assert metrics.exact_lengths(twice).height == 8
+
+
+# Text 0 is exact at 2 and 3, not at 4; text 1 never is. The probes' costs add up to 10, 30 and 130, and to 50.
+SEARCHED = rows(
+    key=["a", "a", "a", "b"],
+    probe=[0, 1, 2, 0],
+    text_id=[0, 0, 0, 1],
+    length=[2, 3, 4, 2],
+    n_scored=[1, 2, 3, 1],
+    correct_with=[1, 2, 2, 0],
+    token_steps=[10, 20, 100, 50],
+    seconds=[1.0, 0.5, 4.0, 0.25],
+)
+
+
+@pytest.mark.parametrize(
+    ("cost", "values"),
+    [
+        ("token_steps", {9: 0.0, 10: 1.0, 29: 1.0, 30: 1.5, 49: 1.5, 130: 1.5, 1e9: 1.5}),
+        ("seconds", {0.0: 0.0, 0.9: 0.0, 1.0: 1.0, 1.4: 1.0, 1.5: 1.5, 60.0: 1.5}),
+    ],
+)
+def test_exact_length_by_cost_worked_by_hand(cost, values):
+    found = metrics.exact_length_by_cost(SEARCHED, cost=cost, at=list(values))
+    assert dict(found.select("spent", "value").rows()) == values
+    assert set(found["n"]) == {2}
+    assert found.columns == [*BY, "value", "low", "high", "n", "degenerate", "spent"]
+    assert found.filter(pl.col("value") > 0)["low"].max() < 1 < found["high"].max() <= 3
+
+
+@pytest.mark.parametrize(("first", "value"), [(True, 3), (False, 0), (None, 0)])
+def test_exact_length_by_cost_asks_for_the_first_token_where_it_is_scored(first, value):
+    scored = SEARCHED.filter(text_id=0).with_columns(
+        pl.col("n_scored") + 1, scored_from=pl.lit(0), first_correct=pl.lit(first, pl.Boolean)
+    )
+    assert metrics.exact_length_by_cost(scored, cost="token_steps", at=[1000])["value"].item() == value
+
+
+def test_exact_length_by_cost_goes_through_probes_in_their_order_and_keeps_the_longest():
+    # 4 fails, 8 is exact, 6 is exact later: bisected the wrong way round, with rows out of order.
+    bisected = rows(
+        key="a", probe=[2, 0, 1], text_id=0, length=[6, 4, 8], n_scored=[5, 3, 7], correct_with=[5, 1, 7],
+        token_steps=[1, 2, 4],
+    )  # fmt: skip
+    found = metrics.exact_length_by_cost(bisected, cost="token_steps", at=[7, 1, 2, 5, 6])
+    assert found.select("spent", "value").rows() == [(1, 0), (2, 0), (5, 0), (6, 8), (7, 8)]
+
+
+def test_exact_length_by_cost_counts_texts_not_searches():
+    again = SEARCHED.with_columns(pl.col("key") + "again", seed=pl.lit(1, pl.Int64), token_steps=pl.lit(1, pl.Int64))
+    found = metrics.exact_length_by_cost(pl.concat([SEARCHED, again]), cost="token_steps", at=[3, 10])
+    # Text 0 holds 3 by seed 1, and nothing, then 2, by seed 0; text 1 nothing.
+    assert found.select("value", "n").rows() == [(0.75, 2), (1.25, 2)]
+
+
+def test_exact_length_by_cost_does_not_mix_conditions_nor_mind_the_order_of_rows():
+    def call(frame, **by):
+        return metrics.exact_length_by_cost(frame, cost="token_steps", at=[10, 100], **by)
+
+    other = SEARCHED.with_columns(pl.col("key") + "other", model=pl.lit("other"), correct_with=pl.lit(0, pl.Int64))
+    both, found = pl.concat([other, SEARCHED]), call(SEARCHED)
+    assert call(both).filter(model="m").equals(found)
+    assert call(both).filter(model="other")["value"].to_list() == [0, 0]
+    assert call(SEARCHED, by=["source"]).drop("source").equals(found.drop(*BY))
+    for seed in range(3):
+        assert call(both.sample(fraction=1, shuffle=True, seed=seed)).equals(call(both))
+    with pytest.raises(ValueError, match="no rows to summarise"):
+        call(SEARCHED.clear())
 
 
 def test_gains_worked_by_hand():

@@ -76,6 +76,7 @@ def test_a_relative_recipe_does_not_see_the_scale_of_the_logits(tiny: Frozen) ->
     one, other = (fitting.fit(frozen, ids, RELATIVE, **options) for frozen in (tiny, louder))
     assert (one.status, one.curve[0].right) == (["solved"], other.curve[0].right)
     torch.testing.assert_close(one.mem, other.mem, atol=1e-3, rtol=0)
+    # Another margin is another fit:
     absolute = fitting.fit(louder, ids, dataclasses.replace(RELATIVE.of(tiny), margin=8.0), **options)
     assert (absolute.mem - one.mem).abs().max() > 0.05
 
