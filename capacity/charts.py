@@ -201,7 +201,7 @@ def capacity_by_width(
     return alt.layer(*layers).properties(width=_WIDTH + 180, height=340)
 
 
-def rates_by_length(table: pl.DataFrame) -> alt.LayerChart:
+def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return token-steps a second by length, one line a method: benchmark.medians of one model. Bars: the range."""
     base = alt.Chart(table).encode(
         x=alt.X("length:Q", title="length (tokens)", scale=alt.Scale(type="log", base=2, nice=False, padding=16)),
@@ -214,7 +214,7 @@ def rates_by_length(table: pl.DataFrame) -> alt.LayerChart:
     return (line + bars).properties(width=2 * _WIDTH, height=280)
 
 
-def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart:
+def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart | alt.FacetChart:
     """Return the mean exact length by what was spent, one line a recipe: metrics.exact_length_by_cost.
 
     title: of the horizontal axis, with its unit. Shaded: 95% intervals.

@@ -1,4 +1,4 @@
-"""What makes logits of a model's last hidden states: a linear map where it measures as one, else the model's own tail."""
+"""What makes logits of last hidden states: a linear map where it measures as one, else the model's own tail."""
 
 import copy
 from typing import Any

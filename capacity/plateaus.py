@@ -183,4 +183,6 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
             shares = {"share": share.value, "share_low": share.low, "share_high": share.high}
         return asdict(interval(each[:, 0])) | shares
 
-    return summarise(both, [*by, "n_mem"], one)
+    return summarise(both, [*by, "n_mem"], one).with_columns(
+        pl.col("share", "share_low", "share_high").cast(pl.Float64)
+    )

@@ -23,7 +23,7 @@ models: list[str] = ["llama-64"]  # measured here if the store misses them
 source: str = "embedded"  # of the texts
 n_texts: int = 8  # texts
 n_mem: list[int] = [1, 2, 4, 8]  # vectors; 1 among them
-per_vector: list[int] = [2, 4]  # tokens a vector, the grid of fixed lengths
+per_vector: list[int] = [1, 2, 6]  # tokens a vector, the grid of fixed lengths
 recipe: str = "progressive"  # of the fixed lengths: progressive or paper follow bits, default does not
 scored_from: int = 1  # of the fixed lengths; 1: the first token is given, as in the paper; 0: it is predicted, too
 budget: int = 1500  # token-steps a text and vector of the search for the exact length
@@ -42,6 +42,7 @@ from capacity import charts, comparisons, metrics, plateaus, published, sweep
 from capacity.store import default_path, read
 
 pl.Config.set_tbl_rows(-1)
+pl.Config.set_fmt_str_lengths(80)
 charts.enable()
 
 # %% [markdown]
@@ -56,7 +57,8 @@ metrics.check_threshold(threshold)
 sizes = sorted({1, *n_mem})
 same = {"model": models, "source": source, "n_texts": n_texts}
 fixed = {"search": "fixed", "recipe": recipe, "scored_from": scored_from}
-grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=[n * tokens for tokens in per_vector])]
+lengths = {n: sorted({max(n * tokens, 1 + scored_from) for tokens in per_vector}) for n in sizes}
+grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=lengths[n])]
 grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
 there = set(read([store or default_path()], ["key"])["key"])
 rows = sweep.run(grid + grown, store or None, engine=engine)
@@ -98,7 +100,8 @@ table.with_columns(pl.col("value", "low", "high").round(2), (pl.col("value") / f
 # ## Information a vector
 #
 # What all vectors take out, divided by their number, as a share of what one takes out alone. *Gain*: each text's own
-# plateau of the information gain, from the fixed lengths (shown where the recipe follows bits). *Given back*: the bits
+# plateau of the information gain, from the fixed lengths, as many tokens a vector for all (shown where the recipe
+# follows bits). *Given back*: the bits
 # that the model without [mem] would have needed for the longest prefix that was decoded; this needs no cross-entropy.
 # The paper's: the published information gain divided by n. Its Fig. 4 shows tokens against n alone.
 
@@ -134,7 +137,8 @@ longer = theirs.sort("n_mem").group_by("model", maintain_order=True).agg(
 Markdown(
     f"**Reading.** {most} vectors against one: "
     + "; ".join(
-        f"{r['figure']} {r['value']:.1f} against {r['one']:.1f} tokens (`{r['model']}`)"
+        f"{r['figure']} {r['value']:.1f} against {r['one']:.1f} tokens (`{r['model']}`"
+        + (f"; {r['censored']} searches ended with their budget)" if r["figure"] == "exact length" else ")")
         for r in ends.iter_rows(named=True)
     )
     + f". Of {most} vectors each carries "

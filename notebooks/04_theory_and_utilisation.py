@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 04 · How much of Eq. 1 is used?
 #
-# A vector of d_model numbers of 16 bits could tell d_model · 16 / log2 V tokens apart from others (Eq. 1). The gains of
-# all published models, Mamba included, and of the embedded ones where they were measured, against that limit: in
-# tokens, as in the paper, and in bits.
+# A vector of d_model numbers of 16 bits could spell out any d_model · 16 / log2 V tokens of a vocabulary of V (Eq. 1).
+# The gains of all published models, Mamba included, and of the embedded ones where they were measured, against that
+# limit: in tokens, as in the paper, and in bits.
 #
 # *Claim:* models use a small and very different part of the theoretical capacity, more of it for natural than for
 # random text (Kuratov et al. 2025, Eq. 1 and Fig. 5).
@@ -94,7 +94,7 @@ spread = pl.col("gain", "low", "high") / pl.col("capacity")
 used = pl.concat([theirs, ours]).join(limits, on=["model", "unit"]).with_columns(
     spread.name.map(lambda name: {"gain": "share", "low": "share_low", "high": "share_high"}[name])
 )  # fmt: skip
-order = [*facts.filter(pl.col("model").is_in(ours["model"]))["model"], *facts["model"]]
+order = [*facts.join(ours, on="model", how="semi", maintain_order="left")["model"], *facts["model"]]
 order = list(dict.fromkeys(order))
 
 # %% [markdown]

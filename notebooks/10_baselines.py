@@ -21,15 +21,16 @@
 
 # %% tags=["parameters"]
 models: list[str] = ["llama-64", "llama-128"]  # embedded names, folders or hub names
-prefix_models: list[str] = ["llama-64"]  # fitted by the paper's recipe too, to stand beside real prefixes
-sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts; a real prefix is cut from the first
+prefix_models: list[str] = ["llama-64"]  # fitted for bits too, to stand beside real prefixes
+recipe: str = "progressive"  # of these fits, one that descends the cross-entropy: progressive or paper
+sources: list[str] = ["embedded", "random_tokens"]  # of the texts; a real prefix is cut from the first
 n_texts: int = 8  # texts of each source
 budget: int = 4000  # token-steps a text of the search for the exact length
 longest: int = 40  # tokens, the most the search tries
 prefixes: list[int] = [16, 64, 128, 256, 504, 512, 1024]  # tokens of a real prefix; those past `before` are left out
 before: int = 504  # tokens that stand before the continuation; with it they have to fit into the model's context
 continuation: int = 8  # tokens, what [mem] and the prefixes have to predict
-copied: list[int] = [8, 32, 128, 240]  # tokens of the texts to be copied
+copied: list[int] = [8, 64, 240]  # tokens of the texts to be copied
 instruction: str = "\n\nRepeat the text above, word for word:\n\n"  # between a text and its copy; may be empty
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 engine: str = "local"  # local measures what is missing, none only loads
@@ -48,12 +49,12 @@ charts.enable()
 # ## Measure or load
 #
 # Two kinds of vectors. Those of the search for the exact length, as in `01_decoding_capacity`; and vectors in the place
-# of real prefixes, fitted by the paper's recipe, whose cross-entropy goes after bits.
+# of real prefixes, fitted for bits, that is by cross-entropy, as in `02_information_gain`.
 
 # %%
 later = f"after:{before}:{sources[0]}"
 grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
-paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": "paper"}
+paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
 cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
 rows = sweep.run(cells, store or None, engine=engine)
 loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}

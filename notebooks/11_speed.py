@@ -31,7 +31,7 @@ busy: list[int] = [1, 4, 8, 16]  # texts in a batch that holds more, at cost_len
 cost_length: int = 8  # tokens
 repeats: int = 3  # turns, each method once in every turn
 seconds: float = 0.4  # of each measurement, at least
-search_model: str = "llama-128"  # whose exact lengths are searched for; empty: none
+search_model: str = "llama-128"  # whose exact lengths are searched for
 recipes: list[str] = ["paper", "progressive", "default"]  # of the searches
 n_texts: int = 16  # texts of the searches
 longest: int = 40  # tokens, the most the searches try
@@ -106,7 +106,7 @@ benchmark.medians(costs).drop("ratio").with_columns(pl.col("rate", "low", "high"
 searches = sweep.grid(
     model=search_model, n_texts=n_texts, length=longest, search="grow", budget=budget, recipe=recipes,
     scored_from=[0, 1],
-) if search_model else []  # fmt: skip
+)  # fmt: skip
 rows = sweep.run(searches, store or None, engine=engine)
 at = [budget * share for share in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)]
 by = ["recipe", "scored_from"]
@@ -145,7 +145,7 @@ if first[1] is not None:
     )
 best = rates.sort("share").row(-1, named=True)
 ratios = [
-    f"{lengths_by['default', s] / lengths_by[name, s]:.2f} times `{name}`'s (`scored_from` {s})"
+    f"{lengths_by['default', s]:.1f} tokens to `{name}`'s {lengths_by[name, s]:.1f} (`scored_from` {s})"
     for name in recipes if name != "default" for s in (0, 1)
 ]  # fmt: skip
 Markdown(

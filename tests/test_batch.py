@@ -244,12 +244,12 @@ def test_how_many_are_right_already(length: int, tiny: Frozen) -> None:
 def test_a_longer_length_after_a_failure_goes_on_as_it_is(longer: int, tiny: Frozen) -> None:
     (ids,) = random_ids(12, seed=1)
     start = fitting.start(tiny, ids[:6], n_mem=2, seed=0)
-    task = task_of(tiny, ids, n_mem=2, length=6, init=start, trace=True)
-    (task,) = run(tiny, [task], dataclasses.replace(HINGE, lr=0.5, steps=40), lengths_in_turn(longer))
+    task = task_of(tiny, ids, n_mem=2, length=6, init=start, trace=True, budget=22 * 6 + 1)
+    (task,) = run(tiny, [task], dataclasses.replace(HINGE, lr=0.5, steps=22), lengths_in_turn(longer))
     first, second = task.probes
-    assert [probe.status for probe in task.probes] == ["stalled", "stalled"]
-    assert first.curve.right[-1] < first.n_correct  # the best vector is not the last
-    assert second.length == longer
+    assert [(probe.length, probe.status) for probe in task.probes] == [(6, "stalled"), (longer, "budget")]
+    assert first.curve.right[-1] < first.n_correct  # the best vector was not the last
+    assert second.n_correct < first.n_correct
     for probe in task.probes:
         assert probe.n_correct == max(probe.curve.right)
         score = teacher_forced(tiny, probe.mem.unsqueeze(0), torch.tensor([ids[: probe.length]]))

@@ -293,7 +293,7 @@ def test_bos_after_the_vectors_is_the_given_first_token(folders):
     assert cell.text.ids == (frozen.tokenizer.bos_token_id, *plain_cell.text.ids)
     (found,) = experiment.run(frozen, [cell])
     assert {row["bos"] for row in found} == {"after_mem"}
-    assert [row["length"] for row in found][0] == 2
+    assert found[0]["length"] == 2
     for row in found:
         assert row["n_scored"] == row["length"] - 1
         ids = list(cell.text.ids[: row["length"]])

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from capacity import metrics, models, parameters, report, resources, store, texts
+from capacity import metrics, models, parameters, report, resources, store, sweep, texts
 
 SMALLEST = next(iter(models.EMBEDDED))
 NOTEBOOKS = sorted(resources.notebooks().glob("*.py"))
@@ -26,7 +26,7 @@ SETTINGS = {
     },
     "03_many_vectors": {
         "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
-        "scored_from": 0, "budget": 60, "longest": 4, "store": "vectors",
+        "scored_from": 0, "budget": 200, "longest": 4, "store": "vectors",
     },
     "04_theory_and_utilisation": {  # with the rows of 02
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
@@ -34,6 +34,16 @@ SETTINGS = {
     },
     "05_geometry": {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
+    },
+    "10_baselines": {
+        "models": [SMALLEST], "prefix_models": [SMALLEST], "n_texts": 2, "sources": ["embedded", "random_tokens"],
+        "budget": 200, "longest": 8, "prefixes": [8, 24, 64], "before": 24, "continuation": 2, "copied": [4, 12],
+        "store": "baselines",
+    },
+    "11_speed": {
+        "model": SMALLEST, "lengths": [2, 4], "compiled_lengths": [], "n_mem": [2], "other_models": [], "busy": [1],
+        "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_model": SMALLEST, "recipes": ["paper", "default"],
+        "n_texts": 2, "longest": 3, "budget": 40,
     },
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
@@ -52,7 +62,8 @@ def executed(tmp_path_factory):
     found = {}
     for source in NOTEBOOKS:
         given = {k: str(corpus) if v == "TEXTS" else v for k, v in SETTINGS[source.stem].items()}
-        given |= {k: str(folder / given.get(k, k)) for k in ("store", "out") if k in parameters.parameters(source)}
+        known = parameters.parameters(source)
+        given |= {k: str(folder / given.get(k, k)) for k in ("store", "out", "speed") if k in known}
         path = report.execute(source, given, out=folder / "pages")
         found[source.stem] = nbformat.read(path, as_version=4), folder
     return found
@@ -290,6 +301,141 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     assert norms["[mem]"]["median"] == pytest.approx(np.median(np.sqrt((vectors**2).sum(1))))
     embedded = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].norm(dim=1)
     assert norms["token embeddings, all"]["most"] == pytest.approx(embedded.max().item())
+
+
+def log2_after(frozen, ids):
+    """Log2 probabilities at each position of token ids, (len(ids), vocab), by the model as it is."""
+    with torch.no_grad():
+        logits = frozen.model(input_ids=torch.tensor([list(ids)])).logits[0].double()
+    return torch.log_softmax(logits, -1) / math.log(2)
+
+
+def test_a_real_prefix_saves_what_a_plain_loop_says(executed):
+    notebook, folder = executed["10_baselines"]
+    frozen, fitted = models.load(SMALLEST), store.Store(folder / "baselines").read().filter(recipe="progressive")
+    by_vector = sum(row["bits_without"] - row["bits_with_min"] for row in fitted.iter_rows(named=True))
+    share, *_ = charts_of(notebook)
+    ours = {row["n_context"]: row["share"] for row in values(share) if row["model"] == SMALLEST}
+    assert ours.keys() == {8, 24}
+    for size, found in ours.items():
+        saved = 0.0
+        for text in texts.sample("embedded", frozen.tokenizer, n_texts=2, length=26):
+            last = text.ids[-1]
+            saved += float(log2_after(frozen, text.ids[24 - size : 25])[-1, last])
+            saved -= float(log2_after(frozen, text.ids[24:25])[-1, last])
+        assert found == pytest.approx(saved / by_vector, rel=1e-4)
+    paper = [row for row in values(share) if row["model"] == "meta-llama/Meta-Llama-3.1-8B"]
+    assert max(row["share"] for row in paper) == pytest.approx(181 / 3607)
+    said = " ".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "left out, since only 24 tokens fit before the continuation: [64]" in said
+
+
+def test_a_copy_is_as_right_as_a_plain_loop_says(executed):
+    notebook, _ = executed["10_baselines"]
+    frozen, given = models.load(SMALLEST), parameters.parameters(resources.notebooks() / "10_baselines.py")
+    order = frozen.tokenizer(given["instruction"].default)["input_ids"]
+    _, accuracy, *_ = charts_of(notebook)
+    assert len(values(accuracy)) == 2 * 2 * 2  # sources, lengths, with and without
+    for row in values(accuracy):
+        right = 0
+        for text in texts.sample(row["source"], frozen.tokenizer, n_texts=2, length=row["length"]):
+            before = [*text.ids, *order] if row["recipe"] == "a copy" else []
+            best = log2_after(frozen, [*before, *text.ids]).argmax(-1).tolist()
+            right += sum(best[at - 1] == token for at, token in enumerate(text.ids, start=len(before)) if at)
+        assert row["value"] == pytest.approx(right / (2 * row["length"]))
+
+
+def test_bytes_and_margins_are_those_of_the_texts_that_vectors_hold(executed):
+    notebook, folder = executed["10_baselines"]
+    frozen = models.load(SMALLEST)
+    rows = store.Store(folder / "baselines").read().filter(pl.col("decoded_tokens") > 0, search="grow")
+    held = {}  # the texts themselves, not what vectors decode to
+    for source in rows["source"].unique():
+        sample = {text.id: text.ids for text in texts.sample(source, frozen.tokenizer, n_texts=2, length=8)}
+        part = rows.filter(source=source)
+        held[source] = [sample[name][:n] for name, n in part.select("text_id", "decoded_tokens").iter_rows()]
+    assert max(map(len, held["embedded"])) > 1
+    _, _, size, needed = charts_of(notebook)
+    ours = {row["what"]: row["value"] for row in values(size) if row["model"] == SMALLEST}
+    n_tokens = sum(map(len, held["embedded"]))
+    n_bytes = sum(len(frozen.tokenizer.decode(list(ids)).encode()) for ids in held["embedded"])
+    assert ours["text, UTF-8"] == pytest.approx(n_bytes / n_tokens)
+    assert ours["[mem], 16 bits a number"] == pytest.approx(2 * frozen.dim * len(held["embedded"]) / n_tokens)
+    short = bits = 0.0
+    for ids in held["embedded"]:
+        for logs, target in zip(log2_after(frozen, ids)[:-1], ids[1:], strict=True):
+            bits -= float(logs[target])
+            short += float(logs.max() - logs[target])
+    scored = sum(len(ids) - 1 for ids in held["embedded"])
+    found = {row["kind"]: row["value"] for row in values(needed) if row["source"] == "embedded"}
+    assert found["entropy without [mem]"] == pytest.approx(bits / scored, rel=1e-4)
+    assert found["shortfall of the margin"] == pytest.approx(short / scored, rel=1e-4)
+    gained = rows.filter(pl.col("decoded_tokens") > 1, source="embedded")
+    assert found["saved by [mem]"] == pytest.approx((gained["bits_without"] - gained["bits_with"]).sum() / scored)
+    reading = " ".join(outputs(notebook, "text/markdown"))
+    assert "takes one vector for 1,568 tokens; at 16 bits a number that vector has 1.2 times the bytes" in reading
+    assert f"{rows.height} of {rows.height} texts came back from the range coder" in reading
+
+
+def longest_exact(rows, *, cost, spent):
+    """The longest exact probe that one search had reached when it had spent so much."""
+    reached = total = 0
+    for row in sorted(rows, key=lambda row: row["probe"]):
+        total += row[cost]
+        right = row["correct_with"] + (row["first_correct"] and not row["scored_from"])
+        if total <= spent and right == row["length"] - row["scored_from"]:
+            reached = max(reached, row["length"])
+    return reached
+
+
+def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
+    notebook, folder = executed["11_speed"]
+    settings = SETTINGS["11_speed"]
+    (place,) = (folder / "speed").iterdir()
+    kept = {file.stem: list(csv.DictReader(file.read_text().splitlines())) for file in sorted(place.glob("*"))}
+    assert {name: len(rows) for name, rows in kept.items()} == {"costs": 2, "driver": 1, "rates": 4}
+    drawn, against = charts_of(notebook)
+    reading = " ".join(outputs(notebook, "text/markdown"))
+
+    rate = {(row["method"], int(row["length"])): float(row["rate"]) for row in kept["rates"]}
+    assert {(row["method"], row["length"]): row["rate"] for row in values(drawn)} == rate
+    for row in values(drawn):
+        assert row["ratio"] == pytest.approx(row["rate"] / rate["plain", row["length"]])
+    for length in (2, 4):
+        ratio = rate["engine", length] / rate["plain", length]
+        assert f"{ratio:.1f} times the plain procedure's token-steps at length {length} (engine)" in reading
+    best = max(kept["rates"], key=lambda row: float(row["share"]))
+    assert f"{100 * float(best['share']):.0f}% ({best['method']}, length {best['length']})" in reading
+    assert [(row["n_mem"], row["texts"]) for row in kept["costs"]] == [("2", best["texts"]), ("1", "1")]
+    (driver,) = kept["driver"]
+    share = 100 * float(driver["rate"]) / float(driver["bare"])
+    assert f"{share:.0f}% of the rate of full batches" in reading
+
+    grid = sweep.grid(
+        model=SMALLEST, n_texts=2, length=3, search="grow", budget=40, recipe=settings["recipes"], scored_from=[0, 1]
+    )
+    found = {}
+    for cell in sweep.cells(grid):
+        rows = store.Store(folder / "store").read(keys=[cell.key]).to_dicts()
+        found.setdefault((cell.experiment.recipe, cell.experiment.scored_from), []).append(rows)
+    for recipe in settings["recipes"]:
+        lengths = [max(row["decoded_tokens"] or 0 for row in rows) for rows in found[recipe, 1]]
+        assert f"{sum(lengths) / 2:.1f}" in reading.split("(`scored_from` 0)")[1].split("(`scored_from` 1)")[0]
+    steps, seconds = against["datasets"].values()
+    if steps[0]["spent"] != 2:
+        steps, seconds = seconds, steps
+    assert {row["spent"] for row in steps} == {2, 4, 8, 16, 28, 40}
+    assert len(steps) == len(seconds) == 12
+    for row in steps:
+        each = [longest_exact(rows, cost="token_steps", spent=row["spent"]) for rows in found[row["recipe"], 0]]
+        assert row["value"] == sum(each) / 2
+    assert max(row["value"] for row in steps) >= 1
+    for row in seconds:  # the last is what the longest search took, up to rounding
+        less, more = (
+            sum(longest_exact(rows, cost="seconds", spent=row["spent"] * near) for rows in found[row["recipe"], 0]) / 2
+            for near in (1 - 1e-6, 1 + 1e-6)
+        )
+        assert less <= row["value"] <= more
 
 
 def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):

@@ -194,6 +194,7 @@ def test_per_vector_where_one_vector_holds_nothing_of_some_texts_or_of_all():
     assert some["share"].item() == pytest.approx(3.5 / 2)
     assert some.select(pl.col("share_low", "share_high").is_finite()).row(0) == (True, True)
     nothing = plateaus.per_vector(held({1: [0.0, 0.0], 2: [4.0, 6.0]})).filter(n_mem=2)
+    assert nothing.schema == some.schema
     assert nothing.select("value", "share", "share_low").row(0) == (2.5, None, None)
 
 

@@ -1,4 +1,5 @@
 import doctest
+import json
 import os
 import shutil
 import signal
@@ -13,8 +14,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from capacity import experiment, fitting, models, sweep
-from capacity.engine import Recipe
 from capacity.experiment import Experiment
+from capacity.recipes import Recipe
 from capacity.rows import SCHEMA
 from capacity.store import Store
 from capacity.sweep import MissingCells
@@ -24,20 +25,20 @@ QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 IN_A_CHILD = """
 import functools, sys, time
 from capacity import experiment, fitting, sweep
-from capacity.engine import Recipe
+from capacity.recipes import Recipe
 fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 sweep.store.Store = functools.partial(sweep.store.Store, flush_seconds=float(sys.argv[3]))
 whole = experiment.run
-def run(frozen, cells):
-    for number, rows in enumerate(whole(frozen, cells)):
+def run(frozen, cells, **options):
+    for number, rows in enumerate(whole(frozen, cells, **options)):
         if number == 3:
             print("under way", flush=True)
             while True:  # short sleeps: a signal that another thread got is seen, too
                 time.sleep(0.05)
         yield rows
 experiment.run = run
-same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300}
-sweep.run(sweep.grid(model=sys.argv[2], n_texts=8, **same), sys.argv[1], device="cpu", progress=False)
+same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300, "device": "cpu"}
+sweep.run(sweep.grid(model=sys.argv[2], n_texts=8, **same), sys.argv[1], progress=False)
 """
 
 
@@ -47,12 +48,12 @@ def quick(monkeypatch):
 
 
 def grid(folder, n_texts=2, **settings):
-    same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300}
+    same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300, "device": "cpu"}
     return sweep.grid(model=str(folder), n_texts=n_texts, **same | settings)
 
 
 def run(experiments, store, **options):
-    return sweep.run(experiments, store, device="cpu", progress=False, **options)
+    return sweep.run(experiments, store, progress=False, **options)
 
 
 def same(one, other):
@@ -159,9 +160,9 @@ def test_a_part_is_loaded_and_the_rest_is_measured(folders, tmp_path, monkeypatc
     part = run(wanted[1:3], tmp_path)
     whole, measured = experiment.run, []
 
-    def watched(frozen, cells):
+    def watched(frozen, cells, **options):
         measured.extend(cell.experiment for cell in cells)
-        return whole(frozen, cells)
+        return whole(frozen, cells, **options)
 
     monkeypatch.setattr(experiment, "run", watched)
     found = run(wanted, tmp_path)
@@ -174,6 +175,81 @@ def test_a_model_is_loaded_once_for_all_its_cells(folders, tmp_path, loads):
     wanted = grid(folders["llama"], scored_from=[0, 1], n_mem=[1, 2]) + grid(folders["neox"])
     run(wanted[::2] + wanted[1::2], tmp_path)
     assert sorted(loads) == sorted([str(folders["llama"]), str(folders["neox"])])
+
+
+def test_settings_of_the_model_are_loaded_apart(folders, tmp_path, monkeypatch):
+    asked, load = [], models.load
+
+    def watched(name, **options):
+        asked.append(options)
+        return load(name, **options)
+
+    monkeypatch.setattr(models, "load", watched)
+    wanted = grid(folders["llama"], n_texts=1, bos=["none", "before_mem"], dtype=["float32", "bfloat16"], seed=[0, 1])
+    found = run(wanted, tmp_path)
+    same = {"attention": None, "device": "cpu"}
+    assert asked == [
+        same | {"bos": bos, "dtype": dtype} for bos in ("none", "before_mem") for dtype in ("float32", "bfloat16")
+    ]
+    kept = found.select("key", "bos", "dtype", "seed", "device").unique()
+    assert sorted(kept.drop("key").rows()) == sorted((one.bos, one.dtype, one.seed, one.device) for one in wanted)
+
+
+def test_bos_after_the_vectors_is_the_first_token_of_the_length(folders, tokenizer):
+    same = {"scored_from": 1, "n_texts": 3}
+    plain, begun = (
+        sweep.cells(grid(folders["llama"], bos=bos, length=length, **same))
+        for bos, length in (("none", 5), ("after_mem", 6))
+    )
+    for one, other in zip(plain, begun, strict=True):
+        assert other.text.ids == (tokenizer.bos_token_id, *one.text.ids)
+        assert (one.text.id, one.text.index) == (other.text.id, other.text.index)
+        assert one.text.digest != other.text.digest
+    before = sweep.cells(grid(folders["llama"], bos="before_mem", length=5, **same))
+    assert [cell.text for cell in before] == [cell.text for cell in plain]
+    assert {cell.key for cell in before}.isdisjoint(cell.key for cell in plain)
+
+
+def test_bos_takes_its_place_in_the_context(folders):
+    fits = {"n_texts": 1, "n_mem": 4, "scored_from": 1}
+    for bos, length in (("none", 60), ("after_mem", 60), ("before_mem", 59)):
+        (cell,) = sweep.cells(grid(folders["llama"], bos=bos, length=length, **fits))
+        assert len(cell.text.ids) == length
+        with pytest.raises(models.ModelError, match="past the context"):
+            sweep.cells(grid(folders["llama"], bos=bos, length=length + 1, **fits))
+
+
+def test_a_tokenizer_without_bos_has_no_policy_for_it(folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders["llama"], folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings.pop("bos_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(models.ModelError, match="has no BOS token; use bos='none'"):
+        sweep.cells(grid(folder, bos="after_mem", scored_from=1))
+
+
+@pytest.mark.parametrize("how", ["fixed", "grow", "bracket"])
+def test_every_search_is_kept_and_found_again(how, folders, tmp_path):
+    wanted = grid(folders["llama"], search=how, n_mem=2)
+    found = run(wanted, tmp_path)
+    assert set(found["search"]) == {how}
+    assert run(wanted, tmp_path, engine="none").equals(found)
+    others = [other for other in ("fixed", "grow", "bracket") if other != how]
+    with pytest.raises(MissingCells, match=r"^4 of 4"):
+        run(grid(folders["llama"], search=others, n_mem=2), tmp_path, engine="none")
+
+
+def test_compiled_or_not_is_no_part_of_a_cell(folders, tmp_path, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(models.torch, "compile", lambda graph, **_: graphs.append(graph) or graph)  # as it was traced
+    wanted = grid(folders["llama"], search="fixed", length=4)
+    found = run(wanted, tmp_path / "compiled", compile=True)
+    assert len(graphs) == 1  # of one shape
+    other = run(wanted, tmp_path / "plain")
+    told = ("key", "status", "steps", "correct_with", "first_correct", "decoded_tokens")
+    assert found.select(told).equals(other.select(told))
+    assert len(graphs) == 1
 
 
 def test_order_and_company_change_no_row(folders, tmp_path):
@@ -280,8 +356,8 @@ def test_a_changed_recipe_or_seed_is_another_cell(folders, tmp_path, monkeypatch
 def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypatch):
     wanted, whole = grid(folders["llama"], n_texts=4), experiment.run
 
-    def broken(frozen, cells):
-        for number, rows in enumerate(whole(frozen, cells)):
+    def broken(frozen, cells, **options):
+        for number, rows in enumerate(whole(frozen, cells, **options)):
             if number == 2:
                 raise MemoryError
             yield rows
@@ -321,11 +397,11 @@ def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flus
 
 
 def test_progress_goes_to_standard_error(folders, tmp_path, capfd):
-    sweep.run(grid(folders["llama"]), tmp_path, device="cpu")
+    sweep.run(grid(folders["llama"]), tmp_path)
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "2/2" in shown.err
-    sweep.run(grid(folders["llama"]), tmp_path, device="cpu")  # nothing to do: nothing to show
+    sweep.run(grid(folders["llama"]), tmp_path)  # nothing to do: nothing to show
     assert capfd.readouterr() == ("", "")
 
 
