@@ -112,7 +112,7 @@ at = [budget * share for share in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)]
 by = ["recipe", "scored_from"]
 spent = rows.group_by("key").agg(pl.col("seconds").sum())["seconds"]
 reached = metrics.exact_length_by_cost(rows, cost="token_steps", at=at, by=by)
-in_time = metrics.exact_length_by_cost(rows, cost="seconds", at=[spent.max() * s / budget for s in at], by=by)
+in_time = metrics.exact_length_by_cost(rows, cost="seconds", at=[1.001 * spent.max() * s / budget for s in at], by=by)
 decoded = metrics.exact_length(rows, by=by).sort("scored_from", "value")
 decoded.with_columns(pl.col("value", "low", "high").round(2))
 

@@ -29,9 +29,7 @@ def test_the_table_of_models_is_what_their_training_recorded():
 
 def test_recipes_are_those_of_the_package():
     text = README.read_text()
-    assert set(re.findall(r"^\| `(\w+)` \| (?:mean cross-entropy|squared hinge)", text, re.M)) == set(
-        fitting.RECIPES
-    )
+    assert set(re.findall(r"^\| `(\w+)` \| (?:mean cross-entropy|squared hinge)", text, re.M)) == set(fitting.RECIPES)
     default = fitting.RECIPES["default"]
     assert f"lr of {default.lr:.0f} standard deviations" in text
     assert f"margin of {default.margin} of its logits'" in text
