@@ -235,25 +235,28 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
     table: n_context, share, share_low, share_high (95% interval, as bands), model, series (here or the paper).
     """
-    base = alt.Chart(table).encode(
+    base = alt.Chart(table.with_columns(pl.format("{}, {}", "model", "series").alias("who"))).encode(
         x=alt.X(
             "n_context:Q",
             title="real tokens before the text",
             scale=alt.Scale(type="log", base=2, nice=False, padding=16),
         ),
-        color=alt.Color("model:N", title="model", sort=None, legend=alt.Legend(labelLimit=260, symbolOpacity=1)),
+        color=alt.Color(
+            "who:N",
+            title=None,
+            sort=None,
+            legend=alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1),
+        ),
     )
     band = base.mark_area(opacity=0.15).encode(y="share_low:Q", y2="share_high:Q")
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
-        strokeDash=alt.StrokeDash(
-            "series:N", title=None, sort=None, legend=alt.Legend(symbolType="stroke", symbolStrokeColor="black")
-        ),
+        strokeDash=alt.StrokeDash("series:N", sort=None, legend=None),
         tooltip=["model", "n_context", alt.Tooltip("share", format=".3f"), alt.Tooltip("share_low", format=".3f"),
                  alt.Tooltip("share_high", format=".3f")],
     )  # fmt: skip
     rule = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
-    return (band + line + rule).properties(width=_WIDTH + 130, height=300)
+    return (band + line + rule).properties(width=2 * _WIDTH - 60, height=300)
 
 
 def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
@@ -292,5 +295,7 @@ def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
     return (
         alt.layer(bars, points, data=table)
         .properties(width=_WIDTH - 90, height=alt.Step(18))
-        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=3)
+        .facet(
+            facet=alt.Facet("model:N", title=None, sort=table["model"].unique(maintain_order=True).to_list()), columns=3
+        )
     )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from capacity import experiment, models, resources, store, texts
 from capacity.experiment import Cell, Experiment
 
-ENGINES = ("none", "local")
+ENGINES = ("none", "rest", "local")
 
 
 class MissingCells(LookupError):
@@ -96,8 +96,8 @@ def run(
     Args:
         experiments: from `grid`.
         folder: of the store; None takes store.default_path().
-        engine: `local` measures what the store misses, on this machine; `none` only loads, from the store and
-            from the rows that travel with the project.
+        engine: `local` measures what the store misses, on this machine; `rest` what neither the store nor the rows
+            that travel with the project have; `none` only loads, from both.
         compile: see engine.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
 
@@ -121,6 +121,8 @@ def run(
         return rows
     with store.Store(place) as kept:
         missing = set(kept.missing(keys))
+        if engine == "rest":
+            missing -= set(store.read([measured()], ["key"], keys=sorted(missing))["key"])
         todo = {cell.key: cell for cell in wanted if cell.key in missing}
         by_model: dict[tuple, list[Cell]] = defaultdict(list)
         for cell in todo.values():
@@ -133,4 +135,4 @@ def run(
                     kept.append(rows)
                     bar.update()
         kept.flush()
-        return kept.read(keys=keys)
+        return kept.read(keys=keys) if engine == "local" else store.read([place, measured()], keys=keys)

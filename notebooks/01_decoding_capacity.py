@@ -32,7 +32,7 @@ threshold: float = 0.99  # mean accuracy that counts as decoded
 budget: int = 4000  # token-steps a text of the search for the exact length
 longest: int = 40  # tokens, the most the search tries
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 import polars as pl

@@ -29,7 +29,7 @@ lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at l
 recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 import math

@@ -30,7 +30,7 @@ budget: int = 1500  # token-steps a text and vector of the search for the exact 
 longest: int = 12  # tokens a vector, the most the search tries
 threshold: float = 0.99  # mean accuracy that counts as decoded
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 import math

@@ -33,7 +33,7 @@ steps: int = 60  # of the fit of a curve, at most
 shares: list[float] = [0.9, 0.95, 0.99]  # of the variance, to be explained by principal components
 published_cosine: float = 0.8  # cosine that almost no two solutions of a text exceed: Kuratov et al. 2025, appendix E
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 from dataclasses import asdict

@@ -33,7 +33,7 @@ continuation: int = 8  # tokens, what [mem] and the prefixes have to predict
 copied: list[int] = [8, 64, 240]  # tokens of the texts to be copied
 instruction: str = "\n\nRepeat the text above, word for word:\n\n"  # between a text and its copy; may be empty
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 import polars as pl

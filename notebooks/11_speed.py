@@ -38,7 +38,7 @@ longest: int = 40  # tokens, the most the searches try
 budget: int = 3000  # token-steps a text of the searches
 speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
 
 # %%
 from pathlib import Path

@@ -121,7 +121,9 @@ def test_bits_needed_has_a_panel_a_model_and_a_point_a_kind():
         {"model": m, "source": s, "kind": k, "value": 3.0, "low": 2.0, "high": 4.0}
         for m in ("one", "two") for s in ("embedded", "random_words") for k in ("entropy", "shortfall")
     ])  # fmt: skip
-    drawn = svg(charts.bits_needed(table, order=["entropy", "shortfall"]))
+    chart = charts.bits_needed(table.reverse(), order=["entropy", "shortfall"])
+    assert chart.to_dict()["facet"]["sort"] == ["two", "one"]  # as they come
+    drawn = svg(chart)
     assert drawn.count('aria-roledescription="point"') == 8
     for word in ("one", "two", "random_words", "bits a token (95% interval over texts)"):
         assert word in drawn
