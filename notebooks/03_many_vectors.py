@@ -164,6 +164,6 @@ Markdown(
 
 # %%
 print(
-    f"{n_new} of {n_cells} cells measured now, the others were there; {rows.height} fits, "
-    f"{rows.select(metrics.exact().sum()).item()} of them exact; recipe {recipe} at fixed lengths"
+    f"{n_new} of {n_cells} cells measured now, the others were there\n"
+    f"{rows.height} fits, {rows.select(metrics.exact().sum()).item()} of them exact; {recipe} at fixed lengths"
 )

@@ -41,6 +41,7 @@ from capacity import charts, comparisons, metrics, published, sweep, theory
 from capacity.store import default_path, read
 
 pl.Config.set_tbl_rows(-1)
+pl.Config.set_fmt_str_lengths(80)
 charts.enable()
 
 # %% [markdown]
@@ -140,7 +141,7 @@ low, high = paper.sort("share_tokens").row(0, named=True), paper.sort("share_tok
 natural, random = (paper.filter(kind=kind).sort("model") for kind in ("natural", "random words"))
 here = shares.filter(pl.col("listed").is_null())
 mine = [
-    f"`{r['model']}` on {r['kind']} text {100 * r['share_tokens']:.1f}% in tokens, {100 * r['share_bits']:.1f}% in bits"
+    f"`{r['model']}`, {r['kind']}, {100 * r['share_tokens']:.1f}% in tokens and {100 * r['share_bits']:.1f}% in bits"
     for r in here.iter_rows(named=True)
 ]
 more = {unit: (natural[f"share_{unit}"] > random[f"share_{unit}"]).sum() for unit in ("tokens", "bits")}
