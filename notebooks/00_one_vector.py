@@ -55,6 +55,7 @@ settings = {
     "seed": seed,
 }
 cell = sweep.grid(**settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
+n_new = len(sweep.missing(cell, store or None, engine=engine))
 rows = sweep.run(cell, store or None, engine=engine)
 
 # %% [markdown]
@@ -129,3 +130,6 @@ Markdown(
 #
 # One text, one start, one small model: see `01_decoding_capacity` for means over texts with intervals. The vector
 # decodes with this model and its tokenizer only. Next: `01_decoding_capacity`.
+
+# %%
+print(f"{n_new} of 1 cells measured now; {rows.height} fits")

@@ -57,7 +57,9 @@ grown = {"source": sources, "length": longest, "search": "grow", "budget": budge
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
 here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
 kept = [e for s in (fixed, grown) for e in sweep.grid(model=kept_models, n_texts=kept_n_texts, **s)]
-rows = sweep.run(here + sweep.grid(n_texts=n_texts, **paper), store or None, engine=engine)
+here += sweep.grid(n_texts=n_texts, **paper)
+n_new = len(sweep.missing(here, store or None, engine=engine))
+rows = sweep.run(here, store or None, engine=engine)
 rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept_models else rows
 
 # %% [markdown]
@@ -150,7 +152,4 @@ Markdown(
 # has it given. Next: `07_free_running` and `09_exact_length`, to come.
 
 # %%
-measured_here = rows.filter(pl.col("model").is_in(models))["key"].n_unique()
-print(
-    f"{rows['key'].n_unique()} cells, {rows.height} rows; {rows['key'].n_unique() - measured_here} cells from kept rows"
-)
+print(f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; {rows.height} fits")

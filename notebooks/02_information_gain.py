@@ -38,7 +38,6 @@ import polars as pl
 from IPython.display import Markdown
 
 from capacity import charts, comparisons, metrics, plateaus, published, sweep, theory
-from capacity.store import default_path, read
 
 pl.Config.set_tbl_rows(-1)
 charts.enable()
@@ -52,11 +51,12 @@ charts.enable()
 
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
-there = set(read([store or default_path()], ["key"])["key"])
-rows = sweep.run(sweep.grid(model=models, n_texts=n_texts, **grid), store or None, engine=engine)
+here = sweep.grid(model=models, n_texts=n_texts, **grid)
+n_new = len(sweep.missing(here, store or None, engine=engine))
+rows = sweep.run(here, store or None, engine=engine)
 kept = sweep.grid(model=kept_models, n_texts=kept_n_texts, **grid) if kept_models else []
 rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept else rows
-n_cells, n_new = rows["key"].n_unique(), len(set(rows.filter(pl.col("model").is_in(models))["key"]) - there)
+n_cells = rows["key"].n_unique()
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
 
 # %% [markdown]

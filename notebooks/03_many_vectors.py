@@ -39,7 +39,6 @@ import polars as pl
 from IPython.display import Markdown
 
 from capacity import charts, comparisons, metrics, plateaus, published, sweep
-from capacity.store import default_path, read
 
 pl.Config.set_tbl_rows(-1)
 pl.Config.set_fmt_str_lengths(80)
@@ -60,9 +59,9 @@ fixed = {"search": "fixed", "recipe": recipe, "scored_from": scored_from}
 lengths = {n: sorted({max(n * tokens, 1 + scored_from) for tokens in per_vector}) for n in sizes}
 grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=lengths[n])]
 grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
-there = set(read([store or default_path()], ["key"])["key"])
+n_new = len(sweep.missing(grid + grown, store or None, engine=engine))
 rows = sweep.run(grid + grown, store or None, engine=engine)
-n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
+n_cells = rows["key"].n_unique()
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"]))
 
 # %% [markdown]

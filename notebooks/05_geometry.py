@@ -56,6 +56,7 @@ pl.Config.set_tbl_rows(-1)
 # %%
 settings = {"model": model, "source": source, "length": length, "n_mem": n_mem, "recipe": recipe}
 grid = sweep.grid(**settings, search="fixed", seed=list(range(n_starts)), n_texts=n_texts)
+n_new = len(sweep.missing(grid, store or None, engine=engine))
 rows = sweep.run(grid, store or None, engine=engine).sort("text_index", "seed")
 
 # %%
@@ -226,6 +227,7 @@ Markdown(
 
 # %%
 print(
-    f"{rows['key'].n_unique()} cells, {rows.height} rows; {len(every)} lines and {len(chain)} curves, scored at "
+    f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; "
+    f"{len(every)} lines and {len(chain)} curves, scored at "
     f"{points} places each, now"
 )

@@ -56,6 +56,7 @@ later = f"after:{before}:{sources[0]}"
 grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
 cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
+n_new = len(sweep.missing(cells, store or None, engine=engine))
 rows = sweep.run(cells, store or None, engine=engine)
 loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}
 
@@ -226,6 +227,7 @@ Markdown(
 # %%
 here = [name for name in rows["model"].unique(maintain_order=True).sort() if name in loaded]
 print(
-    f"{rows['key'].n_unique()} cells, {rows.height} rows of {', '.join(here)}; {read.height} texts after a prefix, "
+    f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; "
+    f"{rows.height} fits of {', '.join(here)}; {read.height} texts after a prefix, "
     f"{copies.height} copies, {coded.height} texts coded and decoded again"
 )

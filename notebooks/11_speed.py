@@ -107,6 +107,7 @@ searches = sweep.grid(
     model=search_model, n_texts=n_texts, length=longest, search="grow", budget=budget, recipe=recipes,
     scored_from=[0, 1],
 )  # fmt: skip
+n_new = len(sweep.missing(searches, store or None, engine=engine))
 rows = sweep.run(searches, store or None, engine=engine)
 at = [budget * share for share in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)]
 by = ["recipe", "scored_from"]
@@ -172,5 +173,6 @@ Markdown(
 # %%
 kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))
 print(
-    f"{len(rates)} settings of {model}; {rows['key'].n_unique()} searches; rates of {len(kept)} other runs travel along"
+    f"{len(rates)} settings of {model}; {n_new} of {rows['key'].n_unique()} searches made now, the others were there; "
+    f"{len(kept)} folders of rates travel along"
 )

@@ -300,8 +300,28 @@ def test_engine_none_finds_the_rows_that_travel_with_the_project(folders, tmp_pa
     assert found.equals(pl.concat([travelling, own]).sort("key", "probe"))
 
 
+def test_engine_rest_measures_what_neither_the_store_nor_the_travelling_rows_have(folders, tmp_path, monkeypatch):
+    wanted = grid(folders["llama"], n_texts=2)
+    travelling = run(wanted[:1], tmp_path / "travelling")
+    monkeypatch.setattr(sweep, "measured", lambda: tmp_path / "travelling")
+    (key,) = travelling["key"].unique()
+    assert key not in sweep.missing(wanted, tmp_path / "own", engine="rest")
+    assert len(sweep.missing(wanted, tmp_path / "own", engine="rest")) == 1
+    assert len(sweep.missing(wanted, tmp_path / "own")) == 2
+    found = run(wanted, tmp_path / "own", engine="rest")
+    assert found["key"].n_unique() == 2
+    assert found.filter(key=key).equals(travelling)
+    assert Store(tmp_path / "own").missing([key]) == [key]
+    assert sweep.missing(wanted, tmp_path / "own", engine="rest") == []
+    assert sweep.missing(wanted, tmp_path / "own") == [key]
+    assert run(wanted, tmp_path / "own")["key"].n_unique() == 2
+    assert Store(tmp_path / "own").missing([key]) == []
+
+
 def test_refuses_an_unknown_engine(tmp_path):
-    with pytest.raises(ValueError, match="unknown engine 'cloud'; known are none, local"):
+    with pytest.raises(ValueError, match="unknown engine 'cloud'"):
+        sweep.missing([], tmp_path, engine="cloud")
+    with pytest.raises(ValueError, match="unknown engine 'cloud'; known are none, rest, local"):
         run([], tmp_path, engine="cloud")
 
 
