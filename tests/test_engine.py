@@ -178,7 +178,7 @@ from capacity.recipes import Recipe
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=2**14, num_hidden_layers=1,
+config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=2**13, num_hidden_layers=1,
                      num_attention_heads=2, max_position_embeddings=128)
 frozen = models.freeze(LlamaForCausalLM(config), None, name="wide", revision="")
 made, begin = [], batch.Batch.__init__
@@ -190,7 +190,7 @@ def watched(self, *args, bucket, slots, **options):
 batch.Batch.__init__ = watched
 generator = torch.Generator().manual_seed(0)
 ids = [torch.randint(0, 64, (length,), generator=generator).tolist() for length in [60] * 8 + [5] * 4]
-recipe = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=2)
+recipe = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1)
 
 def ended(part):
     made.clear()

@@ -1,5 +1,6 @@
 """What a batch takes of memory, by hand and against what torch takes, and how many texts run at once."""
 
+import dataclasses
 import gc
 import json
 import weakref
@@ -13,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from capacity import fitting, memory, models, stepping
-from capacity.memory import bucket_of, is_exhausted, peak_bytes, predicted_bytes, saved_bytes, slots_of
+from capacity.memory import bucket_of, is_exhausted, peak_bytes, predicted_bytes, room_of, saved_bytes, slots_of
 from capacity.models import Frozen
 from capacity.recipes import Recipe
 from capacity.stepping import State
@@ -47,6 +48,15 @@ def test_buckets_are_few() -> None:
 @pytest.mark.parametrize(("length", "most", "bucket"), [(60, 61, 61), (40, 61, 48), (7, 8, 8), (5, 7, 7), (9, 100, 12)])
 def test_a_bucket_ends_where_the_context_does(length: int, most: int, bucket: int) -> None:
     assert bucket_of(length, most=most) == bucket
+
+
+def test_room_is_what_the_context_leaves(tiny: Frozen) -> None:
+    begun = dataclasses.replace(tiny, bos="before_mem")
+    assert tiny.context == 64
+    assert [room_of(frozen, n_mem=n_mem) for frozen in (tiny, begun) for n_mem in (1, 4)] == [64, 61, 63, 60]
+    for frozen in (tiny, begun):
+        positions = torch.zeros(1, room_of(frozen, n_mem=4) - 1, frozen.dim)
+        assert frozen.inputs(torch.zeros(1, 4, frozen.dim), positions).shape[1] == 64
 
 
 class Chain(PreTrainedModel):
