@@ -43,7 +43,7 @@ SETTINGS = {
     "11_speed": {
         "model": SMALLEST, "lengths": [2, 4], "compiled_lengths": [], "n_mem": [2], "other_models": [], "busy": [1],
         "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_model": SMALLEST, "recipes": ["paper", "default"],
-        "n_texts": 2, "longest": 3, "budget": 40,
+        "n_texts": 2, "longest": 3, "budget": 40, "store": "searches",
     },
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
@@ -418,7 +418,7 @@ def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
     )
     found = {}
     for cell in sweep.cells(grid):
-        rows = store.Store(folder / "store").read(keys=[cell.key]).to_dicts()
+        rows = store.Store(folder / "searches").read(keys=[cell.key]).to_dicts()
         found.setdefault((cell.experiment.recipe, cell.experiment.scored_from), []).append(rows)
     for recipe in settings["recipes"]:
         lengths = [max(row["decoded_tokens"] or 0 for row in rows) for rows in found[recipe, 1]]

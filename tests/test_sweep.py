@@ -23,8 +23,9 @@ from capacity.sweep import MissingCells
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 # A sweep that says when three cells are done, and then waits for a signal. Arguments: store, model, seconds to flush.
 IN_A_CHILD = """
-import functools, sys, time
+import functools, signal, sys, time
 from capacity import experiment, fitting, sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has its children ignore it
 from capacity.recipes import Recipe
 fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 sweep.store.Store = functools.partial(sweep.store.Store, flush_seconds=float(sys.argv[3]))
