@@ -79,7 +79,7 @@ def cram(
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
     model: Annotated[str, typer.Option(help="Embedded name, folder or hub name.")] = "llama-128",
     n_mem: Annotated[str, typer.Option(help="Vectors, or `auto`: doubled until the text fits.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="How to optimise: `default` or `paper`.")] = "default",
+    recipe: Annotated[str, typer.Option(help="How to optimise: `default`, `progressive` or `paper`.")] = "default",
     budget: Annotated[int, typer.Option(help="Token-steps a vector.")] = 8000,
     given: Annotated[int, typer.Option(help="1: the first token is given, as in the paper; it counts.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the start.")] = 0,

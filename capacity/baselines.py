@@ -94,8 +94,8 @@ def prefix_gains(read: pl.DataFrame, fitted: pl.DataFrame) -> pl.DataFrame:
     no_context = pl.lit(None, dtype=pl.Int64).alias("n_context")
     both = pl.concat([real, vectors.select(*keys, no_context, pl.col("mem_saved").alias("saved"), "mem_saved")])
     by = ["model", "length", "n_context"]
-    saved = ratio(both.with_columns(texts=pl.lit(1)), "saved", "texts", by=by)
-    shares = ratio(both, "saved", "mem_saved", by=by)
+    saved = metrics.ratio(both.with_columns(texts=pl.lit(1)), "saved", "texts", by=by)
+    shares = metrics.ratio(both, "saved", "mem_saved", by=by)
     shares = shares.select(*by, share="value", share_low="low", share_high="high")
     found = saved.rename({"value": "saved_bits"}).join(shares, on=by, nulls_equal=True)
     return found.drop("degenerate").sort(by, nulls_last=True)
@@ -142,23 +142,6 @@ def shortfalls(frozen: Frozen, sample: Sequence[Text]) -> list[Row]:
             | {"n_wrong": int((short > 0).sum())}
         )
     return found
-
-
-def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
-    """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
-
-    The interval resamples texts, each with all its rows. Raises ValueError for no rows, or where `below` sums to 0.
-    """
-    found = []
-    for group, part in rows.group_by(list(by), maintain_order=True):
-        pairs = part.group_by("text_id", maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
-        if not pairs[below].sum():
-            raise ValueError(f"{below} sums to 0 for {dict(zip(by, group, strict=True))}; leave these rows out")
-        made = metrics.interval(pairs.to_numpy().astype(float), statistic=lambda c: c[:, 0].sum() / c[:, 1].sum())
-        found.append(dict(zip(by, group, strict=True)) | vars(made))
-    if not found:
-        raise ValueError("no rows to divide; check what they were filtered by")
-    return pl.DataFrame(found)
 
 
 def _named(frozen: Frozen, text: Text) -> Row:

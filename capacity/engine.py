@@ -1,7 +1,8 @@
 """The hot loop: many texts under way at once, each with its own vector, optimiser state, length and end.
 
 Texts wait in a queue for each bucket of lengths; a bucket has a fixed number of slots, of which idle ones hold
-dummies, so the shapes of every call are fixed and a text's result is the same bits alone and in any company.
+dummies, so the shapes of every call are fixed and a text's result is the same bits alone and in any company. Two things
+hold to rounding only: mixtures of experts, and a compiled step beside a text whose curve is traced.
 """
 
 from collections.abc import Iterable, Iterator

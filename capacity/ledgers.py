@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from capacity import coding, published
-from capacity.baselines import ratio
+from capacity import coding, metrics, published
 from capacity.decoding import free_running
 from capacity.models import Frozen
 from capacity.texts import Text
@@ -105,7 +104,7 @@ def times(ledger: pl.DataFrame) -> pl.DataFrame:
         pl.lit("model inputs").alias("what"), bytes=pl.col("n_tokens") * 1.0, vector_bytes=pl.col("n_mem") * 1.0
     )
     both = pl.concat([inputs, ledger.filter(~pl.col("what").str.starts_with("[mem]"))])
-    return ratio(both, "bytes", "vector_bytes", by=["model", "source", "what"]).drop("degenerate")
+    return metrics.ratio(both, "bytes", "vector_bytes", by=["model", "source", "what"]).drop("degenerate")
 
 
 def _lines(of: Row, sizes: dict[str, float]) -> list[Row]:

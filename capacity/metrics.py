@@ -172,7 +172,7 @@ def exact_length_by_cost(
     for spent in at:
         reached = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0)
         texts = each.group_by([*by, "text_id", "seed"], maintain_order=True).agg(reached.alias("value"))
-        tables.append(_mean(texts, pl.col("value"), by).with_columns(pl.lit(float(spent)).alias("spent")))
+        tables.append(mean(texts, pl.col("value"), by).with_columns(pl.lit(float(spent)).alias("spent")))
     return pl.concat(tables).sort([*by, "spent"])
 
 
@@ -182,7 +182,7 @@ def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
     exact) is the caller's choice. Texts are resampled, each with all its rows.
     """
-    return _mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
+    return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
 
 
 def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, least: bool = False) -> pl.DataFrame:
@@ -191,7 +191,7 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
     least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
     of a recipe that doesn't follow bits are refused with ValueError.
     """
-    return _mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
+    return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
 
 
 def utilisation(
@@ -207,7 +207,7 @@ def utilisation(
         "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
         "bits": (pl.col("bits_without") - _bits_with(rows, least=least)) / capacity,
     }
-    return pl.concat(_mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
+    return pl.concat(mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
 
 
 def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
@@ -218,15 +218,24 @@ def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
     return pl.col("bits_with_min" if least else "bits_with")
 
 
-def _mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
-    """Return the mean of `value` over rows; the interval resamples texts, each with all its rows."""
+def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
+    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; texts are resampled as in `ratio`."""
+    return ratio(rows.with_columns(value.alias("above"), pl.lit(1).alias("below")), "above", "below", by=by)
+
+
+def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
+    """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
+
+    The interval resamples texts, each with all its rows. Raises ValueError for no rows, or where `below` sums to 0.
+    """
 
     def one(part: pl.DataFrame) -> Interval:
-        texts = part.group_by("text_id", maintain_order=True).agg(pl.col("value").sum(), pl.len().alias("rows"))
-        pairs = texts.select("value", "rows").to_numpy().astype(float)
-        return interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum())
+        pairs = part.group_by("text_id", maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
+        if not pairs[below].sum():
+            raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
+        return interval(pairs.to_numpy().astype(float), statistic=lambda c: c[:, 0].sum() / c[:, 1].sum())
 
-    return summarise(rows.with_columns(value.alias("value")), by, one)
+    return summarise(rows, by, one)
 
 
 def summarise(

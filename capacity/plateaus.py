@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, accuracy, exact, interval, summarise
+from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, summarise
 
 _PASSED = 0.99  # the paper's gains see rows whose accuracy is at most this
 _GRID = 200  # places a plateau is looked for at first, evenly from 0 to the most bits of a row
@@ -45,15 +45,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     if failed.is_empty():
         raise ValueError(f"no fit of {rows.height} failed, so there is no plateau to average; give longer texts")
 
-    def one(group: pl.DataFrame) -> dict:
-        texts = group.group_by("text_id", maintain_order=True).agg(pl.col("gain").sum(), pl.len().alias("rows"))
-        pairs = texts.select("gain", "rows").to_numpy().astype(float)
-        return asdict(interval(pairs, statistic=lambda chosen: chosen[:, 0].sum() / chosen[:, 1].sum()))
-
-    return pl.concat(
-        summarise(failed.with_columns(gain.alias("gain")), by, one).with_columns(unit=pl.lit(unit))
-        for unit, gain in gains.items()
-    )
+    return pl.concat(mean(failed, gain, by).with_columns(unit=pl.lit(unit)) for unit, gain in gains.items())
 
 
 def plateau_of(before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray) -> float:

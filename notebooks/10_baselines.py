@@ -127,7 +127,7 @@ far = far.with_columns(saved=pl.col("bits_without") - pl.col("bits_with"), right
 figures = {"share right": ("right", "length"), "bits saved a token": ("saved", "scored"),
            "given back (tokens)": ("decoded_tokens", "texts")}  # fmt: skip
 by = ["model", "source"]
-parts = [baselines.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
+parts = [metrics.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
 by_vector = metrics.exact_length(rows.filter(search="grow"), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
 copy_table = pl.concat([*parts, by_vector], how="diagonal").pivot("figure", index=by, values="value")
 copy_table.with_columns(pl.selectors.float().round(3))
@@ -154,7 +154,7 @@ by_what.rename(lambda name: name.removeprefix("token ids, ").removeprefix("text,
 )
 
 # %%
-per_token = baselines.ratio(kept, "bytes", "n_tokens", by=["model", "source", "what"])
+per_token = metrics.ratio(kept, "bytes", "n_tokens", by=["model", "source", "what"])
 mine = pl.col("model").is_in(models)
 natural = per_token.filter((pl.col("source") == sources[0]) | ~mine).with_columns(
     series=pl.when(mine).then("model").otherwise(pl.lit("the models of Kuratov et al. 2025, pg19"))
@@ -177,7 +177,7 @@ of_text = of_text.filter(pl.col("n_tokens") > 1).join(
 ).with_columns(scored=pl.col("n_tokens") - 1)  # fmt: skip
 kinds = {"entropy without [mem]": "bits", "saved by [mem]": "saved", "shortfall of the margin": "shortfall_bits"}
 needed = pl.concat([
-    baselines.ratio(of_text, column, "scored", by=["model", "source"]).with_columns(kind=pl.lit(kind))
+    metrics.ratio(of_text, column, "scored", by=["model", "source"]).with_columns(kind=pl.lit(kind))
     for kind, column in kinds.items()
 ])  # fmt: skip
 needed = needed.sort(pl.col("model").cast(pl.Enum(models)), pl.col("source").cast(pl.Enum(sources)))

@@ -46,7 +46,7 @@ from pathlib import Path
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import benchmark, charts, metrics, resources, sweep
+from capacity import benchmark, charts, memory, metrics, resources, sweep
 from capacity.recipes import recipe
 
 charts.enable()
@@ -166,13 +166,12 @@ Markdown(
 # ## Limits
 #
 # Two rates of one run may be compared, two runs of a busy machine may not. Peaks are those of one large product in the
-# same number type; a small model's own products are too small to reach it. `progressive` has a constant rate here, the
-# paper's warm-up and cosine are left out. Rates of machines with a GPU are in `data/measured/speed/` where they were
-# measured. Next: `03_many_vectors`.
+# same number type. `progressive` has a constant rate here, the warm-up and cosine of Tarasov et al. are left out. No
+# rates of a machine with a GPU were measured yet; `data/measured/speed/` is their place. Next: `03_many_vectors`.
 
 # %%
 kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))
 print(
     f"{len(rates)} settings of {model}; {n_new} of {rows['key'].n_unique()} searches made now, the others were there; "
-    f"{len(kept)} folders of rates travel along"
+    f"{len(kept)} folders of rates travel along; peak memory {memory.peak_bytes(frozen.device) / 1e9:.2f} GB"
 )

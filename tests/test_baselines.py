@@ -186,23 +186,3 @@ def test_the_shortfall_after_bos(tiny):
         logs = next_token(tiny, [bos, *text.ids[:t]])
         short += (logs.max() - logs[text.ids[t]]).item()
     assert baselines.shortfalls(begun, [text])[0]["shortfall_bits"] == pytest.approx(short, rel=1e-4)
-
-
-# Ratios
-
-
-def test_a_ratio_is_of_sums_and_texts_keep_their_rows_together():
-    rows = pl.DataFrame({"k": "x", "text_id": ["a", "a", "b"], "above": [1.0, 2.0, 7.0], "below": [1.0, 1.0, 3.0]})
-    found = baselines.ratio(rows, "above", "below", by=["k"]).row(0, named=True)
-    assert (found["k"], found["value"], found["n"]) == ("x", 2.0, 2)
-    assert (found["low"], found["high"]) == pytest.approx((1.5, 7 / 3))  # one text alone, or the other
-    one = baselines.ratio(rows.filter(text_id="a"), "above", "below", by=["k"]).row(0, named=True)
-    assert (one["value"], one["low"], one["high"], one["degenerate"]) == (1.5, 1.5, 1.5, True)
-
-
-def test_a_ratio_to_nothing_is_refused():
-    rows = pl.DataFrame({"k": "x", "text_id": ["a"], "above": [1.0], "below": [0.0]})
-    with pytest.raises(ValueError, match=r"below sums to 0 for \{'k': 'x'\}"):
-        baselines.ratio(rows, "above", "below", by=["k"])
-    with pytest.raises(ValueError, match="no rows to divide"):
-        baselines.ratio(rows.head(0), "above", "below", by=["k"])

@@ -373,3 +373,20 @@ def test_refuses_to_summarise_no_rows(call, frame):
 def test_examples_in_the_documentation():
     failed, tried = doctest.testmod(metrics)
     assert (failed, tried) == (0, 1)
+
+
+def test_a_ratio_is_of_sums_and_texts_keep_their_rows_together():
+    rows = pl.DataFrame({"k": "x", "text_id": ["a", "a", "b"], "above": [1.0, 2.0, 7.0], "below": [1.0, 1.0, 3.0]})
+    found = metrics.ratio(rows, "above", "below", by=["k"]).row(0, named=True)
+    assert (found["k"], found["value"], found["n"]) == ("x", 2.0, 2)
+    assert (found["low"], found["high"]) == pytest.approx((1.5, 7 / 3))  # one text alone, or the other
+    one = metrics.ratio(rows.filter(text_id="a"), "above", "below", by=["k"]).row(0, named=True)
+    assert (one["value"], one["low"], one["high"], one["degenerate"]) == (1.5, 1.5, 1.5, True)
+
+
+def test_a_ratio_to_nothing_is_refused():
+    rows = pl.DataFrame({"k": "x", "text_id": ["a"], "above": [1.0], "below": [0.0]})
+    with pytest.raises(ValueError, match=r"below sums to 0 for \{'k': 'x'\}"):
+        metrics.ratio(rows, "above", "below", by=["k"])
+    with pytest.raises(ValueError, match="no rows to summarise"):
+        metrics.ratio(rows.head(0), "above", "below", by=["k"])

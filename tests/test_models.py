@@ -36,18 +36,6 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["llama"], tmp_path / "copy"))
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the hub's client offline; any try to reach a network ends the test."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    def refuse(*args: object, **options: object) -> None:
-        pytest.fail(f"the network was asked for {args}")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
 def ids_of(*shape: int) -> torch.Tensor:
     return torch.randint(0, 300, shape, generator=torch.Generator().manual_seed(0))
 
