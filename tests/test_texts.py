@@ -179,8 +179,8 @@ def test_texts_are_those_that_were_measured():
         .filter(search="fixed")
         .select("model", "source", "length", "text_index", "text_digest")
     )
-    rows = rows.unique().filter(pl.col("length") == pl.col("length").max())
-    assert rows["source"].n_unique() == 3
+    rows = rows.unique().filter(pl.col("length") == pl.col("length").max().over("model", "source"))
+    assert rows["source"].n_unique() >= 3
     for (model, source, length), part in rows.group_by("model", "source", "length"):
         _, tokenizer = models.describe(model, models.EMBEDDED[model])
         found = texts.sample(source, tokenizer, n_texts=part.height, length=length)
