@@ -58,7 +58,6 @@ class Batch:
     def put(self, slot: int, task: Task) -> None:
         """Let a task into an idle slot, with its state as it left the last one."""
         size = min(len(task.ids), self.bucket)
-        self.tasks[slot] = task
         self.targets[slot] = 0
         self.targets[slot, :size] = torch.tensor(task.ids[:size])
         self.context[slot] = self.frozen.embed(self.targets[slot : slot + 1, :-1])[0]
@@ -68,6 +67,7 @@ class Batch:
         self.length[slot], self.size[slot] = task.length, size
         self.steps[slot], self.stale[slot], self.best[slot] = task.steps, task.stale, task.best
         self.bits_min[slot], self.seconds[slot], self.dirty = task.bits_min, task.seconds, True
+        self.tasks[slot] = task
 
     def _state(self, task: Task) -> list[tuple[Tensor, Tensor]]:
         return [

@@ -1,12 +1,15 @@
 """The hot loop: many texts under way at once, each with its own vector, optimiser state, length and end.
 
 Texts wait in a queue for each bucket of lengths; a bucket has a fixed number of slots, of which idle ones hold
-dummies, so the shapes of every call are fixed and a text's result is the same bits alone and in any company. Two things
-hold to rounding only: mixtures of experts, and a compiled step beside a text whose curve is traced.
+dummies, so that a text's result is the same bits alone and in any company. Where a smaller batch was seen to give the
+same bits, few texts run in that. Two things hold to rounding only: mixtures of experts, and a compiled step beside a
+text whose curve is traced.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
+from capacity import stepping
 from capacity.batch import Batch
 from capacity.memory import bucket_of, is_exhausted, room_of, slots_of
 from capacity.models import Frozen
@@ -25,7 +28,8 @@ def run(
 ) -> Iterator[Task]:
     """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
 
-    The bucket with the most tasks runs until it is half empty and another has more; who waits enters as others leave.
+    The bucket with the most tasks runs until it is half empty and another has more, or a smaller batch holds the rest;
+    who waits enters as others leave.
     Where memory runs out, the batch is halved and its tasks go on as they were before the step; a text that does not
     fit alone ends with status `oom`.
 
@@ -44,32 +48,34 @@ def run(
         enqueue(task)
     while waiting:
         n_mem, bucket = shape = max(waiting, key=lambda shape: (len(waiting[shape]), -shape[1]))
-        queue = waiting.pop(shape)[::-1]
-        n_slots = slots.get(shape) or slots_of(frozen, n_mem=n_mem, bucket=bucket)
-        batch = Batch(
-            frozen, recipe, n_mem=n_mem, bucket=bucket, slots=n_slots, scored_from=scored_from, compile=compile
+        queue, batch = waiting.pop(shape)[::-1], None
+        n_slots = most = slots.get(shape) or slots_of(frozen, n_mem=n_mem, bucket=bucket)
+        narrowest = partial(
+            stepping.narrowed, frozen, recipe, n_mem=n_mem, bucket=bucket, slots=most, compile=compile
         )
-        while True:
-            for slot in batch.free[: len(queue)]:
-                batch.put(slot, queue.pop())
-            others = max((len(tasks) for tasks in waiting.values()), default=0)
-            if not batch.under_way:
-                break
-            if batch.under_way <= n_slots // 2 and others > batch.under_way and not queue:
-                break
-            try:
-                left = batch.step(advance)
-            except (RuntimeError, MemoryError) as error:
-                if not is_exhausted(error):
-                    raise
-                slots[shape] = n_slots // 2
-                break
-            for task in left:
-                if task.under_way:
-                    enqueue(task)
-                else:
-                    yield task
-        for slot, task in enumerate(batch.tasks):
+        try:
+            n_slots = narrowest(len(queue))
+            batch = Batch(
+                frozen, recipe, n_mem=n_mem, bucket=bucket, slots=n_slots, scored_from=scored_from, compile=compile
+            )
+            while True:
+                for slot in batch.free[: len(queue)]:
+                    batch.put(slot, queue[-1])
+                    queue.pop()
+                busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
+                half_empty = not queue and busy <= n_slots // 2
+                if not busy or half_empty and (others > busy or narrowest(busy) < n_slots):
+                    break
+                for task in batch.step(advance):
+                    if task.under_way:
+                        enqueue(task)
+                    else:
+                        yield task
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            slots[shape] = n_slots // 2
+        for slot, task in enumerate(batch.tasks if batch else []):
             if task is not None:
                 queue.append(batch.take(slot))
         for task in queue:

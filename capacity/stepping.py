@@ -128,6 +128,50 @@ def compiled(
     return known[name] or plain
 
 
+_ALIKE: WeakKeyDictionary[Frozen, dict[tuple, bool]] = WeakKeyDictionary()
+
+
+def narrowed(
+    frozen: Frozen, recipe: Recipe, tasks: int, *, n_mem: int, bucket: int, slots: int, compile: bool
+) -> int:
+    """Return the fewest slots, a power-of-two part of `slots`, that hold `tasks` and give the same bits as `slots` do.
+
+    A matrix product may add in another order at another size. Whether it does on this machine is tried, once for each
+    number of slots, by a step of random texts both ways; what differs in one bit is not taken. Compiled, every number
+    would be a graph of its own: it stays at `slots`.
+    """
+    if compile:
+        return slots
+    known = _ALIKE.setdefault(frozen, {})
+    narrow = 1 << (max(1, tasks) - 1).bit_length()
+    while narrow < slots:
+        name = (recipe.loss, n_mem, bucket, slots, narrow)
+        if name not in known:
+            known[name] = slots % narrow == 0 and _alike(frozen, recipe, n_mem, bucket, slots, narrow)
+        if known[name]:
+            return narrow
+        narrow *= 2
+    return slots
+
+
+def _alike(frozen: Frozen, recipe: Recipe, n_mem: int, bucket: int, slots: int, narrow: int) -> bool:
+    device, generator = frozen.device, torch.Generator().manual_seed(0)
+    mem = (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device)
+    targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator).to(device)
+    weights = torch.full((slots, bucket), 1 / bucket, device=device)
+    state = State(mem, torch.zeros_like(mem), torch.zeros_like(mem), torch.zeros(slots, device=device))
+    flat = (*state, frozen.embed(targets[:, :-1]), targets, weights)
+    move = step(frozen, recipe, n_mem=n_mem, follow_bits=True)
+
+    def moved(rows: slice) -> list[Tensor]:
+        own = [tensor[rows].clone() for tensor in flat]
+        (mem, first, second, _), *rest = move(State(*own[:4]), *own[4:])
+        return [mem, first, second, *rest]
+
+    parts = zip(*(moved(slice(at, at + narrow)) for at in range(0, slots, narrow)), strict=True)
+    return all(torch.equal(whole, torch.cat(part)) for whole, part in zip(moved(slice(None)), parts, strict=True))
+
+
 def _compile(plain: Step, like: tuple[State, Tensor, Tensor, Tensor], replay: bool) -> Step:
     state, *rest = like
     fake = FakeTensorMode(allow_non_fake_inputs=True)  # without it, transformers looks at values while it is traced

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from capacity import models, resources, vectors
+from capacity.__main__ import app
 from capacity.display import MIMETYPE
 from capacity.store import Store
 
@@ -76,9 +78,10 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["cram", "x", "--frobnicate"], "No such option"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_error_and_exit_code_2(arguments, says, tmp_path):
-    done = capacity(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
+def test_wrong_use_is_one_error_and_exit_code_2(arguments, says, tmp_path, monkeypatch, offline):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)  # as a process: the test below
+    assert done.exit_code == 2, done.output
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

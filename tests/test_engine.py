@@ -230,7 +230,8 @@ def limited() -> list[dict]:
 
 def test_out_of_memory_halves_the_batch_and_the_same_comes_out(limited: list[dict]) -> None:
     whole, half, _ = limited
-    assert whole["made"] == [[64, 8], [8, 32]]
+    assert [bucket for bucket, _ in whole["made"]] == [64, 8]
+    assert whole["made"][0] == [64, 8]
     slots = [slots for bucket, slots in half["made"] if bucket == 64]
     assert slots in ([8, 4], [8, 4, 2], [8, 4, 2, 1])
     assert half["probes"] == whole["probes"]
