@@ -50,9 +50,7 @@ def run(
         n_mem, bucket = shape = max(waiting, key=lambda shape: (len(waiting[shape]), -shape[1]))
         queue, batch = waiting.pop(shape)[::-1], None
         n_slots = most = slots.get(shape) or slots_of(frozen, n_mem=n_mem, bucket=bucket)
-        narrowest = partial(
-            stepping.narrowed, frozen, recipe, n_mem=n_mem, bucket=bucket, slots=most, compile=compile
-        )
+        narrowest = partial(stepping.narrowed, frozen, recipe, n_mem=n_mem, bucket=bucket, slots=most, compile=compile)
         try:
             n_slots = narrowest(len(queue))
             batch = Batch(
@@ -64,7 +62,7 @@ def run(
                     queue.pop()
                 busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
                 half_empty = not queue and busy <= n_slots // 2
-                if not busy or half_empty and (others > busy or narrowest(busy) < n_slots):
+                if not busy or (half_empty and (others > busy or narrowest(busy) < n_slots)):
                     break
                 for task in batch.step(advance):
                     if task.under_way:
@@ -75,9 +73,8 @@ def run(
             if not is_exhausted(error):
                 raise
             slots[shape] = n_slots // 2
-        for slot, task in enumerate(batch.tasks if batch else []):
-            if task is not None:
-                queue.append(batch.take(slot))
+        if batch is not None:
+            queue += [batch.take(slot) for slot, task in enumerate(batch.tasks) if task is not None]
         for task in queue:
             if slots.get(shape) == 0:
                 yield _exhausted(task, scored_from)

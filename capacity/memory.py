@@ -12,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from capacity.models import Frozen
 
 CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
-POSITIONS = {"cpu": 256, "cuda": 16384}  # of a batch; more is hardly faster
-SLOTS = {"cpu": 32, "cuda": 256}  # texts of a batch, at most
+POSITIONS = {"cpu": 512, "cuda": 16384}  # of a batch; more is hardly faster
+SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most
 SHARE = 0.7  # of a device's memory that a batch may take, weights included
 _COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
 
@@ -95,10 +95,11 @@ def total_bytes(device: torch.device) -> int:
 def slots_of(frozen: Frozen, *, n_mem: int, bucket: int) -> int:
     """Return how many texts run at once at a padded length: the same number whenever it is asked on one machine.
 
-    As many as POSITIONS allow, from 8 to SLOTS, halved until the prediction fits into SHARE of the device's memory.
+    A power of two, as many as POSITIONS allow, from 8 to SLOTS, halved until the prediction fits into SHARE of the
+    device's memory.
     """
     kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
-    slots = min(SLOTS[kind], max(8, POSITIONS[kind] // bucket))
+    slots = min(SLOTS[kind], max(8, 1 << (-(-POSITIONS[kind] // bucket) - 1).bit_length()))
     room = SHARE * total_bytes(frozen.device)
     while slots > 1 and predicted_bytes(frozen, n_mem=n_mem, bucket=bucket, slots=slots) > room:
         slots //= 2

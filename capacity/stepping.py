@@ -128,33 +128,30 @@ def compiled(
     return known[name] or plain
 
 
-_ALIKE: WeakKeyDictionary[Frozen, dict[tuple, bool]] = WeakKeyDictionary()
+_ALIKE: WeakKeyDictionary[Frozen, dict[tuple, dict[int, bool]]] = WeakKeyDictionary()
 
 
-def narrowed(
-    frozen: Frozen, recipe: Recipe, tasks: int, *, n_mem: int, bucket: int, slots: int, compile: bool
-) -> int:
+def narrowed(frozen: Frozen, recipe: Recipe, tasks: int, *, n_mem: int, bucket: int, slots: int, compile: bool) -> int:
     """Return the fewest slots, a power-of-two part of `slots`, that hold `tasks` and give the same bits as `slots` do.
 
     A matrix product may add in another order at another size. Whether it does on this machine is tried, once for each
     number of slots, by a step of random texts both ways; what differs in one bit is not taken. Compiled, every number
     would be a graph of its own: it stays at `slots`.
     """
-    if compile:
-        return slots
-    known = _ALIKE.setdefault(frozen, {})
     narrow = 1 << (max(1, tasks) - 1).bit_length()
-    while narrow < slots:
-        name = (recipe.loss, n_mem, bucket, slots, narrow)
-        if name not in known:
-            known[name] = slots % narrow == 0 and _alike(frozen, recipe, n_mem, bucket, slots, narrow)
-        if known[name]:
-            return narrow
-        narrow *= 2
-    return slots
+    if compile or narrow >= slots:
+        return slots
+    known = _ALIKE.setdefault(frozen, {}).setdefault((recipe.loss, n_mem, bucket, slots), {})
+    if narrow not in known:
+        known.update(_alike(frozen, recipe, n_mem, bucket, slots, narrow))
+    return min((n for n, alike in known.items() if alike and n >= narrow), default=slots)
 
 
-def _alike(frozen: Frozen, recipe: Recipe, n_mem: int, bucket: int, slots: int, narrow: int) -> bool:
+def _alike(frozen: Frozen, recipe: Recipe, n_mem: int, bucket: int, slots: int, least: int) -> dict[int, bool]:
+    """Return for `least` slots and its doubles below `slots`, up to the first that is, whether it gives the same bits.
+
+    Each is tried where `slots` are parted into it: at the first place, the last, and one between.
+    """
     device, generator = frozen.device, torch.Generator().manual_seed(0)
     mem = (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device)
     targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator).to(device)
@@ -163,13 +160,21 @@ def _alike(frozen: Frozen, recipe: Recipe, n_mem: int, bucket: int, slots: int, 
     flat = (*state, frozen.embed(targets[:, :-1]), targets, weights)
     move = step(frozen, recipe, n_mem=n_mem, follow_bits=True)
 
-    def moved(rows: slice) -> list[Tensor]:
-        own = [tensor[rows].clone() for tensor in flat]
-        (mem, first, second, _), *rest = move(State(*own[:4]), *own[4:])
-        return [mem, first, second, *rest]
+    def moved(at: int, size: int) -> list[Tensor]:
+        own = [tensor[at : at + size].clone() for tensor in flat]
+        state, right, finite, bits = move(State(*own[:4]), *own[4:])
+        assert bits is not None
+        return [state.mem, state.first, state.second, right, finite, bits]
 
-    parts = zip(*(moved(slice(at, at + narrow)) for at in range(0, slots, narrow)), strict=True)
-    return all(torch.equal(whole, torch.cat(part)) for whole, part in zip(moved(slice(None)), parts, strict=True))
+    whole, found = moved(0, slots), {}
+    while least < slots and not any(found.values()):
+        places = {0, slots // least // 2 * least, slots - least} if slots % least == 0 else set()
+        found[least] = bool(places) and all(
+            torch.equal(part, every[at : at + least])
+            for at in places for part, every in zip(moved(at, least), whole, strict=True)
+        )  # fmt: skip
+        least *= 2
+    return found
 
 
 def _compile(plain: Step, like: tuple[State, Tensor, Tensor, Tensor], replay: bool) -> Step:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from capacity import fitting, models
+from capacity import fitting, memory, models
 from capacity.engine import run
 from capacity.memory import bucket_of, slots_of
 from capacity.models import Frozen
@@ -69,7 +69,10 @@ def test_more_texts_than_slots(tiny: Frozen) -> None:
 
 
 @pytest.mark.parametrize(("advance", "bos"), [(grow, "none"), (bracket, "none"), (bracket, "before_mem")])
-def test_searches_in_any_order_and_alone(advance: Advance, bos: str, folders: dict[str, Path]) -> None:
+def test_searches_in_any_order_and_alone(
+    advance: Advance, bos: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(memory.SLOTS, "cpu", 32)
     frozen = models.load(str(folders["llama"]), device="cpu", bos=bos)
     ids = random_ids(*[9, 3, 14, 6, 1] * 7)  # more than run at once
     assert len(ids) > slots_of(frozen, n_mem=2, bucket=8)

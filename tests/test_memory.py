@@ -137,7 +137,7 @@ def test_a_step_takes_what_is_predicted_or_at_least_half(
     assert 0.95 * taken <= predicted <= 2 * taken
 
 
-@pytest.mark.parametrize(("bucket", "slots"), [(8, 32), (12, 21), (16, 16), (32, 8), (512, 8)])
+@pytest.mark.parametrize(("bucket", "slots"), [(8, 64), (12, 64), (16, 32), (48, 16), (64, 8), (512, 8)])
 def test_slots(bucket: int, slots: int, tiny: Frozen) -> None:
     assert slots_of(tiny, n_mem=1, bucket=bucket) == slots
 

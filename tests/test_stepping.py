@@ -80,6 +80,40 @@ def test_a_step_is_a_pure_function(tiny: Frozen) -> None:
     assert not torch.equal(one.state.mem, given[0].mem)
 
 
+@pytest.mark.parametrize("differs", [(), (1, 2), (4,)])
+def test_fewer_slots_are_taken_where_they_give_the_same_bits(
+    differs: tuple[int, ...], tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, made = copy.copy(tiny), stepping.step
+
+    def rounded_otherwise(*args, **options):
+        move = made(*args, **options)
+
+        def moved(state, context, targets, weights):
+            found = move(state, context, targets, weights)
+            if len(targets) not in differs:
+                return found
+            first = found.state.first.clone()
+            first[-1, 0, 0] = first[-1, 0, 0].nextafter(torch.tensor(1.0))
+            return found._replace(state=found.state._replace(first=first))
+
+        return moved
+
+    monkeypatch.setattr(stepping, "step", rounded_otherwise)
+    monkeypatch.setattr(stepping, "_ALIKE", weakref.WeakKeyDictionary())
+
+    def narrowed(tasks: int, *, slots: int = 16, compile: bool = False) -> int:
+        return stepping.narrowed(frozen, HINGE, tasks, n_mem=1, bucket=8, slots=slots, compile=compile)
+
+    for tasks in (1, 2, 3, 4, 5, 8, 9, 16, 20):
+        fits = [n for n in (1, 2, 4, 8, 16) if n >= tasks and n not in differs]
+        # Whether one slot gives the bits of sixteen is the machine's affair.
+        assert narrowed(tasks) in ([min(fits, default=16), 2, 4] if tasks == 1 else [min(fits, default=16)])
+    assert narrowed(3, compile=True) == 16
+    assert narrowed(3, slots=12) in (4, 12)
+    assert narrowed(7, slots=12) == 12
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
 def test_what_has_no_weight_moves_nothing(kind: str, loaded: dict[str, Frozen]) -> None:
     frozen = loaded[kind]
