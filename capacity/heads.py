@@ -4,13 +4,12 @@ import copy
 from typing import Any
 
 import torch
+import transformers  # what is quoted below takes it seconds to import: not before a model is loaded
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 @torch.no_grad()
-def linear(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
+def linear(model: "transformers.PreTrainedModel") -> tuple[Tensor | None, Tensor | None]:
     """Return (W, b) if logits are base_model's last hidden states times Wᵀ plus b, measured; else (None, None).
 
     Measured at the scale that the model itself gives, and where logits reach 300, which a cap bends at the latest.
@@ -43,12 +42,14 @@ def linear(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
 class _Given(torch.nn.Module):
     """A base model whose last hidden states are what it is given."""
 
-    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> BaseModelOutputWithPast:
+    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
-def tail(model: PreTrainedModel) -> PreTrainedModel | None:
+def tail(model: "transformers.PreTrainedModel") -> "transformers.PreTrainedModel | None":
     """Return the model without its base, so that it makes logits of hidden states; None where it does not, measured."""
     prefix = model.base_model_prefix
     if model.base_model is model or prefix not in model._modules:

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import transformers  # what is quoted below takes it seconds to import: not before a model is loaded
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from capacity import heads
@@ -41,7 +42,7 @@ BOS = ("none", "before_mem", "after_mem")
 class Frozen:
     """A causal LM whose weights never change; dim is [mem]'s width, dtype and device those of the weights."""
 
-    model: PreTrainedModel
+    model: "transformers.PreTrainedModel"
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str  # digest of the files that were loaded
@@ -49,9 +50,7 @@ class Frozen:
     bias: Float[Tensor, " vocab"] | None
     bos: str = "none"  # policy, one of BOS
     commit: str | None = None  # of the hub, where it came from there
-    tail: PreTrainedModel | None = (
-        None  # what makes logits of hidden states, where the head is not linear (capped, say)
-    )
+    tail: "transformers.PreTrainedModel | None" = None  # makes logits of hidden states, where the head is not linear
 
     @property
     def _embedding(self) -> Tensor:
@@ -242,7 +241,7 @@ def load(
     if place is None:
         options["device_map"] = "auto"
     with loading(name), _no_bars():
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
@@ -259,7 +258,7 @@ def load(
 
 
 def freeze(
-    model: PreTrainedModel,
+    model: "transformers.PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
     *,
     name: str,
