@@ -22,8 +22,6 @@ install: $(READY)
 
 # The rows that travel with the project, so that a first report need not wait for them, and the picture of README.
 measured: $(READY)
-	$(BIN)/python -m capacity run 01_decoding_capacity --store data/measured/rows --out build/measured \
-		-p models='["llama-192", "neox-128"]' -p kept_models='[]' -p paper_models='[]' -p n_texts=16 -p engine=local
 	$(BIN)/python -m capacity run 01_decoding_capacity 02_information_gain 03_many_vectors 05_geometry 10_baselines \
 		11_speed --store data/measured/rows --out build/measured -p engine=local
 

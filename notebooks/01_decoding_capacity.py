@@ -20,11 +20,9 @@
 # (Kuratov et al. 2025, Fig. 1 and Table 1).
 
 # %% tags=["parameters"]
-models: list[str] = ["llama-64", "llama-128"]  # measured here if the store misses them
-kept_models: list[str] = ["llama-192", "neox-128"]  # not to be waited for: from the rows that travel with the project
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # embedded names, folders or hub names
 sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts
-n_texts: int = 8  # texts of each source
-kept_n_texts: int = 16  # texts of each source, of kept_models
+n_texts: int = 16  # texts of each source
 lengths: list[int] = [1, 2, 3, 4, 6, 8]  # tokens, the grid of fixed lengths
 paper_models: list[str] = ["llama-64"]  # fitted by the paper's recipe too, on the first source
 paper_lengths: list[int] = [1, 2, 3, 4, 6]  # tokens, its grid
@@ -56,11 +54,9 @@ fixed = {"source": sources, "length": lengths, "search": "fixed"}
 grown = {"source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
 here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
-kept = [e for s in (fixed, grown) for e in sweep.grid(model=kept_models, n_texts=kept_n_texts, **s)]
-here += sweep.grid(n_texts=n_texts, **paper)
+kept = [e for s in (fixed, grown) for e in sweep.grid(model=kept_models, n_texts=here += sweep.grid(n_texts=n_texts, **paper)
 n_new = len(sweep.missing(here, store or None, engine=engine))
 rows = sweep.run(here, store or None, engine=engine)
-rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept_models else rows
 
 # %% [markdown]
 # ## Accuracy by length

@@ -20,11 +20,9 @@
 # after = bits before − C, with one C for natural and for random text (Kuratov et al. 2025, Fig. 3 and Fig. 6).
 
 # %% tags=["parameters"]
-models: list[str] = ["llama-64"]  # measured here if the store misses them
-kept_models: list[str] = []  # not to be waited for: from the rows that travel with the project
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # embedded names, folders or hub names
 sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts, natural first
 n_texts: int = 6  # texts of each source
-kept_n_texts: int = 8  # texts of each source, of kept_models
 lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at least
 recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
@@ -54,8 +52,7 @@ grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recip
 here = sweep.grid(model=models, n_texts=n_texts, **grid)
 n_new = len(sweep.missing(here, store or None, engine=engine))
 rows = sweep.run(here, store or None, engine=engine)
-kept = sweep.grid(model=kept_models, n_texts=kept_n_texts, **grid) if kept_models else []
-rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept else rows
+kept = sweep.grid(model=kept_models, n_texts=rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept else rows
 n_cells = rows["key"].n_unique()
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
 

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(resources.notebooks().glob("*.py"))
 SETTINGS = {
     "00_one_vector": {"model": SMALLEST, "length": 8, "budget": 200},
     "01_decoding_capacity": {
-        "models": [SMALLEST], "kept_models": [], "paper_models": [], "n_texts": 2, "lengths": [1, 16],
+        "models": [SMALLEST], "paper_models": [], "n_texts": 2, "lengths": [1, 16],
         "budget": 100, "longest": 8, "sources": ["embedded", "random_tokens"],
     },
     "02_information_gain": {
