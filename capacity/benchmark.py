@@ -235,8 +235,8 @@ def growth_rate(
 ) -> dict[str, float]:
     """Return what searches by growth over all `ids` make of the engine's own rate.
 
-    rate: token-steps a second, everything counted. bare: that of full batches at the same lengths, which only step,
-    averaged over the token-steps that the searches spent at each. share: their quotient.
+    texts: how many. rate: token-steps a second, everything counted. bare: that of full batches at the same lengths,
+    which only step, averaged over the token-steps that the searches spent at each. share: their quotient.
     """
     started = time.perf_counter()
     found = search.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
@@ -251,7 +251,7 @@ def growth_rate(
         done, took = timed(one.step, frozen.device, seconds=0.3)
         seconds += token_steps * took / done
     total = by_length.total()
-    return {"rate": total / spent, "bare": total / seconds, "share": seconds / spent}
+    return {"texts": len(ids), "rate": total / spent, "bare": total / seconds, "share": seconds / spent}
 
 
 def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:

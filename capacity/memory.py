@@ -1,8 +1,10 @@
 """How many texts run at once, and what they take of a device's memory: predicted before it is taken."""
 
+import contextlib
 import os
 import resource
 import sys
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,6 +17,7 @@ CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB a
 POSITIONS = {"cpu": 512, "cuda": 16384}  # of a batch; more is hardly faster
 SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most
 SHARE = 0.7  # of a device's memory that a batch may take, weights included
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
 _COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
 
 
@@ -86,10 +89,14 @@ def predicted_bytes(frozen: Frozen, *, n_mem: int, bucket: int, slots: int) -> i
 
 
 def total_bytes(device: torch.device) -> int:
-    """Return the memory of a device: of the whole GPU, or of the machine."""
+    """Return the memory of a device: of the whole GPU, or of the machine, or what this container may take of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            found = min(found, int(limit.read_text()))
+    return found
 
 
 def slots_of(frozen: Frozen, *, n_mem: int, bucket: int) -> int:

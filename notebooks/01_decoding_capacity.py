@@ -54,7 +54,7 @@ fixed = {"source": sources, "length": lengths, "search": "fixed"}
 grown = {"source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
 here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
-kept = [e for s in (fixed, grown) for e in sweep.grid(model=kept_models, n_texts=here += sweep.grid(n_texts=n_texts, **paper)
+here += sweep.grid(n_texts=n_texts, **paper)
 n_new = len(sweep.missing(here, store or None, engine=engine))
 rows = sweep.run(here, store or None, engine=engine)
 

@@ -52,7 +52,6 @@ grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recip
 here = sweep.grid(model=models, n_texts=n_texts, **grid)
 n_new = len(sweep.missing(here, store or None, engine=engine))
 rows = sweep.run(here, store or None, engine=engine)
-kept = sweep.grid(model=kept_models, n_texts=rows = pl.concat([rows, sweep.run(kept, store or None, engine="none")]) if kept else rows
 n_cells = rows["key"].n_unique()
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
 

@@ -36,6 +36,8 @@ recipes: list[str] = ["paper", "progressive", "default"]  # of the searches
 n_texts: int = 16  # texts of the searches
 longest: int = 40  # tokens, the most the searches try
 budget: int = 3000  # token-steps a text of the searches
+driven: list[int] = [1, 16, 64]  # texts of searches whose rate is measured
+driven_budget: int = 1000  # token-steps a text of these
 speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
@@ -123,12 +125,17 @@ charts.exact_length_by_cost(reached.filter(scored_from=0), title="token-steps a 
 )
 
 # %%
-texts = [list(cell.text.ids) for cell in sweep.cells(searches[:n_texts])]
+texts = [list(cell.text.ids) for cell in sweep.cells(
+    sweep.grid(model=search_model, n_texts=max(driven), length=longest, source="random_words", search="grow")
+)]  # fmt: skip
 driver = benchmark.kept(
     folder / "driver.csv",
-    lambda: pl.DataFrame(benchmark.growth_rate(benchmark.load(search_model), texts, recipe("default"), budget=budget)),
-)
-driver.select("rate", "bare", "share").with_columns(pl.all().round(2))
+    lambda: pl.DataFrame([
+        benchmark.growth_rate(benchmark.load(search_model), texts[:n], recipe("default"), budget=driven_budget)
+        for n in driven
+    ]),
+)  # fmt: skip
+driver.select("texts", "rate", "bare", "share").with_columns(pl.col("rate", "bare").round(0), pl.col("share").round(2))
 
 # %%
 lengths_by = {(r["recipe"], r["scored_from"]): r["value"] for r in decoded.iter_rows(named=True)}
@@ -157,9 +164,9 @@ Markdown(
     )
     + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
     f"{best['length']}). Exact lengths at {budget} token-steps a text: `default` reaches {', '.join(ratios)}. {faster} "
-    f"Searches by growth run at "
-    f"{100 * driver['share'][0]:.0f}% of the rate of full batches at the same lengths; with {len(texts)} texts many "
-    "slots idle at the end."
+    "Searches by growth run at "
+    + ", ".join(f"{100 * share:.0f}% with {n} texts" for n, share in driver.select("texts", "share").iter_rows())
+    + " of the rate of full batches at the same lengths, which one text or a few can't fill."
 )
 
 # %% [markdown]

@@ -290,7 +290,8 @@ def test_the_share_of_a_search_is_a_quotient(tiny: Frozen, monkeypatch: pytest.M
 
     monkeypatch.setattr(benchmark, "timed", slow)
     found = benchmark.growth_rate(tiny, ids, FAST, budget=budget)
-    assert found.keys() == {"rate", "bare", "share"}
+    assert found.keys() == {"texts", "rate", "bare", "share"}
+    assert found["texts"] == 2
     assert found["share"] == pytest.approx(found["rate"] / found["bare"])
     probes = [probe for one in search.exact_length(tiny, ids, FAST, budget=budget) for probe in one.probes]
     assert len({probe.length for probe in probes}) > 2

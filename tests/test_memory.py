@@ -154,6 +154,19 @@ def test_slots_are_halved_until_they_fit(tiny: Frozen, monkeypatch: pytest.Monke
     assert found == [16, 8, 8, 4, 1, 1]
 
 
+def test_a_container_has_what_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, files = torch.device("cpu"), (tmp_path / "one", tmp_path / "two")
+    monkeypatch.setattr(memory, "_LIMITS", files)
+    whole = memory.total_bytes(cpu)
+    assert whole > 2**28
+    for text, total in [("max\n", whole), (f"{2**28}\n", 2**28), (f"{2**62}\n", whole)]:
+        files[1].write_text(text)
+        assert memory.total_bytes(cpu) == total
+    files[1].write_text("4096")
+    files[0].write_text("max")
+    assert memory.total_bytes(cpu) == 4096
+
+
 def test_the_peak_is_the_most_there_was() -> None:
     cpu = torch.device("cpu")
     held = torch.ones(2**24)
