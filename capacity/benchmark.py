@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from capacity import fitting, memory, models, provenance, search
+from capacity import fitting, memory, models, provenance, search, stepping
 from capacity.batch import Batch
 from capacity.models import Frozen
 from capacity.recipes import Recipe
@@ -121,10 +121,11 @@ class Bench:
 def bench(
     frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
 ) -> Bench:
-    """Return a batch of random token ids; `texts` of its slots are busy, None takes all."""
-    bucket = memory.bucket_of(length)
-    slots = memory.slots_of(frozen, n_mem=n_mem, bucket=bucket)
-    batch = Batch(frozen, recipe.of(frozen), n_mem=n_mem, bucket=bucket, slots=slots, scored_from=0, compile=compile)
+    """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
+    of = {"n_mem": n_mem, "bucket": memory.bucket_of(length)}
+    recipe, slots = recipe.of(frozen), memory.slots_of(frozen, **of)
+    slots = stepping.narrowed(frozen, recipe, texts or slots, **of, slots=slots, compile=compile)
+    batch = Batch(frozen, recipe, **of, slots=slots, scored_from=0, compile=compile)
     rng = np.random.default_rng(0)
     for slot in range(min(slots, texts or slots)):
         ids = rng.integers(0, min(len(frozen.tokenizer), frozen.vocab_size), size=length).tolist()

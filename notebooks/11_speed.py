@@ -27,7 +27,7 @@ lengths: list[int] = [4, 8, 16, 32, 64]  # tokens
 compiled_lengths: list[int] = [8]  # tokens; each takes up to a minute of compiling first
 n_mem: list[int] = [1, 2, 4]  # vectors, at cost_length
 other_models: list[str] = ["llama-64", "llama-192", "neox-128"]  # at cost_length
-busy: list[int] = [1, 4, 8, 16]  # texts in a batch that holds more, at cost_length
+busy: list[int] = [1, 4, 8, 16]  # texts, fewer than run at once, at cost_length
 cost_length: int = 8  # tokens
 repeats: int = 3  # turns, each method once in every turn
 seconds: float = 0.4  # of each measurement, at least
@@ -82,8 +82,8 @@ charts.rates_by_length(rates)
 # %% [markdown]
 # ## What costs how much
 #
-# The engine at one length: wider and other models, more vectors, fewer texts than slots (idle slots run as dummies,
-# which is what makes a text's result the same alone and in company).
+# The engine at one length: wider and other models, more vectors, fewer texts than run at once (in a smaller batch,
+# where that was seen to give the same bits).
 
 # %%
 at = {"lengths": [cost_length], "methods": ["engine"]} | timing

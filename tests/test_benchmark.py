@@ -164,7 +164,7 @@ def test_work_is_repeated_for_a_while_and_at_least_twice(seconds: float) -> None
 def test_slots_are_busy_again_at_once(length: int, texts: int | None, tiny: Frozen) -> None:
     one = benchmark.bench(tiny, FAST, length=length, texts=texts)
     batch = one.batch
-    assert (len(batch.tasks), one.tasks) == (SLOTS, texts or SLOTS)
+    assert one.tasks == (texts or SLOTS) <= len(batch.tasks) <= SLOTS
     n_steps = 40
     for _ in range(n_steps):
         assert one.step() == one.tasks * length
