@@ -83,17 +83,15 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
     return [found[one] for one in experiments]
 
 
-def missing(experiments: Iterable[Experiment], folder: Path | str | None = None, *, engine: str = "local") -> list[str]:
-    """Return the keys of the cells that `run` would measure, or under engine `none` could not find, in their order.
+def there(folder: Path | str | None = None, *, engine: str = "local") -> set[str]:
+    """Return the keys of the cells that `run` would not measure, whatever is asked for.
 
-    Raises ValueError as `run`.
+    Raises ValueError for an unknown engine.
     """
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; known are {', '.join(ENGINES)}")
-    keys = list(dict.fromkeys(cell.key for cell in cells(experiments)))
     places = [folder or store.default_path(), *([] if engine == "local" else [measured()])]
-    there = set(store.read(places, ["key"], keys)["key"])
-    return [key for key in keys if key not in there]
+    return set(store.read(places, ["key"])["key"])
 
 
 def run(

@@ -55,8 +55,9 @@ settings = {
     "seed": seed,
 }
 cell = sweep.grid(**settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
-n_new = len(sweep.missing(cell, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(cell, store or None, engine=engine)
+n_new = len(set(rows["key"]) - there)
 
 # %% [markdown]
 # ## How the text was found

@@ -55,8 +55,9 @@ grown = {"source": sources, "length": longest, "search": "grow", "budget": budge
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
 here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
 here += sweep.grid(n_texts=n_texts, **paper)
-n_new = len(sweep.missing(here, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(here, store or None, engine=engine)
+n_new = len(set(rows["key"]) - there)
 
 # %% [markdown]
 # ## Accuracy by length

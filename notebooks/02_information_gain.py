@@ -50,9 +50,9 @@ charts.enable()
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
 here = sweep.grid(model=models, n_texts=n_texts, **grid)
-n_new = len(sweep.missing(here, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(here, store or None, engine=engine)
-n_cells = rows["key"].n_unique()
+n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
 
 # %% [markdown]

@@ -59,9 +59,9 @@ fixed = {"search": "fixed", "recipe": recipe, "scored_from": scored_from}
 lengths = {n: sorted({max(n * tokens, 1 + scored_from) for tokens in per_vector}) for n in sizes}
 grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=lengths[n])]
 grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
-n_new = len(sweep.missing(grid + grown, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(grid + grown, store or None, engine=engine)
-n_cells = rows["key"].n_unique()
+n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"]))
 
 # %% [markdown]

@@ -56,8 +56,9 @@ pl.Config.set_tbl_rows(-1)
 # %%
 settings = {"model": model, "source": source, "length": length, "n_mem": n_mem, "recipe": recipe}
 grid = sweep.grid(**settings, search="fixed", seed=list(range(n_starts)), n_texts=n_texts)
-n_new = len(sweep.missing(grid, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(grid, store or None, engine=engine).sort("text_index", "seed")
+n_new = len(set(rows["key"]) - there)
 
 # %%
 is_solved = pl.col("status") == "solved"

@@ -56,8 +56,9 @@ later = f"after:{before}:{sources[0]}"
 grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
 cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
-n_new = len(sweep.missing(cells, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(cells, store or None, engine=engine)
+n_new = len(set(rows["key"]) - there)
 loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}
 
 # %% [markdown]

@@ -109,8 +109,9 @@ searches = sweep.grid(
     model=search_model, n_texts=n_texts, length=longest, search="grow", budget=budget, recipe=recipes,
     scored_from=[0, 1],
 )  # fmt: skip
-n_new = len(sweep.missing(searches, store or None, engine=engine))
+there = sweep.there(store or None, engine=engine)
 rows = sweep.run(searches, store or None, engine=engine)
+n_new = len(set(rows["key"]) - there)
 at = [budget * share for share in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)]
 by = ["recipe", "scored_from"]
 spent = rows.group_by("key").agg(pl.col("seconds").sum())["seconds"]
@@ -164,9 +165,9 @@ Markdown(
     )
     + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
     f"{best['length']}). Exact lengths at {budget} token-steps a text: `default` reaches {', '.join(ratios)}. {faster} "
-    "Searches by growth run at "
-    + ", ".join(f"{100 * share:.0f}% with {n} texts" for n, share in driver.select("texts", "share").iter_rows())
-    + " of the rate of full batches at the same lengths, which one text or a few can't fill."
+    f"Searches by growth of {', '.join(map(str, driver['texts']))} texts run at "
+    f"{', '.join(f'{100 * share:.0f}%' for share in driver['share'])} of the rate of full batches at the same lengths, "
+    "which a few texts can't fill."
 )
 
 # %% [markdown]

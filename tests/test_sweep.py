@@ -306,22 +306,21 @@ def test_engine_rest_measures_what_neither_the_store_nor_the_travelling_rows_hav
     travelling = run(wanted[:1], tmp_path / "travelling")
     monkeypatch.setattr(sweep, "measured", lambda: tmp_path / "travelling")
     (key,) = travelling["key"].unique()
-    assert key not in sweep.missing(wanted, tmp_path / "own", engine="rest")
-    assert len(sweep.missing(wanted, tmp_path / "own", engine="rest")) == 1
-    assert len(sweep.missing(wanted, tmp_path / "own")) == 2
+    assert sweep.there(tmp_path / "own", engine="rest") == {key}
+    assert sweep.there(tmp_path / "own") == set()
     found = run(wanted, tmp_path / "own", engine="rest")
     assert found["key"].n_unique() == 2
     assert found.filter(key=key).equals(travelling)
     assert Store(tmp_path / "own").missing([key]) == [key]
-    assert sweep.missing(wanted, tmp_path / "own", engine="rest") == []
-    assert sweep.missing(wanted, tmp_path / "own") == [key]
+    assert sweep.there(tmp_path / "own", engine="none") == set(found["key"])
+    assert sweep.there(tmp_path / "own") == set(found["key"]) - {key}
     assert run(wanted, tmp_path / "own")["key"].n_unique() == 2
     assert Store(tmp_path / "own").missing([key]) == []
 
 
 def test_refuses_an_unknown_engine(tmp_path):
     with pytest.raises(ValueError, match="unknown engine 'cloud'"):
-        sweep.missing([], tmp_path, engine="cloud")
+        sweep.there(tmp_path, engine="cloud")
     with pytest.raises(ValueError, match="unknown engine 'cloud'; known are none, rest, local"):
         run([], tmp_path, engine="cloud")
 
