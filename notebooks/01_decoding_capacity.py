@@ -38,8 +38,8 @@ from IPython.display import Markdown
 
 from capacity import charts, metrics, published, sweep, theory
 
-charts.enable()
 pl.Config.set_tbl_rows(-1)
+charts.enable()
 
 # %% [markdown]
 # ## Measure or load

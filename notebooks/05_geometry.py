@@ -45,8 +45,8 @@ from IPython.display import Markdown
 
 from capacity import charts, fitting, geometry, geometry_charts, metrics, models, paths, sweep
 
-charts.enable()
 pl.Config.set_tbl_rows(-1)
+charts.enable()
 
 # %% [markdown]
 # ## Measure or load

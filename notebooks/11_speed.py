@@ -51,8 +51,8 @@ from IPython.display import Markdown
 from capacity import benchmark, charts, memory, metrics, resources, sweep
 from capacity.recipes import recipe
 
-charts.enable()
 pl.Config.set_tbl_rows(-1)
+charts.enable()
 
 # %% [markdown]
 # ## Measure or load: rates
