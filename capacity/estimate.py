@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from capacity import experiment, fitting, memory, models, search, store, sweep
+from capacity import experiment, fitting, memory, models, search, stepping, store, sweep
 from capacity.batch import Batch
 from capacity.experiment import Cell, Experiment
 from capacity.models import Frozen
@@ -85,7 +85,7 @@ def shapes(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[Shape]:
         what = cell.experiment
         groups[what.recipe, what.search, what.scored_from, what.n_mem].append(cell)
     for (recipe, how, scored_from, n_mem), members in groups.items():
-        per_length = fitting.recipe(recipe).steps
+        settings = fitting.recipe(recipe).of(frozen)
         first, room = search.first_length(scored_from), memory.room_of(frozen, n_mem=n_mem)
         passing: dict[int, dict[str, Cell]] = defaultdict(dict)  # by padded length
         tried: dict[int, set[int]] = defaultdict(set)
@@ -97,13 +97,14 @@ def shapes(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[Shape]:
                 tried[bucket].add(length)
         seconds, slots = {}, {}
         for bucket in sorted(tried):
-            slots[bucket] = memory.slots_of(frozen, n_mem=n_mem, bucket=bucket)
+            of = {"n_mem": n_mem, "bucket": bucket, "slots": memory.slots_of(frozen, n_mem=n_mem, bucket=bucket)}
+            slots[bucket] = stepping.narrowed(frozen, settings, len(passing[bucket]), **of, compile=False)
             longest = max(passing[bucket].values(), key=lambda cell: len(cell.text.ids))
             seconds[bucket] = step_seconds(frozen, longest, bucket=bucket, slots=slots[bucket])
-        steps = dict.fromkeys(tried, per_length)
+        steps = dict.fromkeys(tried, settings.steps)
         if how != "fixed":
             budget = max(cell.experiment.budget for cell in members)
-            steps = most_steps(tried, seconds, per_length=per_length, budget=budget)
+            steps = most_steps(tried, seconds, per_length=settings.steps, budget=budget)
         for bucket in sorted(tried):
             yield Shape(
                 n_mem=n_mem, bucket=bucket, n_cells=len(passing[bucket]), slots=slots[bucket], steps=steps[bucket],

@@ -102,7 +102,7 @@ def total_bytes(device: torch.device) -> int:
 def slots_of(frozen: Frozen, *, n_mem: int, bucket: int) -> int:
     """Return how many texts run at once at a padded length: the same number whenever it is asked on one machine.
 
-    A power of two, as many as POSITIONS allow, from 8 to SLOTS, halved until the prediction fits into SHARE of the
+    The least power of two that fills POSITIONS, from 8 to SLOTS, halved until the prediction fits into SHARE of the
     device's memory.
     """
     kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"

@@ -1,7 +1,9 @@
 """One step of all slots as a pure function of tensors: score, gradient, AdamW; as it is, or compiled into one graph."""
 
+import math
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -13,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 from capacity.losses import GRADIENTS, LOSSES, cross_entropy
-from capacity.memory import rows_of_chunk
+from capacity.memory import is_exhausted, rows_of_chunk
 from capacity.models import Frozen
 from capacity.recipes import Recipe
 
@@ -47,6 +49,7 @@ def step(frozen: Frozen, recipe: Recipe, *, n_mem: int, follow_bits: bool) -> St
     gradient of the loss with respect to the hidden states is written by hand (losses.GRADIENTS), else autograd's.
     """
     skipped = frozen.n_before + n_mem - 1  # the positions before the one that predicts t1
+    corrections = _corrections(recipe, frozen.device)
 
     def move(state: State, context: Tensor, targets: Tensor, weights: Tensor) -> Moved:
         with torch.enable_grad():
@@ -57,7 +60,7 @@ def step(frozen: Frozen, recipe: Recipe, *, n_mem: int, follow_bits: bool) -> St
         (gradient,) = torch.autograd.grad(hidden, mem, slope)
         with torch.no_grad():
             finite = torch.isfinite(state.mem).all(2).all(1) & torch.isfinite(hidden).all(2).all(1)
-            return Moved(_adamw(recipe, state, gradient), right, finite, bits)
+            return Moved(_adamw(recipe, corrections, state, gradient), right, finite, bits)
 
     return move
 
@@ -91,14 +94,26 @@ def _head(
     return slope.view(hidden.shape), right.view(targets.shape), bits
 
 
-def _adamw(recipe: Recipe, state: State, gradient: Tensor) -> State:
+@lru_cache
+def _corrections(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return AdamW's corrections of rate and second moment after 0, 1, 2, ... updates; the last entry holds for ever.
+
+    A table, since torch rounds the power of a few numbers and of many in two ways, by which a text's neighbours would
+    tell.
+    """
+    one, two = recipe.betas
+    count = torch.arange(1024 * math.ceil(math.log(1e-9, max(one, two, 0.5)) / 1024), dtype=torch.float32)
+    return (recipe.lr / (1 - one**count)).to(device), (1 - two**count).sqrt().to(device)
+
+
+def _adamw(recipe: Recipe, corrections: tuple[Tensor, Tensor], state: State, gradient: Tensor) -> State:
     """Return the state moved by AdamW, each slot with its own count (decoupled decay, as torch.optim.AdamW)."""
     one, two = recipe.betas
     updates = state.updates + 1
-    count = updates[:, None, None]
+    count = updates.long().clamp(max=len(corrections[0]) - 1)
+    rate, root = (table[count][:, None, None] for table in corrections)
     first = state.first.lerp(gradient, 1 - one)
     second = state.second * two + (1 - two) * gradient * gradient
-    rate, root = recipe.lr / (1 - one**count), (1 - two**count).sqrt()
     mem = state.mem * (1 - recipe.lr * recipe.weight_decay) - rate * first / (second.sqrt() / root + recipe.eps)
     return State(mem, first, second, updates)
 
@@ -141,9 +156,14 @@ def narrowed(frozen: Frozen, recipe: Recipe, tasks: int, *, n_mem: int, bucket: 
     narrow = 1 << (max(1, tasks) - 1).bit_length()
     if compile or narrow >= slots:
         return slots
-    known = _ALIKE.setdefault(frozen, {}).setdefault((recipe.loss, n_mem, bucket, slots), {})
+    known = _ALIKE.setdefault(frozen, {}).setdefault((recipe.loss, n_mem, bucket, slots, torch.get_num_threads()), {})
     if narrow not in known:
-        known.update(_alike(frozen, recipe, n_mem, bucket, slots, narrow))
+        try:
+            known.update(_alike(frozen, recipe, n_mem, bucket, slots, narrow))
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            known[narrow] = False  # what has no room for the trial has none for `slots`: the batch will find out
     return min((n for n, alike in known.items() if alike and n >= narrow), default=slots)
 
 
@@ -153,10 +173,12 @@ def _alike(frozen: Frozen, recipe: Recipe, n_mem: int, bucket: int, slots: int, 
     Each is tried where `slots` are parted into it: at the first place, the last, and one between.
     """
     device, generator = frozen.device, torch.Generator().manual_seed(0)
-    mem = (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device)
+    mem, first, second = (
+        (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device) for _ in range(3)
+    )
     targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator).to(device)
     weights = torch.full((slots, bucket), 1 / bucket, device=device)
-    state = State(mem, torch.zeros_like(mem), torch.zeros_like(mem), torch.zeros(slots, device=device))
+    state = State(mem, first, second * second, torch.arange(slots, device=device).float())
     flat = (*state, frozen.embed(targets[:, :-1]), targets, weights)
     move = step(frozen, recipe, n_mem=n_mem, follow_bits=True)
 

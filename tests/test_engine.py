@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from capacity import fitting, memory, models
+from capacity import fitting, memory, models, stepping
 from capacity.engine import run
 from capacity.memory import bucket_of, slots_of
 from capacity.models import Frozen
@@ -92,6 +92,25 @@ def test_searches_in_any_order_and_alone(
     assert all(same(ended[tag], backwards[tag]) for tag in ended)
     for task in make()[::9]:
         assert same(next(run(frozen, [task], recipe, advance)), ended[task.tag])
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
+def test_many_steps_are_the_same_bits_alone_and_in_company(loss: str, tiny: Frozen) -> None:
+    """Also at the 31st, at which torch's powers of 0.9 differ between few and many of them."""
+    recipe = Recipe(loss=loss, margin=50.0, lr=0.3, steps=60, patience=60)  # a margin that nothing reaches
+    ids = random_ids(*[7] * 40)
+
+    def vectors(some: list[list[int]]) -> list[torch.Tensor]:
+        tasks = [task_of(tiny, row, tag=tag) for tag, row in enumerate(some)]
+        done = sorted(run(tiny, tasks, recipe, stay), key=lambda task: task.tag)
+        assert {task.probes[-1].steps for task in done} == {60}
+        return [task.mem for task in done]
+
+    together = vectors(ids)
+    assert stepping.narrowed(tiny, recipe, 3, n_mem=1, bucket=8, slots=64, compile=False) < 64
+    for some in (slice(0, 1), slice(5, 8), slice(20, 30)):
+        for one, other in zip(vectors(ids[some]), together[some], strict=True):
+            assert torch.equal(one, other)
 
 
 def test_bos_before_the_vectors_changes_what_is_found(tiny: Frozen) -> None:
