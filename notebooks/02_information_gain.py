@@ -143,26 +143,24 @@ ratios = table.join(
 ).filter(pl.col("source") != natural)
 spread = in_bits.pivot("source", index="model", values="information_gain").select(pl.col("random") / pl.col("pg19"))
 theirs_range = [spread["random"].min(), spread["random"].max(), spread["random"].median()]
+plateau_spans, slope_spans, ratio_spans = (
+    frame.drop_nulls("x").group_by("source", maintain_order=True).agg(low=pl.col("x").min(), high=pl.col("x").max())
+    for frame in (
+        table.with_columns(x="own_plateau"), table.with_columns(x="slope"),
+        ratios.with_columns(x=pl.col("own_plateau") / pl.col("natural")),
+    )
+)  # fmt: skip
 Markdown(
-    "**Reading.** Own plateaus: "
-    + "; ".join(
-        f"`{r['model']}` on {r['source']} {r['own_plateau']:.1f} bits ({r['low']:.1f} to {r['high']:.1f})"
-        for r in table.iter_rows(named=True)
-    )
+    f"**Reading.** Over {table['model'].n_unique()} models one vector takes out, in bits: "
+    + ", ".join(f"{low:.1f} to {high:.1f} on {source}" for source, low, high in plateau_spans.iter_rows())
     + ". Slopes past the limit: "
-    + ", ".join(
-        f"{r['slope']:.2f} ({r['slope_low']:.2f} to {r['slope_high']:.2f}; `{r['model']}`, {r['source']})"
-        for r in table.drop_nulls("slope").iter_rows(named=True)
-    )
+    + (", ".join(f"{low:.2f} to {high:.2f} on {source}" for source, low, high in slope_spans.iter_rows()) or "none")
     + f". From {last[0]} to {last[-1]} tokens the gain of a text changes by {more.value:+.1f} bits ({more.low:+.1f} to "
     f"{more.high:+.1f}), from a mean of {both['gain_shorter'].mean():.1f}: "
     + ("it has not levelled off" if more.low > 0 else "no further rise is seen")
-    + f". C against that of {natural} text: "
+    + f". C against that of {natural} text of the same model: "
     + (
-        ", ".join(
-            f"{r['own_plateau'] / r['natural']:.2f} times on {r['source']} (`{r['model']}`)"
-            for r in ratios.iter_rows(named=True)
-        )
+        ", ".join(f"{low:.2f} to {high:.2f} times on {source}" for source, low, high in ratio_spans.iter_rows())
         or "no other sources"
     )
     + ". In the paper the quotient of random words and PG-19 lies between "
