@@ -6,8 +6,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,13 +26,13 @@ from transformers import (
 
 from capacity import provenance
 
-END = "<|endoftext|>"
+END, END_ID = "<|endoftext|>", 0
 CONTEXT = 512  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Settings of one training run; every rung of a ladder takes the same one, so it sees the same batches."""
+    """Settings of one training run; rungs that take the same ones see the same batches."""
 
     tokens: int  # tokens seen in all
     batch: int = 2048  # tokens a step
@@ -42,6 +43,7 @@ class Schedule:
     warmup: int = 300  # steps
     decay: float = 0.1  # AdamW's weight decay
     clip: float = 1.0  # norm of the gradient
+    begin: bool = False  # the first token of every sequence gives way to END, as Llama's begin with BOS
     seed: int = 0
 
     @property
@@ -70,13 +72,16 @@ def neox(*, width: int, layers: int, vocab_size: int, heads: int, inner: int) ->
 
 FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {"llama": llama, "neox": neox}
 
-# The embedded models. Heads are 32 wide and layers 4 in every rung, so that width is what differs in a family.
+# The embedded models. Heads are 32 wide and layers 4 in every rung, so that width is what differs in a family, and
+# what SCHEDULES names: how a model was trained decides what it holds, too (papers/fitting-notes.md).
 RUNGS: dict[str, dict] = {
     "llama-64": {"family": "llama", "width": 64, "layers": 4, "heads": 2, "inner": 176},
     "llama-128": {"family": "llama", "width": 128, "layers": 4, "heads": 4, "inner": 352},
     "llama-192": {"family": "llama", "width": 192, "layers": 4, "heads": 6, "inner": 512},
     "neox-128": {"family": "neox", "width": 128, "layers": 4, "heads": 4, "inner": 512},
+    "llama-128-bos": {"family": "llama", "width": 128, "layers": 4, "heads": 4, "inner": 352},
 }
+SCHEDULES: dict[str, dict] = {"llama-128-bos": {"begin": True, "lengths": (128, 512), "weights": (0.8, 0.2)}}
 
 
 def books(path: Path | str, *, column: str = "text") -> list[str]:
@@ -90,7 +95,7 @@ def books(path: Path | str, *, column: str = "text") -> list[str]:
 
 
 def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of `vocab_size` tokens, `<|endoftext|>` (id 0) the only special one."""
+    """Return a byte-level BPE tokenizer of `vocab_size` tokens, `<|endoftext|>` (END_ID) the only special one."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -126,7 +131,10 @@ def batches(tokens: np.ndarray, schedule: Schedule) -> Iterator[torch.Tensor]:
         length = int(rng.choice(schedule.lengths, p=schedule.weights))
         chosen = blocks[order[at : at + per_step]].astype(np.int64)
         at += per_step
-        yield torch.from_numpy(chosen.reshape(-1, length))
+        ids = torch.from_numpy(chosen.reshape(-1, length))
+        if schedule.begin:
+            ids[:, 0] = END_ID
+        yield ids
 
 
 def rate(step: int, schedule: Schedule) -> float:
@@ -137,7 +145,7 @@ def rate(step: int, schedule: Schedule) -> float:
     return schedule.peak * (schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def next_token_loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+def next_token_loss(model: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy in nats of ids[:, 1:] (batch, length - 1)."""
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -161,14 +169,17 @@ def train(
     schedule: Schedule,
     *,
     device: str = "cpu",
+    compile: bool = False,
     watch: Callable[[int, float, PreTrainedModel], None] | None = None,
 ) -> tuple[PreTrainedModel, float]:
     """Return the trained model (float32, on `device`) and the seconds it took.
 
-    tokens: (n_tokens,) uint16, from `stream`; watch: called with step, loss in nats, model, before each update.
+    tokens: (n_tokens,) uint16, from `stream`; compile: through torch.compile, one graph for each of the schedule's
+    lengths; watch: called with step, loss in nats, model, before each update.
     """
     torch.manual_seed(schedule.seed)
     model = AutoModelForCausalLM.from_config(config).to(device).train()
+    run = torch.compile(model, dynamic=False) if compile else model
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -177,7 +188,7 @@ def train(
     for step, ids in enumerate(batches(tokens, schedule)):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, schedule)
-        loss = next_token_loss(model, ids.to(device))
+        loss = next_token_loss(run, ids.to(device))
         if watch is not None:
             watch(step, loss.item(), model)
         optimizer.zero_grad()
@@ -208,14 +219,17 @@ def rung(
     bytes_per_token: float,
     out: Path,
     device: str = "cpu",
+    compile: bool = False,
 ) -> pl.DataFrame:
     """Train the model RUNGS[name], save it to `out / name`, and return its curve (step, tokens, loss_nats).
 
-    tokens, held_out: (n_tokens,) from `stream`; bytes_per_token: of the held-out text, for bits per byte.
+    tokens, held_out: (n_tokens,) from `stream`; schedule: with SCHEDULES[name] in place of its own; bytes_per_token: of
+    the held-out text, for bits per byte; device, compile: of `train`.
     """
     if name not in RUNGS:
         raise ValueError(f"unknown rung {name!r}; known are {', '.join(RUNGS)}")
     shape = dict(RUNGS[name])
+    schedule = replace(schedule, **SCHEDULES.get(name, {}))
     config = FAMILIES[shape.pop("family")](**shape, vocab_size=len(tokenizer))
     losses: list[float] = []
     with tqdm(total=schedule.steps, desc=name, mininterval=5) as bar:
@@ -225,7 +239,7 @@ def rung(
             bar.update()
             bar.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}", refresh=False)
 
-        model, seconds = train(config, tokens, schedule, device=device, watch=watch)
+        model, seconds = train(config, tokens, schedule, device=device, compile=compile, watch=watch)
     model = model.bfloat16().float()  # what is measured is what is stored
     nats = held_out_nats(model, held_out)
     record = {

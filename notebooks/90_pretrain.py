@@ -14,17 +14,18 @@
 # # 90 · How were the embedded models made?
 #
 # Small causal language models of two families, trained on public-domain books with one tokenizer and one
-# order of batches, so that within a family only the width differs.
+# order of batches, so that within a family only the width differs; and one of them trained another way.
 
 # %% tags=["parameters"]
 corpus: str = "corpus/books_train.parquet"  # Parquet with a column `text`, or a text file
 held_out: str = "corpus/books_heldout.parquet"  # the same, never trained on
 tokenizer: str = ""  # folder of a tokenizer to reuse; empty trains a new one
-rungs: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # names in pretraining.RUNGS
+rungs: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos"]  # names in pretraining.RUNGS
 tokens: int = 10_000_000  # tokens seen by each model
 vocab_size: int = 512  # tokens
 threads: int = 1  # of the processor
 device: str = "cpu"  # or "cuda"
+compile: bool = False  # train through torch.compile; some minutes of compiling, then up to twice as fast
 out: str = "build/models"  # folder that receives one folder a model
 
 # %%
@@ -59,12 +60,13 @@ print(f"{len(train_tokens):,} training tokens, {len(unseen_tokens):,} held out, 
 # %% [markdown]
 # ## Training
 #
-# Every rung takes the same schedule: sequences of 32 to 512 tokens mixed, AdamW, a cosine to 5% of the peak.
+# AdamW, a cosine to 5% of the peak, sequences of 32 to 512 tokens mixed; a rung of `pretraining.SCHEDULES` departs from
+# that where its entry says so (`llama-128-bos`: every sequence begins with `<|endoftext|>`).
 
 # %%
 curves = pl.concat([
     pretraining.rung(name, tok, train_tokens, unseen_tokens, schedule,
-                     bytes_per_token=bytes_per_token, out=Path(out), device=device)
+                     bytes_per_token=bytes_per_token, out=Path(out), device=device, compile=compile)
     for name in rungs
 ])  # fmt: skip
 

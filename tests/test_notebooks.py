@@ -42,8 +42,9 @@ SETTINGS = {
     },
     "11_speed": {
         "model": SMALLEST, "lengths": [2, 4], "compiled_lengths": [], "n_mem": [2], "other_models": [], "busy": [1],
-        "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_model": SMALLEST, "recipes": ["paper", "default"],
-        "n_texts": 2, "longest": 3, "budget": 40, "driven": [1, 2], "driven_budget": 40, "store": "searches",
+        "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_models": [SMALLEST], "search_n_mem": [1, 2],
+        "recipes": ["paper", "default"], "n_texts": 2, "longest": 3, "budget": 40, "driven": [1, 2],
+        "driven_budget": 40, "store": "searches",
     },
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
@@ -413,28 +414,33 @@ def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
     shares = [f"{100 * float(row['rate']) / float(row['bare']):.0f}%" for row in kept["driver"]]
     assert f"growth of 1, 2 texts run at {', '.join(shares)} of the rate of full batches" in reading
 
-    grid = sweep.grid(
-        model=SMALLEST, n_texts=2, length=3, search="grow", budget=40, recipe=settings["recipes"], scored_from=[0, 1]
-    )
-    found = {}
+    search = {"model": SMALLEST, "n_texts": 2, "search": "grow", "recipe": settings["recipes"], "scored_from": [0, 1]}
+    grid = [e for n in (1, 2) for e in sweep.grid(**search, n_mem=n, length=3 * n, budget=40 * n)]
+    every = {}
     for cell in sweep.cells(grid):
         rows = store.Store(folder / "searches").read(keys=[cell.key]).to_dicts()
-        found.setdefault((cell.experiment.recipe, cell.experiment.scored_from), []).append(rows)
-    for recipe in settings["recipes"]:
-        lengths = [max(row["decoded_tokens"] or 0 for row in rows) for rows in found[recipe, 1]]
-        assert f"{sum(lengths) / 2:.1f}" in reading.split("(`scored_from` 0)")[1].split("(`scored_from` 1)")[0]
+        what = cell.experiment
+        every.setdefault((what.recipe, what.n_mem, what.scored_from), []).append(rows)
+    held = {k: sum(max(row["decoded_tokens"] or 0 for row in rows) for rows in texts) for k, texts in every.items()}
+    gained = reading.split("`default` reaches ")[1].split(" times `paper`'s")[0]
+    assert gained == ", ".join(
+        f"{held['default', n, s] / held['paper', n, s]:.2f} ({SMALLEST}, {n}, {s})"
+        for n, s in [(1, 0), (1, 1), (2, 0), (2, 1)] if held["paper", n, s]
+    )  # fmt: skip
+    assert "(" in gained
+    found = {recipe: texts for (recipe, n, s), texts in every.items() if (n, s) == (1, 0)}
     steps, seconds = against["datasets"].values()
     if steps[0]["spent"] != 2:
         steps, seconds = seconds, steps
     assert {row["spent"] for row in steps} == {2, 4, 8, 16, 28, 40}
     assert len(steps) == len(seconds) == 12
     for row in steps:
-        each = [longest_exact(rows, cost="token_steps", spent=row["spent"]) for rows in found[row["recipe"], 0]]
+        each = [longest_exact(rows, cost="token_steps", spent=row["spent"]) for rows in found[row["recipe"]]]
         assert row["value"] == sum(each) / 2
     assert max(row["value"] for row in steps) >= 1
     for row in seconds:  # the last is what the longest search took, up to rounding
         less, more = (
-            sum(longest_exact(rows, cost="seconds", spent=row["spent"] * near) for rows in found[row["recipe"], 0]) / 2
+            sum(longest_exact(rows, cost="seconds", spent=row["spent"] * near) for rows in found[row["recipe"]]) / 2
             for near in (1 - 1e-6, 1 + 1e-6)
         )
         assert less <= row["value"] <= more

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,33 @@ def test_batches_are_whole_blocks_each_once_an_epoch_in_one_order():
         next(pretraining.batches(tokens[:700], schedule))
 
 
+def test_sequences_begin_with_the_end_token_where_the_schedule_says_so():
+    tokens = np.arange(1, 8 * pretraining.CONTEXT + 1, dtype=np.uint16)
+    plain = pretraining.Schedule(tokens=4 * 1024, batch=1024)
+    for without, begun in zip(
+        pretraining.batches(tokens, plain), pretraining.batches(tokens, replace(plain, begin=True)), strict=True
+    ):
+        assert (begun[:, 0] == pretraining.END_ID).all()
+        assert torch.equal(begun[:, 1:], without[:, 1:])
+
+
+def test_training_compiled_runs_the_compiled_model(tokenizer, monkeypatch):
+    calls = []
+
+    def compiled(model, **options):
+        return lambda **inputs: calls.append(options) or model(**inputs)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    config = pretraining.llama(width=32, layers=1, vocab_size=len(tokenizer), heads=1, inner=32)
+    schedule = pretraining.Schedule(tokens=3 * 512, batch=512, lengths=(32,), weights=(1.0,), warmup=1)
+    tokens = pretraining.stream(DOCUMENTS * 4, tokenizer)
+    eager, _ = pretraining.train(config, tokens, schedule)
+    assert not calls
+    model, _ = pretraining.train(config, tokens, schedule, compile=True)
+    assert calls == [{"dynamic": False}] * 3
+    assert all(torch.equal(one, two) for one, two in zip(eager.parameters(), model.parameters(), strict=True))
+
+
 def test_training_learns_and_what_is_saved_is_what_was_measured(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(
         pretraining.RUNGS, "tiny", {"family": "neox", "width": 32, "layers": 1, "heads": 2, "inner": 64}
@@ -86,6 +114,8 @@ def test_embedded_models_are_the_rungs_and_say_how_they_were_made():
     for name, folder in models.EMBEDDED.items():
         record = json.loads((folder / "training.json").read_text())
         assert {key: record[key] for key in pretraining.RUNGS[name]} == pretraining.RUNGS[name]
+        own = json.loads(json.dumps(pretraining.SCHEDULES.get(name, {})))
+        assert {key: record["schedule"].get(key) for key in own} == own
         assert record["tokens_seen"] >= 10_000_000
         readme = (folder / "README.md").read_text()
         assert f"| held out nats per token | {record['held_out_nats_per_token']} |" in readme
