@@ -21,7 +21,7 @@
 # happens is the same.
 
 # %% tags=["parameters"]
-model: str = "llama-128"  # embedded name, folder or hub name
+model: str = "llama-128-bos"  # embedded name, folder or hub name
 source: str = "embedded"  # of the text: embedded, random_words, random_tokens, file:PATH
 text_index: int = 0  # place in the seeded sample
 n_mem: int = 1  # vectors

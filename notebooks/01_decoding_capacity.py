@@ -20,7 +20,7 @@
 # (Kuratov et al. 2025, Fig. 1 and Table 1).
 
 # %% tags=["parameters"]
-models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # embedded names, folders or hub names
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos"]  # names or folders
 sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts
 n_texts: int = 16  # texts of each source
 lengths: list[int] = [1, 2, 3, 4, 6, 8]  # tokens, the grid of fixed lengths

@@ -20,7 +20,7 @@
 # after = bits before − C, with one C for natural and for random text (Kuratov et al. 2025, Fig. 3 and Fig. 6).
 
 # %% tags=["parameters"]
-models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # embedded names, folders or hub names
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos"]  # names or folders
 sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts, natural first
 n_texts: int = 6  # texts of each source
 lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at least

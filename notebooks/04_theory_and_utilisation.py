@@ -21,7 +21,7 @@
 # random text (Kuratov et al. 2025, Eq. 1 and Fig. 5).
 
 # %% tags=["parameters"]
-models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128"]  # shown where their rows are there
+models: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos"]  # shown where rows are there
 sources: list[str] = ["embedded", "random_words"]  # of the texts
 n_texts: int = 6  # texts of each source
 lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths
