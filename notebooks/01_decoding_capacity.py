@@ -144,7 +144,8 @@ Markdown(
 # %% [markdown]
 # ## Limits
 #
-# The models are small and differ in more than width; three widths are no scaling law. Exact lengths whose search ended
+# The models are small, one training each, and differ in more than width: `llama-128-bos` has `llama-128`'s shape and another
+# beginning of its training sequences. Three widths are no scaling law. Exact lengths whose search ended
 # with its budget are lower bounds (column *censored*). Decoding capacity here predicts the first token, the paper's
 # has it given. Next: `07_free_running` and `09_exact_length`, to come.
 
