@@ -77,7 +77,7 @@ def _read(text: str | None, file: Path | None) -> str:
 def cram(
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
-    model: Annotated[str, typer.Option(help="Embedded name, folder or hub name.")] = "llama-128",
+    model: Annotated[str, typer.Option(help="Embedded name, folder or hub name.")] = "llama-128-bos",
     n_mem: Annotated[str, typer.Option(help="Vectors, or `auto`: doubled until the text fits.")] = "auto",
     recipe: Annotated[str, typer.Option(help="How to optimise: `default`, `progressive` or `paper`.")] = "default",
     budget: Annotated[int, typer.Option(help="Token-steps a vector.")] = 8000,

@@ -168,10 +168,7 @@ if first[1] is not None:
     )
 best = rates.sort("share").row(-1, named=True)
 others = [name for name in recipes if name != "default"]
-ratios = {
-    name: decoded.filter(recipe=name).select(pl.format("{} ({}, {}, {})", pl.col("gain").round(2), *by))["gain"]
-    for name in others
-}
+gained = {name: decoded.filter(recipe=name)["gain"].drop_nulls() for name in others}
 Markdown(
     f"**Reading.** On {plain_and_engine['machine'][0]} (measured {plain_and_engine['date'][0]}) the engine does "
     + ", ".join(
@@ -180,8 +177,8 @@ Markdown(
     )
     + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
     f"{best['length']}). Exact lengths at {budget} token-steps a text and vector: `default` reaches "
-    + "; ".join(f"{', '.join(ratios[name])} times `{name}`'s" for name in others)
-    + f" (model, vectors, `scored_from`). {faster} "
+    + " and ".join(f"{gained[name].min():.2f} to {gained[name].max():.2f} times `{name}`'s" for name in others)
+    + f", by model, number of vectors and `scored_from` (the table's `gain`). {faster} "
     f"Searches by growth of {', '.join(map(str, driver['texts']))} texts run at "
     f"{', '.join(f'{100 * share:.0f}%' for share in driver['share'])} of the rate of full batches at the same lengths, "
     "which a few texts can't fill."

@@ -422,12 +422,10 @@ def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
         what = cell.experiment
         every.setdefault((what.recipe, what.n_mem, what.scored_from), []).append(rows)
     held = {k: sum(max(row["decoded_tokens"] or 0 for row in rows) for rows in texts) for k, texts in every.items()}
-    gained = reading.split("`default` reaches ")[1].split(" times `paper`'s")[0]
-    assert gained == ", ".join(
-        f"{held['default', n, s] / held['paper', n, s]:.2f} ({SMALLEST}, {n}, {s})"
-        for n, s in [(1, 0), (1, 1), (2, 0), (2, 1)] if held["paper", n, s]
-    )  # fmt: skip
-    assert "(" in gained
+    gains = [
+        held["default", n, s] / held["paper", n, s] for n in (1, 2) for s in (0, 1) if held["paper", n, s]
+    ]  # fmt: skip
+    assert f"`default` reaches {min(gains):.2f} to {max(gains):.2f} times `paper`'s" in reading
     found = {recipe: texts for (recipe, n, s), texts in every.items() if (n, s) == (1, 0)}
     steps, seconds = against["datasets"].values()
     if steps[0]["spent"] != 2:
