@@ -179,6 +179,8 @@ def train(
     """
     torch.manual_seed(schedule.seed)
     model = AutoModelForCausalLM.from_config(config).to(device).train()
+    if compile:
+        torch._dynamo.reset()  # or the graphs of models trained before count against this one's limit
     run = torch.compile(model, dynamic=False) if compile else model
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -252,7 +254,7 @@ def rung(
         "held_out_bits_per_byte": round(nats / math.log(2) / bytes_per_token, 4),
         "tokens_seen": schedule.steps * schedule.batch,
         "seconds": round(seconds),
-        "machine": f"{provenance.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{provenance.machine()}, {torch.get_num_threads()} threads{', compiled' if compile else ''}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": provenance.versions(),
         "schedule": asdict(schedule),

@@ -145,10 +145,10 @@ Markdown(
 # ## Limits
 #
 # The models are small, one training each, and differ in more than width: `llama-128-bos` has `llama-128`'s shape, but
-# all its training sequences began with one token, whose place [mem] takes (`papers/fitting-notes.md`). Three widths
-# are no scaling law. Exact lengths whose search ended with its budget are lower bounds (column *censored*). Decoding
-# capacity here predicts the first token, the paper's has it given. Next: `07_free_running` and `09_exact_length`, to
-# come.
+# its training sequences had other lengths and all began with one token, whose place [mem] takes
+# (`papers/fitting-notes.md`). Three widths are no scaling law. Exact lengths whose search ended with its budget are
+# lower bounds (column *censored*). Decoding capacity here predicts the first token, the paper's has it given. Next:
+# `07_free_running` and `09_exact_length`, to come.
 
 # %%
 print(f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; {rows.height} fits")

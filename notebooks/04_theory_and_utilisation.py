@@ -163,7 +163,8 @@ Markdown(
 # The 16 bits a dimension are assumed: the vectors are float32, and how many of their bits matter is asked in
 # `08_precision`. Eq. 1 takes every token to be as likely as any other. What was optimised is a floor of what could be
 # used. The embedded models have widths of 64 to 192 and a vocabulary of 512, and their texts are short, so a gain is
-# less of a plateau there (`02_information_gain`). Next: `05_geometry`.
+# less of a plateau there (`02_information_gain`, which says what is not memory in `llama-128-bos`'s gain). Next:
+# `05_geometry`.
 
 # %%
 print(

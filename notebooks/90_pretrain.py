@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 90 · How were the embedded models made?
 #
-# Small causal language models of two families, trained on public-domain books with one tokenizer and one
-# order of batches, so that within a family only the width differs; and one of them trained another way.
+# Small causal language models of two families, trained on public-domain books with one tokenizer and one order of
+# blocks; within a family only the width differs, but for `llama-128-bos`, which was trained another way.
 
 # %% tags=["parameters"]
 corpus: str = "corpus/books_train.parquet"  # Parquet with a column `text`, or a text file
@@ -25,7 +25,7 @@ tokens: int = 10_000_000  # tokens seen by each model
 vocab_size: int = 512  # tokens
 threads: int = 1  # of the processor
 device: str = "cpu"  # or "cuda"
-compile: bool = False  # train through torch.compile; some minutes of compiling, then up to twice as fast
+compile: bool = False  # train through torch.compile; minutes of compiling, then faster
 out: str = "build/models"  # folder that receives one folder a model
 
 # %%
@@ -61,7 +61,7 @@ print(f"{len(train_tokens):,} training tokens, {len(unseen_tokens):,} held out, 
 # ## Training
 #
 # AdamW, a cosine to 5% of the peak, sequences of 32 to 512 tokens mixed; a rung of `pretraining.SCHEDULES` departs from
-# that where its entry says so (`llama-128-bos`: every sequence begins with `<|endoftext|>`).
+# that where its entry says so (`llama-128-bos`: every sequence begins with `<|endoftext|>` and has 128 or 512 tokens).
 
 # %%
 curves = pl.concat([

@@ -65,21 +65,24 @@ def test_sequences_begin_with_the_end_token_where_the_schedule_says_so():
         assert torch.equal(begun[:, 1:], without[:, 1:])
 
 
-def test_training_compiled_runs_the_compiled_model(tokenizer, monkeypatch):
-    calls = []
+def test_every_model_of_a_process_is_trained_compiled_on_request(tokenizer, monkeypatch):
+    real, runs = torch.compile, []
 
-    def compiled(model, **options):
-        return lambda **inputs: calls.append(options) or model(**inputs)
+    def counted(graph, _):
+        return lambda *inputs: runs.append(1) or graph(*inputs)
 
-    monkeypatch.setattr(torch, "compile", compiled)
-    config = pretraining.llama(width=32, layers=1, vocab_size=len(tokenizer), heads=1, inner=32)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: real(model, backend=counted, **options))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # graphs of one model; another's don't count
     schedule = pretraining.Schedule(tokens=3 * 512, batch=512, lengths=(32,), weights=(1.0,), warmup=1)
     tokens = pretraining.stream(DOCUMENTS * 4, tokenizer)
-    eager, _ = pretraining.train(config, tokens, schedule)
-    assert not calls
-    model, _ = pretraining.train(config, tokens, schedule, compile=True)
-    assert calls == [{"dynamic": False}] * 3
-    assert all(torch.equal(one, two) for one, two in zip(eager.parameters(), model.parameters(), strict=True))
+    for width in (32, 64):
+        config = pretraining.llama(width=width, layers=1, vocab_size=len(tokenizer), heads=1, inner=32)
+        eager, _ = pretraining.train(config, tokens, schedule)
+        assert not runs
+        model, _ = pretraining.train(config, tokens, schedule, compile=True)
+        assert len(runs) == schedule.steps
+        runs.clear()
+        assert all(torch.equal(one, two) for one, two in zip(eager.parameters(), model.parameters(), strict=True))
 
 
 def test_training_learns_and_what_is_saved_is_what_was_measured(tokenizer, tmp_path, monkeypatch):
