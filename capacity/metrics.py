@@ -226,11 +226,13 @@ def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
     """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
 
-    The interval resamples texts, each with all its rows. Raises ValueError for no rows, or where `below` sums to 0.
+    The interval resamples texts, each with all its rows; a text with 0 in both says nothing of the ratio and is left out.
+    Raises ValueError for no rows, or where `below` sums to 0.
     """
 
     def one(part: pl.DataFrame) -> Interval:
         pairs = part.group_by("text_id", maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
+        pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
         if not pairs[below].sum():
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
         return interval(pairs.to_numpy().astype(float), statistic=lambda c: c[:, 0].sum() / c[:, 1].sum())

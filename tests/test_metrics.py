@@ -384,6 +384,16 @@ def test_a_ratio_is_of_sums_and_texts_keep_their_rows_together():
     assert (one["value"], one["low"], one["high"], one["degenerate"]) == (1.5, 1.5, 1.5, True)
 
 
+def test_a_text_with_nothing_in_both_is_left_out_of_a_ratio():
+    some = {"k": "x", "text_id": ["a", "b", "c"], "above": [3.0, 7.0, 5.0], "below": [1.0, 3.0, 2.0]}
+    none = {"k": "x", "text_id": ["d", "e"], "above": [0.0, 0.0], "below": [0.0, 0.0]}
+    rows = pl.concat([pl.DataFrame(none), pl.DataFrame(some)])
+    found = metrics.ratio(rows, "above", "below", by=["k"])
+    assert found.equals(metrics.ratio(pl.DataFrame(some), "above", "below", by=["k"]))
+    assert metrics.ratio(rows.filter(pl.col("text_id") >= "c"), "above", "below", by=["k"])["value"].item() == 2.5
+    assert found["n"].item() == 3
+
+
 def test_a_ratio_to_nothing_is_refused():
     rows = pl.DataFrame({"k": "x", "text_id": ["a"], "above": [1.0], "below": [0.0]})
     with pytest.raises(ValueError, match=r"below sums to 0 for \{'k': 'x'\}"):
