@@ -47,7 +47,10 @@ def interval(
     value = float(statistic(data))
     if len(data) == 1 or (data == data[0]).all():
         return Interval(value, value, value, len(data), True)
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # BCa divides 0 by 0 before it says so
+    with (
+        warnings.catch_warnings(),
+        np.errstate(divide="ignore", invalid="ignore"),
+    ):  # BCa divides by 0 before it says so
         warnings.simplefilter("error", stats.DegenerateDataWarning)
         try:
             low, high = _bootstrap(data, statistic, method, confidence)
@@ -226,8 +229,8 @@ def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
     """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
 
-    The interval resamples texts, each with all its rows; a text with 0 in both says nothing of the ratio and is left out.
-    Raises ValueError for no rows, or where `below` sums to 0.
+    The interval resamples texts, each with all its rows; a text with 0 in both tells nothing and is left out. Raises
+    ValueError for no rows, or where `below` sums to 0.
     """
 
     def one(part: pl.DataFrame) -> Interval:
