@@ -122,7 +122,7 @@ gains = metrics.ratio(paired, "default", "exact_length", by=[*by, "recipe"]).sel
     *by, "recipe", gain="value", gain_low="low", gain_high="high"
 )
 decoded = metrics.exact_length(rows, by=[*by, "recipe"]).join(gains, on=[*by, "recipe"], how="left").sort(*by, "value")
-decoded.with_columns(pl.selectors.float().round(2))
+decoded.drop("degenerate").with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
 # What it costs to get there, on the first of these models, with the fewest vectors and all tokens predicted: an exact
