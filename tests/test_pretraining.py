@@ -72,14 +72,14 @@ def test_every_model_of_a_process_is_trained_compiled_on_request(tokenizer, monk
         return lambda *inputs: runs.append(1) or graph(*inputs)
 
     monkeypatch.setattr(torch, "compile", lambda model, **options: real(model, backend=counted, **options))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # graphs of one model; another's don't count
     schedule = pretraining.Schedule(tokens=3 * 512, batch=512, lengths=(32,), weights=(1.0,), warmup=1)
     tokens = pretraining.stream(DOCUMENTS * 4, tokenizer)
     for width in (32, 64):
         config = pretraining.llama(width=width, layers=1, vocab_size=len(tokenizer), heads=1, inner=32)
         eager, _ = pretraining.train(config, tokens, schedule)
         assert not runs
-        model, _ = pretraining.train(config, tokens, schedule, compile=True)
+        with torch._dynamo.config.patch(recompile_limit=1):  # graphs of one model; another's don't count
+            model, _ = pretraining.train(config, tokens, schedule, compile=True)
         assert len(runs) == schedule.steps
         runs.clear()
         assert all(torch.equal(one, two) for one, two in zip(eager.parameters(), model.parameters(), strict=True))
