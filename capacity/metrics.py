@@ -47,10 +47,7 @@ def interval(
     value = float(statistic(data))
     if len(data) == 1 or (data == data[0]).all():
         return Interval(value, value, value, len(data), True)
-    with (
-        warnings.catch_warnings(),
-        np.errstate(divide="ignore", invalid="ignore"),
-    ):  # BCa divides by 0 before it says so
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):  # BCa divides by 0, then says so
         warnings.simplefilter("error", stats.DegenerateDataWarning)
         try:
             low, high = _bootstrap(data, statistic, method, confidence)
