@@ -23,12 +23,12 @@ install: $(READY)
 # The rows that travel with the project, so that a first report need not wait for them, and the picture of README.
 measured: $(READY)
 	$(BIN)/python -m capacity run 01_decoding_capacity 02_information_gain 03_many_vectors 05_geometry 10_baselines \
-		--store data/measured/rows --out build/measured -p engine=local
-	$(BIN)/python -m capacity run 11_speed --store data/measured/rows --out build/measured -p engine=local \
+		--store data/measured/rows --out build/measured
+	$(BIN)/python -m capacity run 11_speed --store data/measured/rows --out build/measured \
 		-p speed=data/measured/speed -p compiled_lengths='[8, 64]' -p driven='[1, 16, 64, 256]'
 
 picture: $(READY)
-	$(BIN)/python -c "from pathlib import Path; from capacity import page; \
+	$(BIN)/python -c "from pathlib import Path; from capacity.report import page; \
 		executed = Path('build/report/01_decoding_capacity.ipynb'); \
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
 

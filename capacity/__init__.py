@@ -1,1 +1,27 @@
-"""How many tokens and bits an optimised input vector holds."""
+"""How many tokens and bits an optimised input vector of a frozen language model holds.
+
+resources      where data, papers and notebooks lie, in a checkout and in a wheel
+harmless       what a terminal, page or chart may show of any text
+theory         what could a vector hold at most (Eq. 1)?
+metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length
+gains          how many tokens and bits does a vector save, and of which limit is that how much?
+published      what do the papers' tables say?
+provenance     on which machine, with which versions?
+store          which rows are there? append, find again, survive
+charts         how does it look? one function a figure
+texts          which texts? named sources, exact lengths, seeds
+report         a notebook and parameters in, an offline page out
+models         which frozen model, and what are its facts?
+decoding       what does a vector give back, teacher-forced and running free?
+fitting        which vector gives this text back, and how long may the text be?
+geometry       where do solutions lie?
+connections    does what lies between two solutions hold the text?
+coding         how many bytes does the model itself need?
+vector_files   a text as a file of vectors
+ledgers        which way of keeping a text takes how many bytes?
+sweep          what is measured: grids, presets, what a sweep would take, cells to rows
+baselines      what would a real prefix or a copy do?
+pretraining    how were the embedded models made?
+benchmark      how fast is all this?
+__main__       the command line
+"""

@@ -50,9 +50,9 @@ def _coded(command: Callable[..., None]) -> Callable[..., None]:
 
 def _say(text: str) -> None:
     """Print a line for a person: what is in it can't steer the terminal."""
-    from capacity import display
+    from capacity import harmless
 
-    print(display.visible(text))
+    print(harmless.visible(text))
 
 
 def _read(text: str | None, file: Path | None) -> str:
@@ -94,7 +94,7 @@ def cram(
         raise ValueError(f"--given is {given}; 0 or 1 tokens can be given")
     import torch
 
-    from capacity import coding, decoding, fitting, models, search, texts, vectors
+    from capacity import coding, decoding, fitting, models, texts, vector_files
 
     how = fitting.recipe(recipe)
     texts.check_text(content)
@@ -105,10 +105,10 @@ def cram(
     frozen.check_length(len(ids), 1 if n_mem == "auto" else int(n_mem))
     _say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
     if n_mem == "auto":
-        tries = search.doubling(frozen, ids, how, seed=seed, budget=budget, scored_from=given)
+        tries = fitting.doubling(frozen, ids, how, seed=seed, budget=budget, scored_from=given)
     else:
         options: dict[str, Any] = {"seed": seed, "budget": budget * int(n_mem), "scored_from": given}
-        tries = [(int(n_mem), search.exact_length(frozen, [ids], how, n_mem=int(n_mem), **options)[0])]
+        tries = [(int(n_mem), fitting.exact_length(frozen, [ids], how, n_mem=int(n_mem), **options)[0])]
     number, found = 0, None
     for number, found in tries:
         steps = sum(probe.steps for probe in found.probes)
@@ -124,7 +124,7 @@ def cram(
     for line in coding.ledger(frozen, found.mem, content, ids, given=given):
         _say(f"{line['what']:<34}{line['bytes']:>8,} bytes")
     if save is not None:
-        vectors.save(save, found.mem, frozen, n_tokens=len(ids), given=tuple(ids[:given]))
+        vector_files.save(save, found.mem, frozen, n_tokens=len(ids), given=tuple(ids[:given]))
         _say(f"\nsaved to {save}; `capacity decode {save}` gives the text back")
 
 
@@ -136,9 +136,9 @@ def decode(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
 ) -> None:
     """Print the text that a file of [mem] vectors holds, decoded free-running."""
-    from capacity import decoding, models, vectors
+    from capacity import decoding, models, vector_files
 
-    stored = vectors.load(file)
+    stored = vector_files.load(file)
     frozen = models.load(model or stored.model, device=device, dtype=stored.dtype, bos=stored.bos)
     stored.check(frozen)
     ids = decoding.free_running(frozen, stored.mem, stored.n_tokens, given=stored.given)
@@ -176,8 +176,9 @@ def sweep_preset(
     compile: Annotated[bool, typer.Option("--compile", help="One compiled graph a step: slower to start.")] = False,
 ) -> None:
     """Run a published protocol on its models or any other; rows that the store has are not measured again."""
-    from capacity import estimate, presets, sweep
+    from capacity import sweep
     from capacity.store import default_path
+    from capacity.sweep import estimate, presets
 
     chosen = presets.load(preset)
     every = presets.experiments(chosen, models=model or (), given=_parameters(parameter))
@@ -190,7 +191,7 @@ def sweep_preset(
         for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
             _say(line)
         return
-    rows = sweep.run(wanted, place, compile=compile)
+    rows = sweep.run(wanted, place, travelling=False, compile=compile)
     ended = ", ".join(f"{n:,} {status}" for status, n in sorted(rows["status"].value_counts().iter_rows()))
     _say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
 

@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import torch
 
-from capacity import coding, losses, metrics, published
-from capacity.decoding import decoded_tokens, teacher_forced
-from capacity.experiment import counts
+from capacity import coding, metrics, published
+from capacity.decoding import counts, decoded_tokens, teacher_forced
+from capacity.fitting import LOSSES
 from capacity.models import Frozen
 from capacity.texts import Text
 
@@ -135,7 +135,7 @@ def shortfalls(frozen: Frozen, sample: Sequence[Text]) -> list[Row]:
         ids = torch.tensor([text.ids], device=frozen.device)
         with torch.no_grad():
             logits = frozen.logits(frozen.inputs(None, frozen.embed(ids)))[:, frozen.n_before : -1].float()
-        short = losses.hinge(logits, ids[:, 1:], 0.0).cpu().double() / log(2)
+        short = LOSSES["hinge"](logits, ids[:, 1:], 0.0).cpu().double() / log(2)
         found.append(
             _named(frozen, text)
             | {"n_tokens": len(text.ids), "bits": bits, "shortfall_bits": float(short.sum())}

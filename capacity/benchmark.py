@@ -15,10 +15,11 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from capacity import fitting, memory, models, provenance, search, stepping
-from capacity.batch import Batch
+from capacity import fitting, models, provenance
+from capacity.fitting import Recipe, shape_of, stop
+from capacity.fitting.batch import Batch
+from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
-from capacity.recipes import Recipe
 
 # Shapes of published models: the speed of a model does not depend on what its weights are.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -111,23 +112,22 @@ class Bench:
 
     def step(self) -> int:
         """Do one step of all slots; return its token-steps."""
-        for task in self.batch.step(search.stop):
-            task.begin(fitting.start(self.batch.frozen, task.ids, n_mem=self.batch.n_mem, seed=0))
+        for task in self.batch.step(stop):
+            task.begin(fitting.start(self.batch.frozen, task.ids, n_mem=self.batch.shape.n_mem, seed=0))
             task.restart()
             self.batch.put(self.batch.free[0], task)
-        return self.tasks * int(self.batch.length.max())
+        return sum(task.length for task in self.batch.tasks if task is not None)
 
 
 def bench(
     frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
 ) -> Bench:
     """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
-    of = {"n_mem": n_mem, "bucket": memory.bucket_of(length)}
-    recipe, slots = recipe.of(frozen), memory.slots_of(frozen, **of)
-    slots = stepping.narrowed(frozen, recipe, texts or slots, **of, slots=slots, compile=compile)
-    batch = Batch(frozen, recipe, **of, slots=slots, scored_from=0, compile=compile)
+    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem)
+    shape = narrowed(frozen, recipe, texts or shape.slots, shape, compile=compile)
+    batch = Batch(frozen, recipe, shape, compile=compile)
     rng = np.random.default_rng(0)
-    for slot in range(min(slots, texts or slots)):
+    for slot in range(min(shape.slots, texts or shape.slots)):
         ids = rng.integers(0, min(len(frozen.tokenizer), frozen.vocab_size), size=length).tolist()
         batch.put(slot, fitting.task(frozen, ids, n_mem=n_mem, seed=slot, length=length, scored_from=0))
     return Bench(batch, batch.under_way)
@@ -240,7 +240,7 @@ def growth_rate(
     which only step, averaged over the token-steps that the searches spent at each. share: their quotient.
     """
     started = time.perf_counter()
-    found = search.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
+    found = fitting.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
     spent = time.perf_counter() - started
     by_length: Counter[int] = Counter()
     for probe in (probe for one in found for probe in one.probes):

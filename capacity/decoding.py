@@ -109,3 +109,16 @@ def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequenc
     given, rest = list(ids[:scored_from]), ids[scored_from:]
     found = stream(frozen, mem, given=given)
     return len(given) + sum(1 for _ in takewhile(lambda token: token == next(found), rest))
+
+
+def counts(with_mem: Score, without: Score, length: int) -> dict:
+    """Return the counts and sums of positions 2..length of one text, and t1's own."""
+    rest = slice(1, length)
+    return {
+        "correct_without": int(without.correct[0, rest].sum()),
+        "correct_with": int(with_mem.correct[0, rest].sum()),
+        "bits_without": float(without.bits[0, rest].sum()),
+        "bits_with": float(with_mem.bits[0, rest].sum()),
+        "first_bits_with": float(with_mem.bits[0, 0]),
+        "first_correct": bool(with_mem.correct[0, 0]),
+    }

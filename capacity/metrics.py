@@ -176,48 +176,6 @@ def exact_length_by_cost(
     return pl.concat(tables).sort([*by, "spent"])
 
 
-def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
-
-    Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
-    exact) is the caller's choice. Texts are resampled, each with all its rows.
-    """
-    return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
-
-
-def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, least: bool = False) -> pl.DataFrame:
-    """Return the mean over rows of (bits without [mem] - bits with), positions 2..N, bits, and interval.
-
-    least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
-    of a recipe that doesn't follow bits are refused with ValueError.
-    """
-    return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
-
-
-def utilisation(
-    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, bits: float = 16, least: bool = False
-) -> pl.DataFrame:
-    """Return gain / capacity, in tokens (the paper's) and in bits: *by, value, low, high, n, degenerate.
-
-    Tokens: token gain / theory.token_capacity, V the rows of the embedding. Bits: information gain /
-    theory.bit_capacity. At most about 1, negative where [mem] hurts. Columns end with `unit`.
-    """
-    capacity = pl.col("n_mem") * pl.col("d_model") * bits
-    shares = {
-        "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
-        "bits": (pl.col("bits_without") - _bits_with(rows, least=least)) / capacity,
-    }
-    return pl.concat(mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
-
-
-def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
-    if least and rows["bits_with_min"].null_count():
-        raise ValueError(
-            "some rows have no bits_with_min (their loss has no bits); take recipe 'paper', or least=False"
-        )
-    return pl.col("bits_with_min" if least else "bits_with")
-
-
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; texts are resampled as in `ratio`."""
     return ratio(rows.with_columns(value.alias("above"), pl.lit(1).alias("below")), "above", "below", by=by)

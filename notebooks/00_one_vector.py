@@ -30,7 +30,7 @@ recipe: str = "default"  # how to optimise: default or paper
 budget: int = 8000  # token-steps
 seed: int = 0  # of the start
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "local"  # local measures what is missing, none only loads
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import polars as pl
@@ -55,9 +55,8 @@ settings = {
     "seed": seed,
 }
 cell = sweep.grid(**settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(cell, store or None, engine=engine)
-n_new = len(set(rows["key"]) - there)
+done = sweep.measure(cell, store or None, missing=missing)
+rows = done.rows
 
 # %% [markdown]
 # ## How the text was found
@@ -133,4 +132,4 @@ Markdown(
 # decodes with this model and its tokenizer only. Next: `01_decoding_capacity`.
 
 # %%
-print(f"{n_new} of 1 cells measured now; {rows.height} fits")
+print(done)

@@ -30,7 +30,7 @@ threshold: float = 0.99  # mean accuracy that counts as decoded
 budget: int = 4000  # token-steps a text of the search for the exact length
 longest: int = 40  # tokens, the most the search tries
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import polars as pl
@@ -55,9 +55,8 @@ grown = {"source": sources, "length": longest, "search": "grow", "budget": budge
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
 here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
 here += sweep.grid(n_texts=n_texts, **paper)
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(here, store or None, engine=engine)
-n_new = len(set(rows["key"]) - there)
+done = sweep.measure(here, store or None, missing=missing)
+rows = done.rows
 
 # %% [markdown]
 # ## Accuracy by length
@@ -151,4 +150,4 @@ Markdown(
 # `07_free_running` and `09_exact_length`, to come.
 
 # %%
-print(f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; {rows.height} fits")
+print(done)

@@ -27,7 +27,7 @@ lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at l
 recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import math
@@ -35,7 +35,7 @@ import math
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, comparisons, metrics, plateaus, published, sweep, theory
+from capacity import charts, gains, metrics, published, sweep, theory
 
 pl.Config.set_tbl_rows(-1)
 charts.enable()
@@ -50,9 +50,8 @@ charts.enable()
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
 here = sweep.grid(model=models, n_texts=n_texts, **grid)
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(here, store or None, engine=engine)
-n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
+done = sweep.measure(here, store or None, missing=missing)
+rows = done.rows
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
 
 # %% [markdown]
@@ -64,12 +63,12 @@ rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model",
 
 # %%
 by = ["model", "source"]
-own = plateaus.plateau(rows, by=by)
+own = gains.plateau(rows, by=by)
 points = rows.select(
     "model", "source", "text_id", "length", pl.col("bits_without").alias("before"),
-    plateaus.bits_with(rows).alias("after"), metrics.exact(),
+    gains.bits_with(rows).alias("after"), metrics.exact(),
 )  # fmt: skip
-comparisons.bits_after(points, own)
+charts.bits_after(points, own)
 
 # %% [markdown]
 # ## Gain by length
@@ -79,8 +78,8 @@ comparisons.bits_after(points, own)
 
 # %%
 least = rows["bits_with_min"].null_count() == 0
-by_length = metrics.information_gain(rows, by=[*by, "length"], least=least)
-comparisons.gain_by_length(by_length)
+by_length = gains.information_gain(rows, by=[*by, "length"], least=least)
+charts.gain_by_length(by_length)
 
 # %% [markdown]
 # ## The paper's averaging and ours
@@ -92,9 +91,9 @@ comparisons.gain_by_length(by_length)
 # after on bits before, through the failed fits; 1 is a plateau, below 1 the gain goes on growing.
 
 # %%
-as_published = plateaus.as_published(rows, by=by).filter(unit="bits")
-failed = metrics.information_gain(rows.filter(~metrics.exact()), by=by, least=least)
-slopes = plateaus.slope(rows, by=by)
+as_published = gains.as_published(rows, by=by).filter(unit="bits")
+failed = gains.information_gain(rows.filter(~metrics.exact()), by=by, least=least)
+slopes = gains.slope(rows, by=by)
 table = (
     own.select(*by, "low", "high", "n", "n_solved", own_plateau="value")
     .join(as_published.select(*by, as_published="value"), on=by, how="left")
@@ -134,7 +133,7 @@ charts.capacity_by_width(our_points, paper_points, limit, title="bits one vector
 
 # %%
 natural, last = sources[0], sorted(lengths)[-2:]
-texts = rows.with_columns((pl.col("bits_without") - plateaus.bits_with(rows)).alias("gain"))
+texts = rows.with_columns((pl.col("bits_without") - gains.bits_with(rows)).alias("gain"))
 shorter, longer = (texts.filter(length=n).select(*by, "text_id", "gain") for n in (last[0], last[-1]))
 both = longer.join(shorter, on=[*by, "text_id"], suffix="_shorter")
 more = metrics.interval(both["gain"] - both["gain_shorter"])
@@ -181,7 +180,4 @@ Markdown(
 # same bytes. Next: `03_many_vectors`.
 
 # %%
-print(
-    f"{n_new} of {n_cells} cells measured now, the others were there; {rows.height} fits, "
-    f"{rows.select(metrics.exact().sum()).item()} of them exact; recipe {recipe}"
-)
+print(f"{done}, {rows.select(metrics.exact().sum()).item()} of them exact; recipe {recipe}")

@@ -30,7 +30,7 @@ budget: int = 1500  # token-steps a text and vector of the search for the exact 
 longest: int = 12  # tokens a vector, the most the search tries
 threshold: float = 0.99  # mean accuracy that counts as decoded
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import math
@@ -38,7 +38,7 @@ import math
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, comparisons, metrics, plateaus, published, sweep
+from capacity import charts, gains, metrics, published, sweep
 
 pl.Config.set_tbl_rows(-1)
 pl.Config.set_fmt_str_lengths(80)
@@ -59,9 +59,8 @@ fixed = {"search": "fixed", "recipe": recipe, "scored_from": scored_from}
 lengths = {n: sorted({max(n * tokens, 1 + scored_from) for tokens in per_vector}) for n in sizes}
 grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=lengths[n])]
 grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(grid + grown, store or None, engine=engine)
-n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
+done = sweep.measure(grid + grown, store or None, missing=missing)
+rows = done.rows
 rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"]))
 
 # %% [markdown]
@@ -84,7 +83,7 @@ theirs = published.wide(published.load("kuratov2025", "Fig. 4")).with_columns(
     pl.format("{}, decoding capacity, Kuratov et al. 2025", "model").alias("series")
 )
 columns = ["series", "n_mem", "value", "low", "high"]
-comparisons.tokens_by_vectors(
+charts.tokens_by_vectors(
     pl.concat([ours.select(columns), theirs.rename({"decoding_capacity": "value"}).select("series", "n_mem", "value")],
               how="diagonal_relaxed")
 )  # fmt: skip
@@ -106,10 +105,10 @@ table.with_columns(pl.col("value", "low", "high").round(2), (pl.col("value") / f
 
 # %%
 follows = rows.filter(search="fixed")["bits_with_min"].null_count() == 0
-gained = plateaus.plateaus(rows.filter(search="fixed"), by=by)
-parts = {"given back": plateaus.given_back(rows.filter(search="grow"), by=by)} | ({"gain": gained} if follows else {})
+gained = gains.plateaus(rows.filter(search="fixed"), by=by)
+parts = {"given back": gains.given_back(rows.filter(search="grow"), by=by)} | ({"gain": gained} if follows else {})
 carried = pl.concat(
-    plateaus.per_vector(texts, by=["model"]).with_columns(pl.lit(what).alias("what")) for what, texts in parts.items()
+    gains.per_vector(texts, by=["model"]).with_columns(pl.lit(what).alias("what")) for what, texts in parts.items()
 )
 bits = pl.col("information_gain") / pl.col("n_mem") / math.log(2)
 paper = theirs.drop_nulls("information_gain").sort("model", "n_mem").with_columns(bits.alias("value")).select(
@@ -117,7 +116,7 @@ paper = theirs.drop_nulls("information_gain").sort("model", "n_mem").with_column
     pl.format("{}, gain, Kuratov et al. 2025", "model").alias("series"),
 )  # fmt: skip
 here = carried.with_columns(pl.format("{}, {}, here", "model", "what").alias("series"))
-comparisons.share_by_vectors(pl.concat([here, paper], how="diagonal_relaxed"))
+charts.share_by_vectors(pl.concat([here, paper], how="diagonal_relaxed"))
 
 # %%
 spreads = ["low", "high", "share", "share_low", "share_high"]
@@ -163,6 +162,5 @@ Markdown(
 
 # %%
 print(
-    f"{n_new} of {n_cells} cells measured now, the others were there\n"
-    f"{rows.height} fits, {rows.select(metrics.exact().sum()).item()} of them exact; {recipe} at fixed lengths"
+    f"{done}\n{rows.height} fits, {rows.select(metrics.exact().sum()).item()} of them exact; {recipe} at fixed lengths"
 )

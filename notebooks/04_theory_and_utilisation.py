@@ -29,7 +29,7 @@ recipe: str = "progressive"  # one that descends the cross-entropy: progressive 
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 bits: float = 16.0  # bits a dimension
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "none"  # none loads what is there (02_information_gain measures it), local measures what is missing
+missing: str = "skip"  # cells that are not there (02_information_gain measures them): skip, measure or refuse
 
 # %%
 import math
@@ -37,8 +37,7 @@ import math
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, comparisons, metrics, published, sweep, theory
-from capacity.store import default_path, read
+from capacity import charts, gains, metrics, published, sweep, theory
 
 pl.Config.set_tbl_rows(-1)
 pl.Config.set_fmt_str_lengths(80)
@@ -53,10 +52,8 @@ charts.enable()
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
 cells = sweep.grid(model=models, n_texts=n_texts, **grid)
-places, keys = [store or default_path(), sweep.measured()], [cell.key for cell in sweep.cells(cells)]
-there = set(read(places, ["key"], keys)["key"])
-rows = sweep.run(cells, store or None, engine=engine) if engine != "none" else read(places, keys=keys)
-n_cells, n_new = rows["key"].n_unique(), len(set(rows["key"]) - there)
+done = sweep.measure(cells, store or None, missing=missing)
+rows = done.rows
 failed = rows.filter(~pl.col("status").is_in(["diverged", "oom"]) & ~metrics.exact())
 
 # %% [markdown]
@@ -79,7 +76,7 @@ theirs = published.load("kuratov2025", "Table 1").filter(
 )  # fmt: skip
 by, ours = ["model", "source"], theirs.clear()
 if failed.height:
-    tokens, gained = metrics.token_gain(failed, by=by), metrics.information_gain(failed, by=by, least=True)
+    tokens, gained = gains.token_gain(failed, by=by), gains.information_gain(failed, by=by, least=True)
     ours = pl.concat([tokens.with_columns(unit=pl.lit("tokens")), gained.with_columns(unit=pl.lit("bits"))]).select(
         "model", pl.col("source").replace(names).alias("kind"), pl.lit("here (95% interval)").alias("series"), "unit",
         pl.col("value").alias("gain"), "low", "high",
@@ -104,7 +101,7 @@ order = list(dict.fromkeys(order))
 # Above: Eq. 1 (black ticks) and token gain; below: their quotient.
 
 # %%
-comparisons.utilisation_by_model(used.filter(unit="tokens"), order=order, unit="tokens")
+charts.utilisation_by_model(used.filter(unit="tokens"), order=order, unit="tokens")
 
 # %% [markdown]
 # ## In bits
@@ -113,7 +110,7 @@ comparisons.utilisation_by_model(used.filter(unit="tokens"), order=order, unit="
 # d_model; gain: bits of positions 2..N that the vector takes away.
 
 # %%
-comparisons.utilisation_by_model(used.filter(unit="bits"), order=order, unit="bits")
+charts.utilisation_by_model(used.filter(unit="bits"), order=order, unit="bits")
 
 # %% [markdown]
 # ## Table
@@ -167,7 +164,4 @@ Markdown(
 # `05_geometry`.
 
 # %%
-print(
-    f"{paper.height} published ratios; {n_cells} of {len(keys)} cells of {len(models)} models were there or measured, "
-    f"{n_new} of them now"
-)
+print(f"{paper.height} published ratios; {len(models)} models here: {done}")

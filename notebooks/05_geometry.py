@@ -33,7 +33,7 @@ steps: int = 60  # of the fit of a curve, at most
 shares: list[float] = [0.9, 0.95, 0.99]  # of the variance, to be explained by principal components
 published_cosine: float = 0.8  # cosine that almost no two solutions of a text exceed: Kuratov et al. 2025, appendix E
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 from dataclasses import asdict
@@ -43,7 +43,7 @@ import polars as pl
 import torch
 from IPython.display import Markdown
 
-from capacity import charts, fitting, geometry, geometry_charts, metrics, models, paths, sweep
+from capacity import charts, connections, fitting, geometry, metrics, models, sweep
 
 pl.Config.set_tbl_rows(-1)
 charts.enable()
@@ -56,9 +56,8 @@ charts.enable()
 # %%
 settings = {"model": model, "source": source, "length": length, "n_mem": n_mem, "recipe": recipe}
 grid = sweep.grid(**settings, search="fixed", seed=list(range(n_starts)), n_texts=n_texts)
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(grid, store or None, engine=engine).sort("text_index", "seed")
-n_new = len(set(rows["key"]) - there)
+done = sweep.measure(grid, store or None, missing=missing)
+rows = done.rows.sort("text_index", "seed")
 
 # %%
 is_solved = pl.col("status") == "solved"
@@ -82,9 +81,7 @@ by_text
 # %%
 mem, names = geometry.vectors(solved), solved["text_id"].to_list()
 cosines = geometry.cosines(mem, names)
-geometry_charts.cosine_densities(
-    cosines, bound=published_cosine, by="Kuratov et al. 2025: almost none within a text beyond"
-)
+charts.cosine_densities(cosines, bound=published_cosine, by="Kuratov et al. 2025: almost none within a text beyond")
 
 # %%
 turned = cosines.rename({"text": "other", "other": "text"}).select(cosines.columns)
@@ -129,12 +126,14 @@ tokens = {cell.text.id: cell.text.ids for cell in sweep.cells(grid)}
 ids, vectors = torch.tensor([tokens[name] for name in names]), torch.from_numpy(mem)
 every, chain = (geometry.pairs(names, chained=chained) for chained in (False, True))
 first, joined = [pair[0] for pair in every], [pair[0] for pair in chain]
-on_lines = paths.accuracy(frozen, vectors[torch.tensor(every)], ids[first], points=points)
-curves = paths.fit_curves(frozen, vectors[torch.tensor(chain)], ids[joined], recipe=fitting.recipe(recipe), steps=steps)
-on_curves = paths.accuracy(frozen, curves, ids[joined], points=points)
-lines = paths.table("line", every, names, on_lines)
-bent = paths.table("fitted curve", chain, names, on_curves)
-geometry_charts.accuracy_along_paths(pl.concat([lines, bent]))
+on_lines = connections.accuracy(frozen, vectors[torch.tensor(every)], ids[first], points=points)
+curves = connections.fit_curves(
+    frozen, vectors[torch.tensor(chain)], ids[joined], recipe=fitting.recipe(recipe), steps=steps
+)
+on_curves = connections.accuracy(frozen, curves, ids[joined], points=points)
+lines = connections.table("line", every, names, on_lines)
+bent = connections.table("fitted curve", chain, names, on_curves)
+charts.accuracy_along_paths(pl.concat([lines, bent]))
 
 # %%
 same = lines.join(bent.select("text", "pair").unique(), on=["text", "pair"], how="semi")
@@ -152,7 +151,7 @@ over_texts.rename({"value": "hold throughout", "n": "texts"}).with_columns(pl.co
 
 # %%
 held = dict(over_texts.select("path", "value").iter_rows())
-ratios = paths.length_ratios(curves)[on_curves.min(1) == 1]
+ratios = connections.length_ratios(curves)[on_curves.min(1) == 1]
 connected = holds.filter(path="fitted curve").filter(pl.col("hold") == 1).height
 lengths = f"{ratios.min():.2f} to {ratios.max():.2f} times as long as their line" if len(ratios) else "none"
 Markdown(
@@ -183,7 +182,7 @@ cumulative = pl.concat([
     pl.DataFrame({"series": name, "component": range(1, len(one) + 1), "cumulative": np.cumsum(one)})
     for name, one in spectra.items()
 ])  # fmt: skip
-geometry_charts.variance_by_component(cumulative, shares=shares)
+charts.variance_by_component(cumulative, shares=shares)
 
 # %%
 components = pl.DataFrame([
@@ -200,7 +199,7 @@ components
 begun = zip(names, solved["seed"], strict=True)
 starts = [fitting.start(frozen, tokens[name], n_mem=n_mem, seed=seed).numpy() for name, seed in begun]
 norms = geometry.norms({"[mem]": own, "its random starts": np.concatenate(starts), "token embeddings, all": table})
-geometry_charts.norms_by_series(norms)
+charts.norms_by_series(norms)
 
 # %%
 norms.with_columns(pl.col(pl.Float64).round(3))
@@ -227,8 +226,4 @@ Markdown(
 # Mezentsev and Oseledets 2025. Next: `07_free_running`.
 
 # %%
-print(
-    f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; "
-    f"{len(every)} lines and {len(chain)} curves, scored at "
-    f"{points} places each, now"
-)
+print(f"{done}; {len(every)} lines and {len(chain)} curves, scored at {points} places each, now")

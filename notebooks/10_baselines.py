@@ -33,7 +33,7 @@ continuation: int = 8  # tokens, what [mem] and the prefixes have to predict
 copied: list[int] = [8, 64, 240]  # tokens of the texts to be copied
 instruction: str = "\n\nRepeat the text above, word for word:\n\n"  # between a text and its copy; may be empty
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import polars as pl
@@ -56,9 +56,8 @@ later = f"after:{before}:{sources[0]}"
 grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
 cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(cells, store or None, engine=engine)
-n_new = len(set(rows["key"]) - there)
+done = sweep.measure(cells, store or None, missing=missing)
+rows = done.rows
 loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}
 
 # %% [markdown]
@@ -228,7 +227,7 @@ Markdown(
 # %%
 here = [name for name in rows["model"].unique(maintain_order=True).sort() if name in loaded]
 print(
-    f"{n_new} of {rows['key'].n_unique()} cells measured now, the others were there; "
+    f"{done}; "
     f"{rows.height} fits of {', '.join(here)}; {read.height} texts after a prefix, "
     f"{copies.height} copies, {coded.height} texts coded and decoded again"
 )

@@ -41,7 +41,7 @@ driven: list[int] = [1, 16, 64]  # texts of searches whose rate is measured
 driven_budget: int = 1000  # token-steps a text of these
 speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-engine: str = "rest"  # rest measures what neither store nor kept rows have, local what the store misses, none nothing
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 from pathlib import Path
@@ -49,8 +49,7 @@ from pathlib import Path
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import benchmark, charts, memory, metrics, resources, sweep
-from capacity.recipes import recipe
+from capacity import benchmark, charts, fitting, metrics, resources, sweep
 
 pl.Config.set_tbl_rows(-1)
 charts.enable()
@@ -62,7 +61,7 @@ charts.enable()
 # ranges over the turns, ratios within a turn. Random tokens, recipe `paper`, every slot busy.
 
 # %%
-paper, folder = recipe("paper"), Path(speed) / f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
+paper, folder = fitting.recipe("paper"), Path(speed) / f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
 timing = {"repeats": repeats, "seconds": seconds}
 frozen = benchmark.load(model, dtype=dtype)
 plain_and_engine = benchmark.kept(
@@ -111,9 +110,8 @@ searches = [e for n in search_n_mem for e in sweep.grid(
     model=search_models, n_texts=n_texts, length=n * longest, search="grow", n_mem=n, budget=n * budget,
     recipe=recipes, scored_from=[0, 1],
 )]  # fmt: skip
-there = sweep.there(store or None, engine=engine)
-rows = sweep.run(searches, store or None, engine=engine)
-n_new = len(set(rows["key"]) - there)
+done = sweep.measure(searches, store or None, missing=missing)
+rows = done.rows
 by = ["model", "n_mem", "scored_from"]
 each = metrics.exact_lengths(rows, by=[*by, "recipe"])
 ours = each.filter(recipe="default").select(*by, "text_id", "seed", default="exact_length")
@@ -148,7 +146,9 @@ texts = [list(cell.text.ids) for cell in sweep.cells(
 driver = benchmark.kept(
     folder / "driver.csv",
     lambda: pl.DataFrame([
-        benchmark.growth_rate(benchmark.load(search_models[0]), texts[:n], recipe("default"), budget=driven_budget)
+        benchmark.growth_rate(
+            benchmark.load(search_models[0]), texts[:n], fitting.recipe("default"), budget=driven_budget
+        )
         for n in driven
     ]),
 )  # fmt: skip
@@ -196,6 +196,6 @@ Markdown(
 # %%
 kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))
 print(
-    f"{len(rates)} settings of {model}; {n_new} of {rows['key'].n_unique()} searches made now, the others were there; "
-    f"{len(kept)} folders of rates travel along; peak memory {memory.peak_bytes(frozen.device) / 1e9:.2f} GB"
+    f"{len(rates)} settings of {model}; {done}; "
+    f"{len(kept)} folders of rates travel along; peak memory {fitting.peak_bytes(frozen.device) / 1e9:.2f} GB"
 )

@@ -23,10 +23,7 @@ from transformers import (
 )
 
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
-SHAPED = (
-    "models", "losses", "decoding", "memory", "tasks", "stepping", "batch", "engine", "fitting", "search", "geometry",
-    "paths", "coding", "vectors", "experiment",
-)  # fmt: skip
+SHAPED = ("models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "sweep")
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 torch.set_num_threads(1)  # the tensors are too small to be shared out
 
@@ -162,7 +159,7 @@ def lay_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) 
 
     The cache is `tmp_path / "cache"`, the hub's client is offline, and any try to reach a network ends the test.
     """
-    from capacity import hub
+    from capacity.texts import hub
 
     def lay(repo: str, files: dict[str, bytes], *, commit: str = "0" * 39 + "1", ref: str = "main") -> Path:
         home = tmp_path / "cache" / f"datasets--{repo.replace('/', '--')}"

@@ -12,22 +12,33 @@ from packaging.utils import canonicalize_name
 import capacity
 
 PACKAGE = Path(capacity.__file__).parent
-# A module imports only modules above it.
-ORDER = (
-    "resources", "theory", "metrics", "plateaus", "published", "provenance", "rows", "store", "parameters", "display",
-    "charts", "comparisons", "geometry_charts", "documents", "hub", "chunks", "sources", "texts", "checkpoints",
-    "heads", "models", "losses", "recipes", "decoding", "memory", "tasks", "stepping", "batch", "engine", "fitting",
-    "search", "geometry", "paths", "coding", "vectors", "experiment", "sweep", "estimate", "presets", "baselines",
-    "ledgers", "pretraining", "benchmark", "page", "report", "__main__",
+# Where a reader may stop: a name imports only names before it. Behind a name that is a folder lies its machinery.
+FACES = (
+    "resources", "harmless", "theory", "metrics", "gains", "published", "provenance", "store", "charts", "texts",
+    "report",
+    "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "sweep",
+    "baselines", "pretraining", "benchmark", "__main__",
 )  # fmt: skip
-LIGHT = ORDER[: ORDER.index("texts")]
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+LIGHT = FACES[: FACES.index("models")]  # no torch up to here
+# Who may open machinery of another name: what is timed or predicted is the machinery itself.
+OPENED = {
+    ("benchmark", "fitting.batch"), ("benchmark", "fitting.slots"),
+    ("sweep.estimate", "fitting.batch"), ("sweep.estimate", "fitting.slots"),
+    ("report.page", "charts.display"), ("__main__", "sweep.estimate"), ("__main__", "sweep.presets"),
+}  # fmt: skip
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "_shared" not in path.parts and path != PACKAGE / "__init__.py"
+}
+MODULES = sorted(FILES)
 
 
 def imported(module):
     """Every dotted name that a module imports, inside its functions too; relative ones with their dots."""
+    path = PACKAGE / "__init__.py" if module == "__init__" else FILES[module]
     found = []
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -36,8 +47,13 @@ def imported(module):
 
 
 def own(module):
-    """The modules of the package that a module imports."""
-    return {name.split(".")[1] for name in imported(module) if name.split(".")[0] == "capacity"}
+    """The modules of the package that a module imports: the deepest that a dotted name names."""
+    found = set()
+    for name in imported(module):
+        parts = name.split(".")
+        if parts[0] == "capacity":
+            found.add(max((m for m in FILES if parts[1:][: m.count(".") + 1] == m.split(".")), key=len))
+    return found
 
 
 def python(code, folder):
@@ -49,16 +65,40 @@ def python(code, folder):
     return done.stdout
 
 
-def test_the_order_is_that_of_the_folder():
-    assert sorted(ORDER) == MODULES
-    assert len(set(ORDER)) == len(ORDER)
-    assert not [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE and "_shared" not in path.parts]
+def test_the_faces_are_the_names_at_the_top():
+    assert sorted(FACES) == sorted({name.partition(".")[0] for name in FILES})
+    assert len(set(FACES)) == len(FACES) == 24
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_flow_one_way(module):
-    above = ORDER[: ORDER.index(module)]
-    assert own(module) <= set(above), f"{module} imports {sorted(own(module) - set(above))}, which stand below it"
+    face = module.partition(".")[0]
+    before = {*FACES[: FACES.index(face)], face}
+    below = {name for name in own(module) if name.partition(".")[0] not in before}
+    assert not below, f"{module} imports {sorted(below)}, which stand below it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_machinery_is_imported_by_its_own_face_alone(module):
+    face = module.partition(".")[0]
+    opened = {name for name in own(module) if "." in name and name.partition(".")[0] != face}
+    assert {(module, name) for name in opened} <= OPENED
+
+
+def test_no_permission_outlives_its_use():
+    assert {(module, name) for module, name in OPENED if name not in own(module)} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_machinery_never_imports_its_own_face_nor_itself_in_a_circle(module):
+    face = module.partition(".")[0]
+    assert face not in own(module)
+    reached, waiting = set(), {module}
+    while waiting:
+        following = {name for name in own(waiting.pop()) if name.startswith(f"{face}.")} - reached
+        reached |= following
+        waiting |= following
+    assert module not in reached
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -94,7 +134,7 @@ def state():
         signal.getsignal(signal.SIGINT), sys.stdout, sys.path[:],
     )
 before = state()
-for name in {ORDER}:
+for name in {tuple(MODULES)}:
     importlib.import_module("capacity." + name)
 for then, now in zip(before, state(), strict=True):
     assert then == now, (then, now)
@@ -105,7 +145,8 @@ for then, now in zip(before, state(), strict=True):
 
 @pytest.mark.parametrize("module", [*MODULES, "__init__"])
 def test_files_are_short(module):
-    n_lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").count("\n")
+    path = PACKAGE / "__init__.py" if module == "__init__" else FILES[module]
+    n_lines = path.read_text(encoding="utf-8").count("\n")
     assert n_lines <= 330
 
 

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from capacity import fitting
-from capacity.batch import Batch
 from capacity.decoding import decoded_tokens, free_running, teacher_forced
-from capacity.engine import run
-from capacity.memory import bucket_of
+from capacity.fitting.batch import Batch
+from capacity.fitting.engine import run
+from capacity.fitting.memory import Shape
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.search import grow
+from capacity.fitting.slots import bucket_of
+from capacity.fitting.tasks import Advance, Task
 from capacity.models import Frozen
-from capacity.recipes import Recipe
-from capacity.search import grow
-from capacity.tasks import Advance, Task
 
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1)
 STILL = Recipe(loss="hinge", margin=0.05, lr=0.0, patience=3)  # never moves
@@ -36,7 +37,7 @@ def task_of(frozen: Frozen, ids: list[int], *, n_mem: int = 1, length: int | Non
 
 
 def batch_of(frozen: Frozen, recipe: Recipe, *, n_mem: int = 1, bucket: int = 8, slots: int = 4) -> Batch:
-    return Batch(frozen, recipe, n_mem=n_mem, bucket=bucket, slots=slots, scored_from=0)
+    return Batch(frozen, recipe, Shape(n_mem, bucket, slots))
 
 
 def stay(task: Task, right: int) -> None:
@@ -274,7 +275,7 @@ def test_probes_of_a_growth_stand_for_themselves(tiny: Frozen) -> None:
     (ids,) = random_ids(6)
     recipe = Recipe(loss="cross_entropy", lr=0.1, steps=40)
     task = task_of(tiny, ids, n_mem=4, length=2, scored_from=1, budget=200, trace=True)
-    (task,) = run(tiny, [task], recipe, grow, scored_from=1)
+    (task,) = run(tiny, [task], recipe, grow)
     assert len(task.probes) >= 3
     for probe in task.probes:
         assert probe.token_steps == probe.length * probe.steps

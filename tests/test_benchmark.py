@@ -16,9 +16,10 @@ from polars.testing import assert_frame_equal
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from capacity import benchmark, fitting, memory, models, provenance, search, stepping
+from capacity import benchmark, fitting, models, provenance
+from capacity.fitting import graph, slots, step
+from capacity.fitting.recipes import RECIPES, Recipe
 from capacity.models import Frozen, ModelError
-from capacity.recipes import RECIPES, Recipe
 
 PAPER = RECIPES["paper"]
 FAST = Recipe(loss="hinge", margin=0.05, lr=0.3)
@@ -30,7 +31,7 @@ SLOTS = 4
 @pytest.fixture(autouse=True)
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a batch be small, so that its steps are quick."""
-    monkeypatch.setitem(memory.SLOTS, "cpu", SLOTS)
+    monkeypatch.setitem(slots.SLOTS, "cpu", SLOTS)
 
 
 # The plain procedure
@@ -172,7 +173,7 @@ def test_slots_are_busy_again_at_once(length: int, texts: int | None, tiny: Froz
     tasks = [task for task in batch.tasks if task is not None]
     assert all(len(task.ids) == task.length == length for task in tasks)
     # Every fit is scored once more than it is moved; the last ones go on.
-    scored = sum(probe.steps + 1 for task in tasks for probe in task.probes) + batch.steps[batch.length > 0].sum()
+    scored = sum(probe.steps + 1 for task in tasks for probe in task.probes) + sum(task.steps for task in tasks)
     assert scored == n_steps * one.tasks
     if length == 1:
         assert max(len(task.probes) for task in tasks) > 2
@@ -242,11 +243,11 @@ def test_a_compiled_rate_is_one_of_compiled_steps(tiny: Frozen, monkeypatch: pyt
     peaks(monkeypatch)
     made = []
 
-    def compiled(frozen: Frozen, recipe: Recipe, *, like: tuple, **options) -> stepping.Step:
+    def compiled(frozen: Frozen, recipe: Recipe, *, like: tuple, **options) -> step.Step:
         made.append(like[1].shape)
-        return stepping.step(frozen, recipe, **options)
+        return step.step(frozen, recipe, **options)
 
-    monkeypatch.setattr(stepping, "compiled", compiled)
+    monkeypatch.setattr(graph, "compiled", compiled)
     options = {"lengths": [2], "texts": 1, "repeats": 1, "seconds": 0.0}
     benchmark.rates(tiny, PAPER, methods=["engine"], **options)
     assert made == []
@@ -293,7 +294,7 @@ def test_the_share_of_a_search_is_a_quotient(tiny: Frozen, monkeypatch: pytest.M
     assert found.keys() == {"texts", "rate", "bare", "share"}
     assert found["texts"] == 2
     assert found["share"] == pytest.approx(found["rate"] / found["bare"])
-    probes = [probe for one in search.exact_length(tiny, ids, FAST, budget=budget) for probe in one.probes]
+    probes = [probe for one in fitting.exact_length(tiny, ids, FAST, budget=budget) for probe in one.probes]
     assert len({probe.length for probe in probes}) > 2
     token_steps = [probe.length * probe.steps for probe in probes]
     seconds = sum(n * probe.length for n, probe in zip(token_steps, probes, strict=True))

@@ -13,9 +13,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from capacity import checkpoints, models
-from capacity.checkpoints import EMBEDDED, ModelError
-from capacity.models import Frozen
+from capacity import models
+from capacity.models import Frozen, checkpoints
+from capacity.models.checkpoints import EMBEDDED, ModelError
 
 
 @pytest.fixture

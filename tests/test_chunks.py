@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from capacity import chunks
+from capacity.texts import chunks
 
 # 12 sentences of 1 to 5 words.
 BOOK = " ".join("So " * (n * 7 % 5) + f"end{n}." for n in range(12))

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from capacity import models, resources, vectors
+from capacity import models, resources, vector_files
 from capacity.__main__ import app
-from capacity.display import MIMETYPE
+from capacity.charts.display import MIMETYPE
 from capacity.store import Store
 
 SMALLEST = next(iter(models.EMBEDDED))
@@ -31,7 +31,7 @@ def test_cram_saves_what_decode_gives_back_in_a_new_process(tmp_path):
     assert f"\n{text}\n" in done.stdout
     assert "tokens come back" in done.stdout
     assert "[mem], float32" in done.stdout
-    stored = vectors.load(tmp_path / "x.safetensors")
+    stored = vector_files.load(tmp_path / "x.safetensors")
     back = capacity("decode", tmp_path / "x.safetensors")
     assert back.returncode == 0, back.stderr
     assert back.stdout == text
@@ -144,7 +144,7 @@ def test_plain_papermill_gives_what_the_command_gives(tmp_path):
 
     run(tools / "jupytext", "--to", "ipynb", source, "--output", tmp_path / "plain.ipynb")
     run(tools / "papermill", tmp_path / "plain.ipynb", tmp_path / "executed.ipynb", "--kernel", "python3", *pairs)
-    ours = [f"{key}={value}" for key, value in (given | {"engine": "none"}).items()]  # the rows of papermill's run
+    ours = [f"{key}={value}" for key, value in (given | {"missing": "refuse"}).items()]  # the rows of papermill's run
     done = capacity("run", name, *(part for pair in ours for part in ("-p", pair)), "--out", tmp_path / "pages")
     assert done.returncode == 0, done.stderr + done.stdout
     theirs = shown(tmp_path / "executed.ipynb")

@@ -4,8 +4,8 @@ import re
 import polars as pl
 import pytest
 
-from capacity import documents
-from capacity.documents import TextError
+from capacity.texts import documents
+from capacity.texts.documents import TextError
 
 LINES = ["one, two", 'say "hi"', "naïve\nline", None, "  ", "five \N{GRINNING FACE}"]
 WRITERS = {

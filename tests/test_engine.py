@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from capacity import fitting, memory, models, stepping
-from capacity.engine import run
-from capacity.memory import bucket_of, slots_of
+from capacity import fitting, models
+from capacity.fitting import slots
+from capacity.fitting.engine import run
+from capacity.fitting.memory import Shape
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.search import bracket, grow
+from capacity.fitting.slots import bucket_of, shape_of
+from capacity.fitting.tasks import Advance, Task
 from capacity.models import Frozen
-from capacity.recipes import Recipe
-from capacity.search import bracket, grow
-from capacity.tasks import Advance, Task
 
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1)
 FITS = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=12)
@@ -56,7 +58,7 @@ def alone(frozen: Frozen, make: Callable[[], list[Task]], recipe: Recipe, advanc
 
 def test_more_texts_than_slots(tiny: Frozen) -> None:
     ids = random_ids(*range(57, 63), *range(57, 63))
-    assert len(ids) > slots_of(tiny, n_mem=1, bucket=64)
+    assert len(ids) > shape_of(tiny, 63, n_mem=1).slots
 
     def make() -> list[Task]:
         return [task_of(tiny, row, budget=60 * (1 + tag % 3), tag=tag) for tag, row in enumerate(ids)]
@@ -72,10 +74,10 @@ def test_more_texts_than_slots(tiny: Frozen) -> None:
 def test_searches_in_any_order_and_alone(
     advance: Advance, bos: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(memory.SLOTS, "cpu", 32)
+    monkeypatch.setitem(slots.SLOTS, "cpu", 32)
     frozen = models.load(str(folders["llama"]), device="cpu", bos=bos)
     ids = random_ids(*[9, 3, 14, 6, 1] * 7)  # more than run at once
-    assert len(ids) > slots_of(frozen, n_mem=2, bucket=8)
+    assert len(ids) > shape_of(frozen, 8, n_mem=2).slots
 
     def make() -> list[Task]:
         return [
@@ -107,7 +109,7 @@ def test_many_steps_are_the_same_bits_alone_and_in_company(loss: str, tiny: Froz
         return [task.mem for task in done]
 
     together = vectors(ids)
-    assert stepping.narrowed(tiny, recipe, 3, n_mem=1, bucket=8, slots=64, compile=False) < 64
+    assert slots.narrowed(tiny, recipe, 3, Shape(1, 8, 64), compile=False).slots < 64
     for some in (slice(0, 1), slice(5, 8), slice(20, 30)):
         for one, other in zip(vectors(ids[some]), together[some], strict=True):
             assert torch.equal(one, other)
@@ -195,8 +197,9 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from capacity import batch, engine, fitting, memory, models, search
-from capacity.recipes import Recipe
+from capacity import fitting, models
+from capacity.fitting import batch, engine, memory, search, slots
+from capacity.fitting.recipes import Recipe
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -205,9 +208,9 @@ config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=2**13, num
 frozen = models.freeze(LlamaForCausalLM(config), None, name="wide", revision="")
 made, begin = [], batch.Batch.__init__
 
-def watched(self, *args, bucket, slots, **options):
-    made.append((bucket, slots))
-    begin(self, *args, bucket=bucket, slots=slots, **options)
+def watched(self, frozen, recipe, shape, **options):
+    made.append((shape.bucket, shape.slots))
+    begin(self, frozen, recipe, shape, **options)
 
 batch.Batch.__init__ = watched
 generator = torch.Generator().manual_seed(0)
@@ -221,7 +224,7 @@ def ended(part):
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     if part is not None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        room = part * memory.predicted_bytes(frozen, n_mem=1, bucket=64, slots=8)
+        room = part * memory.predicted_bytes(frozen, memory.Shape(1, 64, 8))
         resource.setrlimit(resource.RLIMIT_AS, (int(taken + room), unlimited[1]))
     try:
         found = sorted(engine.run(frozen, tasks, recipe, search.stop), key=lambda task: task.tag)

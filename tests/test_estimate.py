@@ -5,9 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from capacity import estimate, fitting, memory, sweep
-from capacity.batch import Batch
-from capacity.recipes import Recipe
+from capacity import fitting, sweep
+from capacity.fitting import memory
+from capacity.fitting.batch import Batch
+from capacity.fitting.memory import Shape
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.slots import bucket_of, shape_of
+from capacity.sweep import estimate
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 
@@ -27,26 +31,26 @@ def test_the_cells_that_the_store_has_are_not_counted_again(folders, tmp_path):
     (before,) = estimate.estimate(every, tmp_path / "store")
     assert (before.n_cells, before.n_there, before.device) == (12, 0, "cpu")
     assert not (tmp_path / "store").exists()  # a probe keeps nothing
-    shapes = {(one.n_mem, one.bucket): (one.n_cells, one.steps) for one in before.shapes}
+    shapes = {(one.shape.n_mem, one.shape.bucket): (one.n_cells, one.steps) for one in before.stages}
     assert shapes == {(n_mem, bucket): (n, 25) for n_mem in (1, 2) for bucket, n in ((8, 4), (12, 2))}
     rows = sweep.run(grid(folders, length=[5, 6, 12], n_mem=1), tmp_path / "store", progress=False)
     assert rows["steps"].max() <= 25
     (after,) = estimate.estimate(every, tmp_path / "store")
     assert (after.n_cells, after.n_there) == (12, 6)
-    assert {one.n_mem for one in after.shapes} == {2}
+    assert {one.shape.n_mem for one in after.stages} == {2}
     (done,) = estimate.estimate(grid(folders, length=5), tmp_path / "store")
-    assert (done.n_there, done.shapes, done.seconds, done.n_bytes) == (2, (), 0, 0)
+    assert (done.n_there, done.stages, done.seconds, done.n_bytes) == (2, (), 0, 0)
     assert estimate.lines(done)[1:] == []
 
 
 def test_time_and_memory_are_those_of_the_batches(folders, tiny, tmp_path):
     (found,) = estimate.estimate(grid(folders, length=[5, 20], n_texts=40), tmp_path / "store")
     seconds, most = 0.0, 0
-    for shape, bucket in zip(found.shapes, (8, 24), strict=True):
-        slots = memory.slots_of(tiny, n_mem=1, bucket=bucket)
-        assert (shape.bucket, shape.slots) == (bucket, slots)
-        seconds += shape.step_seconds * 25 * (40 // slots + (40 % slots > 0))
-        most = max(most, memory.predicted_bytes(tiny, n_mem=1, bucket=bucket, slots=slots))
+    for stage, bucket in zip(found.stages, (8, 24), strict=True):
+        shape = shape_of(tiny, bucket, n_mem=1)
+        assert stage.shape == shape
+        seconds += stage.step_seconds * 25 * (40 // shape.slots + (40 % shape.slots > 0))
+        most = max(most, memory.predicted_bytes(tiny, shape))
     assert found.seconds == pytest.approx(seconds)
     assert found.seconds > 0
     assert found.n_bytes == most
@@ -58,13 +62,13 @@ def test_a_probe_takes_the_median_of_full_steps_after_a_first_one(folders, tiny,
 
     def step(self, advance):
         now[0] += next(lasting)
-        seen.append((self.bucket, len(self.tasks), self.under_way))
+        seen.append((self.shape.bucket, len(self.tasks), self.under_way))
         return whole(self, advance)
 
     monkeypatch.setattr(Batch, "step", step)
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     (cell,) = sweep.cells(grid(folders, length=20, n_texts=1))
-    assert estimate.step_seconds(tiny, cell, bucket=24, slots=5) == 2.0
+    assert estimate.step_seconds(tiny, cell, Shape(1, 24, 5)) == 2.0
     assert seen == [(24, 5, 1)] * 4
 
 
@@ -77,8 +81,8 @@ def test_models_are_estimated_by_themselves(folders, tmp_path):
 def test_a_search_passes_all_lengths_up_to_its_own(folders, tmp_path):
     every = grid(folders, length=[9, 14], search="grow", scored_from=1, budget=2000)
     (found,) = estimate.estimate(every, tmp_path / "store")
-    assert {one.bucket: one.n_cells for one in found.shapes} == {8: 4, 12: 4, 16: 2}
-    assert sum(one.steps for one in found.shapes) <= 13 * 25  # the lengths 2 to 14, each once
+    assert {one.shape.bucket: one.n_cells for one in found.stages} == {8: 4, 12: 4, 16: 2}
+    assert sum(one.steps for one in found.stages) <= 13 * 25  # the lengths 2 to 14, each once
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -88,7 +92,7 @@ def test_no_search_within_its_budget_takes_longer_than_the_bound(seed):
     budget = draw.randint(1, 2000)
     tried = {}
     for length in range(first, last + 1):
-        tried.setdefault(memory.bucket_of(length), set()).add(length)
+        tried.setdefault(bucket_of(length), set()).add(length)
     seconds = {bucket: draw.uniform(0.1, 1.0) for bucket in tried}
     steps = estimate.most_steps(tried, seconds, per_length=per_length, budget=budget)
     assert steps.keys() == tried.keys()
@@ -99,7 +103,7 @@ def test_no_search_within_its_budget_takes_longer_than_the_bound(seed):
             for _ in range(draw.randint(1, per_length)):
                 if spent < budget:
                     spent += length
-                    took += seconds[memory.bucket_of(length)]
+                    took += seconds[bucket_of(length)]
         assert took <= bound + max(seconds.values())  # the last step may pass the budget
 
 
@@ -107,15 +111,13 @@ def test_a_padded_length_stays_within_the_context(folders, tmp_path):
     # OPT's positions are learned, past 64 there are none: 56 tokens beside 8 vectors fit, 64 would not
     every = sweep.grid(model=str(folders["opt"]), length=56, n_mem=8, search="fixed", source="random_tokens", n_texts=1)
     (found,) = estimate.estimate(every, tmp_path / "store")
-    assert [one.bucket for one in found.shapes] == [57]  # the last token is not read
+    assert [one.shape.bucket for one in found.stages] == [56]
 
 
 def test_lines_tell_cells_time_and_memory():
-    shape = estimate.Shape(
-        n_mem=2, bucket=96, n_cells=50, slots=20, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000
-    )
+    stage = estimate.Stage(shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000)
     found = estimate.Estimate(
-        model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, shapes=(shape,)
+        model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, stages=(stage,)
     )
     assert found.seconds == 3 * 5000 * 0.25
     told = estimate.lines(found)

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from capacity import experiment, fitting, models, rows, sweep
+from capacity import decoding, fitting, models, sweep
 from capacity.decoding import Score, free_running, teacher_forced
-from capacity.experiment import Cell, Experiment
-from capacity.recipes import Recipe
+from capacity.fitting.recipes import Recipe
+from capacity.store import schema
+from capacity.sweep import experiment
+from capacity.sweep import rows as sweep_rows
+from capacity.sweep.experiment import Cell, Experiment
 from capacity.texts import Text
 
 QUICK = {
@@ -43,7 +46,7 @@ def measured(request):
         grids += sweep.grid(n_texts=2, search="bracket", n_mem=2, length=6, budget=400, **same)
         grids += sweep.grid(n_texts=2, search="fixed", length=[2, 10], **same)
         cells = sweep.cells(grids)
-        return cells, list(experiment.run(frozen, cells))
+        return cells, list(sweep_rows.run(frozen, cells))
 
 
 def plain(row):
@@ -97,7 +100,9 @@ def test_text_model_tokenizer_protocol_and_recipe_change_the_key(monkeypatch):
         patch.setattr(experiment, "PROTOCOL", experiment.PROTOCOL + 1)
         keys.append(base.key(TEXT, **FACTS))
     for field in fields(Recipe):
-        value = {"loss": "cross_entropy", "betas": (0.9, 0.99), "steps": 26, "patience": 21}.get(field.name, 0.5)
+        value = {"loss": "cross_entropy", "betas": (0.9, 0.99), "steps": 26, "patience": 21, "relative": True}.get(
+            field.name, 0.5
+        )
         monkeypatch.setitem(fitting.RECIPES, "quick", replace(QUICK["quick"], **{field.name: value}))
         keys.append(base.key(TEXT, **FACTS))
     assert len(set(keys)) == len(keys)
@@ -119,11 +124,11 @@ def test_counts_worked_by_hand():
         np.array([[-1, 5, 6, 0]]), np.array([[False, True, False, True]]), np.array([[nothing, 1.0, 2.0, 4.0]])
     )
     with_mem = Score(np.array([[3, 5, 7]]), np.array([[True, True, True]]), np.array([[0.5, 0.25, 0.125]]))
-    assert experiment.counts(with_mem, without, 3) == {
+    assert decoding.counts(with_mem, without, 3) == {
         "correct_without": 1, "correct_with": 2, "bits_without": 3.0, "bits_with": 0.375,
         "first_bits_with": 0.5, "first_correct": True,
     }  # fmt: skip
-    assert experiment.counts(with_mem, without, 1) == {
+    assert decoding.counts(with_mem, without, 1) == {
         "correct_without": 0, "correct_with": 0, "bits_without": 0.0, "bits_with": 0.0,
         "first_bits_with": 0.5, "first_correct": True,
     }  # fmt: skip
@@ -132,7 +137,7 @@ def test_counts_worked_by_hand():
 def test_every_cell_comes_out_once_with_all_its_columns(measured):
     cells, found = measured
     assert sorted(part[0]["key"] for part in found) == sorted(cell.key for cell in cells)
-    frame = rows.to_frame([row for part in found for row in part])
+    frame = schema.to_frame([row for part in found for row in part])
     assert frame.height == sum(map(len, found))
     by_key = {cell.key: cell for cell in cells}
     for part in found:
@@ -190,7 +195,7 @@ def test_counts_are_those_of_teacher_forcing_the_stored_bytes(measured, tiny):
         ids = torch.tensor([ids_of[row["key"]]])
         mem = torch.tensor(row["mem"]).reshape(1, row["n_mem"], row["d_model"])
         with_mem = teacher_forced(tiny, mem, ids[:, : row["length"]])
-        again = experiment.counts(with_mem, teacher_forced(tiny, None, ids), row["length"])
+        again = decoding.counts(with_mem, teacher_forced(tiny, None, ids), row["length"])
         assert {name: row[name] for name in again} == again
 
 
@@ -244,7 +249,7 @@ def test_a_cell_alone_gives_the_same_rows_as_in_company(measured, tiny):
     cells, found = measured
     together = {part[0]["key"]: [plain(row) for row in part] for part in found}
     for cell in cells[::9]:
-        (alone,) = experiment.run(tiny, [cell])
+        (alone,) = sweep_rows.run(tiny, [cell])
         assert [plain(row) for row in alone] == together[cell.key]
 
 
@@ -252,7 +257,7 @@ def test_order_of_cells_does_not_matter(measured, tiny):
     cells, found = measured
     chosen = cells[::6]
     together = {part[0]["key"]: [plain(row) for row in part] for part in found}
-    for part in experiment.run(tiny, chosen[::-1]):
+    for part in sweep_rows.run(tiny, chosen[::-1]):
         assert [plain(row) for row in part] == together.pop(part[0]["key"])
     assert len(together) == len(cells) - len(chosen)
 
@@ -261,18 +266,18 @@ def test_refuses_a_text_past_the_context_before_any_fit(measured, tiny):
     long = replace(TEXT, ids=(1,) * 64)
     cell = Cell(Experiment(model="a", source="random_tokens", length=64, recipe="quick"), long, "0" * 32)
     with pytest.raises(ValueError, match=r"64 tokens and 1 \[mem\] are 65 positions, past the context"):
-        next(experiment.run(tiny, [measured[0][0], cell]))
+        next(sweep_rows.run(tiny, [measured[0][0], cell]))
 
 
 def test_no_cells_give_no_rows(tiny):
-    assert list(experiment.run(tiny, [])) == []
+    assert list(sweep_rows.run(tiny, [])) == []
 
 
 def test_bos_before_the_vectors_is_counted_nowhere_and_read_everywhere(folders):
     frozen = models.load(str(folders["llama"]), device="cpu", bos="before_mem")
     settings = {"model": str(folders["llama"]), "source": "random_tokens", "recipe": "quick", "bos": "before_mem"}
     (cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, search="fixed", length=3, **settings))
-    ((row,),) = experiment.run(frozen, [cell])
+    ((row,),) = sweep_rows.run(frozen, [cell])
     assert (row["bos"], row["length"], row["n_scored"]) == ("before_mem", 3, 3)
     embed = frozen.model.get_input_embeddings()
     bos, text = embed(torch.tensor([frozen.tokenizer.bos_token_id])), embed(torch.tensor(cell.text.ids))
@@ -291,7 +296,7 @@ def test_bos_after_the_vectors_is_the_given_first_token(folders):
     (cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, length=3, bos="after_mem", **settings))
     (plain_cell,) = sweep.cells(sweep.grid(n_texts=1, n_mem=2, length=2, **settings))
     assert cell.text.ids == (frozen.tokenizer.bos_token_id, *plain_cell.text.ids)
-    (found,) = experiment.run(frozen, [cell])
+    (found,) = sweep_rows.run(frozen, [cell])
     assert {row["bos"] for row in found} == {"after_mem"}
     assert found[0]["length"] == 2
     for row in found:
@@ -308,7 +313,7 @@ def test_compiled_cells_have_the_same_verdicts(measured, tiny, monkeypatch):
     chosen = [cell for cell in cells if cell.experiment.search == "fixed" and cell.experiment.length == 2][:4]
     plain_rows = {part[0]["key"]: part for part in found}
     told = ("status", "steps", "length", "correct_with", "decoded_tokens", "curve_right")
-    for part in experiment.run(tiny, chosen, compile=True):
+    for part in sweep_rows.run(tiny, chosen, compile=True):
         for row, other in zip(part, plain_rows.pop(part[0]["key"]), strict=True):
             assert [row[name] for name in told] == [other[name] for name in told]
             np.testing.assert_allclose(row["mem"], other["mem"], atol=1e-4)

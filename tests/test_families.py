@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from capacity import fitting, models, resources, vectors
+from capacity import fitting, models, resources, vector_files
 from capacity.decoding import free_running
 from capacity.models import Frozen, ModelError
 
@@ -201,9 +201,9 @@ def test_a_fit_is_the_same_alone_and_leaves_the_weights_alone(
 
 READER = """
 import json, sys
-from capacity import decoding, models, vectors
+from capacity import decoding, models, vector_files
 for name, file in json.load(sys.stdin):
-    stored, frozen = vectors.load(file), models.load(name, device="cpu")
+    stored, frozen = vector_files.load(file), models.load(name, device="cpu")
     stored.check(frozen)
     print(json.dumps([name, decoding.free_running(frozen, stored.mem, stored.n_tokens)]))
 """
@@ -229,7 +229,7 @@ def decoded(
     fits.append((cached, fitting.fit(cached, texts()[1:], RECIPE, n_mem=N_MEM).mem[0]))
     asked = []
     for number, (frozen, mem) in enumerate(fits):
-        vectors.save(place / f"{number}", mem, frozen, n_tokens=N_TOKENS)
+        vector_files.save(place / f"{number}", mem, frozen, n_tokens=N_TOKENS)
         asked.append([frozen.name, str(place / f"{number}")])
     unset = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}

@@ -13,8 +13,8 @@ from torch.nn import functional
 from capacity import fitting, models
 from capacity.decoding import decoded_tokens, free_running, teacher_forced
 from capacity.fitting import RECIPES, Fit, Recipe, fit, start
-from capacity.losses import LOSSES
-from capacity.memory import bucket_of
+from capacity.fitting.losses import LOSSES
+from capacity.fitting.slots import bucket_of
 from capacity.models import Frozen, ModelError
 
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1000, patience=500)

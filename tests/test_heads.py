@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from capacity import heads, models
-from capacity.models import Frozen
+from capacity import models
+from capacity.models import Frozen, heads
 
 SHAPE = {
     "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64,

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
-from capacity import hub
-from capacity.documents import TextError
+from capacity.texts import hub
+from capacity.texts.documents import TextError
 
 COMMIT = "0" * 39 + "1"
 OLDER = "0" * 39 + "2"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from capacity.losses import (
+from capacity.fitting.losses import (
     GRADIENTS,
     LOSSES,
     best_other,

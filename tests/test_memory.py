@@ -1,5 +1,6 @@
 """What a batch takes of memory, by hand and against what torch takes, and how many texts run at once."""
 
+import copy
 import dataclasses
 import gc
 import json
@@ -13,11 +14,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from capacity import fitting, memory, models, stepping
-from capacity.memory import bucket_of, is_exhausted, peak_bytes, predicted_bytes, room_of, saved_bytes, slots_of
+from capacity import fitting, models
+from capacity.fitting import memory, slots, step
+from capacity.fitting.memory import Shape, is_exhausted, peak_bytes, predicted_bytes, saved_bytes
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.slots import bucket_of, shape_of
+from capacity.fitting.step import State
 from capacity.models import Frozen
-from capacity.recipes import Recipe
-from capacity.stepping import State
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,9 @@ def test_a_bucket_ends_where_the_context_does(length: int, most: int, bucket: in
 def test_room_is_what_the_context_leaves(tiny: Frozen) -> None:
     begun = dataclasses.replace(tiny, bos="before_mem")
     assert tiny.context == 64
-    assert [room_of(frozen, n_mem=n_mem) for frozen in (tiny, begun) for n_mem in (1, 4)] == [64, 61, 63, 60]
+    assert [frozen.room(n_mem) for frozen in (tiny, begun) for n_mem in (1, 4)] == [63, 60, 62, 59]
     for frozen in (tiny, begun):
-        positions = torch.zeros(1, room_of(frozen, n_mem=4) - 1, frozen.dim)
+        positions = torch.zeros(1, frozen.room(4), frozen.dim)
         assert frozen.inputs(torch.zeros(1, 4, frozen.dim), positions).shape[1] == 64
 
 
@@ -130,27 +133,32 @@ def test_a_step_takes_what_is_predicted_or_at_least_half(
     state = State(*(torch.zeros(slots, n_mem, frozen.dim) for _ in range(3)), torch.zeros(slots))
     context, weights = frozen.embed(targets[:, :-1]), torch.ones(slots, bucket)
     recipe = Recipe(loss=loss, margin=0.05, lr=0.1)
-    step = stepping.step(frozen, recipe, n_mem=n_mem, follow_bits=loss == "cross_entropy")
-    taken = most_allocated(lambda: step(state, context, targets, weights), tmp_path)
+    move = step.step(frozen, recipe, n_mem=n_mem, follow_bits=loss == "cross_entropy")
+    taken = most_allocated(lambda: move(state, context, targets, weights), tmp_path)
     own = sum(parameter.nbytes for parameter in frozen.model.parameters())
-    predicted = predicted_bytes(frozen, n_mem=n_mem, bucket=bucket, slots=slots) - own
+    predicted = predicted_bytes(frozen, Shape(n_mem, bucket, slots)) - own
     assert 0.95 * taken <= predicted <= 2 * taken
 
 
 @pytest.mark.parametrize(("bucket", "slots"), [(8, 64), (12, 64), (16, 32), (48, 16), (64, 8), (512, 8)])
 def test_slots(bucket: int, slots: int, tiny: Frozen) -> None:
-    assert slots_of(tiny, n_mem=1, bucket=bucket) == slots
+    config = copy.copy(tiny.model.config)
+    config.max_position_embeddings = 1024
+    model = copy.copy(tiny.model)
+    model.config = config
+    roomy = dataclasses.replace(tiny, model=model)
+    assert shape_of(roomy, bucket, n_mem=1) == Shape(1, bucket, slots)
 
 
 def test_slots_are_halved_until_they_fit(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     def predicted(slots: int) -> int:
-        return predicted_bytes(tiny, n_mem=2, bucket=16, slots=slots)
+        return predicted_bytes(tiny, Shape(2, 16, slots))
 
     found = []
     for total in (predicted(16), predicted(9), predicted(8), predicted(5), predicted(1), 0):
-        monkeypatch.setattr(memory, "total_bytes", lambda device, total=total: total / memory.SHARE + 1)
-        found.append(slots_of(tiny, n_mem=2, bucket=16))
-        assert found[-1] == slots_of(tiny, n_mem=2, bucket=16)  # the same again
+        monkeypatch.setattr(slots, "total_bytes", lambda device, total=total: total / slots.SHARE + 1)
+        found.append(shape_of(tiny, 16, n_mem=2).slots)
+        assert found[-1] == shape_of(tiny, 16, n_mem=2).slots  # the same again
     assert found == [16, 8, 8, 4, 1, 1]
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from capacity import metrics, theory
+from capacity import gains, metrics, theory
 from capacity.metrics import Interval
 
 BY = {"model": "m", "source": "s", "n_mem": 1, "recipe": "paper", "scored_from": 1}
@@ -273,10 +273,10 @@ def test_exact_length_by_cost_does_not_mix_conditions_nor_mind_the_order_of_rows
 
 
 def test_gains_worked_by_hand():
-    tokens, bits = metrics.token_gain(GAINS), metrics.information_gain(GAINS)
+    tokens, bits = gains.token_gain(GAINS), gains.information_gain(GAINS)
     assert tokens["value"].item() == (9 + 17 + 25 + 41) / 4
     assert bits["value"].item() == (60 + 80 + 100 + 116) / 4
-    least = metrics.information_gain(GAINS, least=True)
+    least = gains.information_gain(GAINS, least=True)
     assert least["value"].item() == (62 + 81 + 102 + 116) / 4
     assert tokens["n"].item() == bits["n"].item() == least["n"].item() == 3  # texts, not rows
 
@@ -284,7 +284,7 @@ def test_gains_worked_by_hand():
 def test_gains_resample_texts_with_all_their_rows():
     # One text has 98 rows of gain 0, the other two of gain 100; resampled by rows the mean could not reach 100.
     frame = rows(text_id=[0] * 98 + [1, 1], correct_with=[0] * 98 + [100] * 2, correct_without=0)
-    found = metrics.token_gain(frame)
+    found = gains.token_gain(frame)
     assert found.select("value", "n").row(0) == (2.0, 2)
     pairs = np.array([[0, 98], [200, 2]])
 
@@ -300,34 +300,34 @@ def test_gains_resample_texts_with_all_their_rows():
 
 def test_information_gain_refuses_the_least_of_a_recipe_that_follows_none():
     frame = GAINS.with_columns(bits_with_min=pl.Series([38.0, None, 18.0, 14.0]))
-    assert metrics.information_gain(frame)["value"].item() == 89
-    for call in (metrics.information_gain, metrics.utilisation):
+    assert gains.information_gain(frame)["value"].item() == 89
+    for call in (gains.information_gain, gains.utilisation):
         with pytest.raises(ValueError, match="no bits_with_min"):
             call(frame, least=True)
 
 
 def test_gains_refuse_rows_that_diverged():
     with pytest.raises(ValueError, match="not finite; leave out rows that diverged"):
-        metrics.information_gain(GAINS.with_columns(bits_with=pl.Series([40.0, math.nan, 20.0, 14.0])))
+        gains.information_gain(GAINS.with_columns(bits_with=pl.Series([40.0, math.nan, 20.0, 14.0])))
 
 
 @pytest.mark.parametrize(("n_mem", "bits"), [(1, 16), (4, 16), (2, 8.5)])
 def test_utilisation_is_gain_over_capacity(n_mem, bits):
     frame = GAINS.with_columns(pl.lit(n_mem).alias("n_mem"))
-    found = {line["unit"]: line for line in metrics.utilisation(frame, bits=bits).to_dicts()}
+    found = {line["unit"]: line for line in gains.utilisation(frame, bits=bits).to_dicts()}
     tokens = theory.token_capacity(64, 256, bits=bits, n_mem=n_mem)
-    assert found["tokens"]["value"] == pytest.approx(metrics.token_gain(frame)["value"].item() / tokens)
+    assert found["tokens"]["value"] == pytest.approx(gains.token_gain(frame)["value"].item() / tokens)
     room = theory.bit_capacity(64, bits=bits, n_mem=n_mem)
-    assert found["bits"]["value"] == pytest.approx(metrics.information_gain(frame)["value"].item() / room)
-    least = metrics.utilisation(frame, bits=bits, least=True).filter(unit="bits")["value"].item()
-    assert least == pytest.approx(metrics.information_gain(frame, least=True)["value"].item() / room)
-    interval = metrics.token_gain(frame).select("low", "high").row(0)
+    assert found["bits"]["value"] == pytest.approx(gains.information_gain(frame)["value"].item() / room)
+    least = gains.utilisation(frame, bits=bits, least=True).filter(unit="bits")["value"].item()
+    assert least == pytest.approx(gains.information_gain(frame, least=True)["value"].item() / room)
+    interval = gains.token_gain(frame).select("low", "high").row(0)
     assert (found["tokens"]["low"], found["tokens"]["high"]) == pytest.approx([bound / tokens for bound in interval])
 
 
 def test_utilisation_is_negative_where_mem_hurts():
     hurt = GAINS.with_columns(correct_with=pl.lit(0), bits_with=pl.lit(200.0))
-    assert (metrics.utilisation(hurt)["value"] < 0).all()
+    assert (gains.utilisation(hurt)["value"] < 0).all()
 
 
 GRID = scores({5: [4, 3, 4, 4], 9: [8, 7, 6, 8], 17: [16, 9, 8, 2]})
@@ -336,9 +336,9 @@ CALLS = [
     pytest.param(lambda frame, **by: metrics.decoding_capacity(frame, threshold=0.9, **by), GRID, id="decoding"),
     pytest.param(metrics.exact_length, GROWN, id="exact_length"),
     pytest.param(metrics.exact_lengths, GROWN, id="exact_lengths"),
-    pytest.param(metrics.token_gain, GAINS, id="token_gain"),
-    pytest.param(metrics.information_gain, GAINS, id="information_gain"),
-    pytest.param(metrics.utilisation, GAINS, id="utilisation"),
+    pytest.param(gains.token_gain, GAINS, id="token_gain"),
+    pytest.param(gains.information_gain, GAINS, id="information_gain"),
+    pytest.param(gains.utilisation, GAINS, id="utilisation"),
 ]
 
 

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import torch
 
-from capacity import metrics, models, parameters, report, resources, store, sweep, texts
+from capacity import metrics, models, report, resources, store, sweep, texts
+from capacity.report import parameters
 
 SMALLEST = next(iter(models.EMBEDDED))
 NOTEBOOKS = sorted(resources.notebooks().glob("*.py"))
@@ -57,16 +58,20 @@ SETTINGS = {
 def executed(tmp_path_factory):
     """Every notebook, executed with small parameters: name -> (notebook, folder)."""
     folder = tmp_path_factory.mktemp("notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPACITY_MEASURED", str(folder / "nothing"))  # all rows into the folder's own store
+        yield _executed(folder)
+
+
+def _executed(folder):
     corpus = folder / "texts.parquet"
     passages = [path.read_text() for path in sorted((resources.data() / "texts").glob("*.txt"))]
     pl.DataFrame({"text": passages}).write_parquet(corpus)
     found = {}
     for source in NOTEBOOKS:
         given = {k: str(corpus) if v == "TEXTS" else v for k, v in SETTINGS[source.stem].items()}
-        known = parameters.parameters(source)
+        known = parameters.declared(source)
         given |= {k: str(folder / given.get(k, k)) for k in ("store", "out", "speed") if k in known}
-        if 'engine: str = "rest"' in source.read_text():
-            given["engine"] = "local"  # all rows into the folder's own store, where the tests look for them
         path = report.execute(source, given, out=folder / "pages")
         found[source.stem] = nbformat.read(path, as_version=4), folder
     return found
@@ -94,7 +99,7 @@ def test_every_notebook_has_the_shape_and_small_settings_here():
         text = path.read_text()
         assert f"# # {path.stem[:2]} · " in text
         assert "# ## Limits" in text
-        assert all(one.comment for one in parameters.parameters(path).values())
+        assert all(one.comment for one in parameters.declared(path).values())
         blocks = [block for block in text.split("\n# %%") if "\ndef " in block]
         assert not blocks, f"{path.name} defines a function: it belongs in the package, with a test"
 
@@ -335,7 +340,7 @@ def test_a_real_prefix_saves_what_a_plain_loop_says(executed):
 
 def test_a_copy_is_as_right_as_a_plain_loop_says(executed):
     notebook, _ = executed["10_baselines"]
-    frozen, given = models.load(SMALLEST), parameters.parameters(resources.notebooks() / "10_baselines.py")
+    frozen, given = models.load(SMALLEST), parameters.declared(resources.notebooks() / "10_baselines.py")
     order = frozen.tokenizer(given["instruction"].default)["input_ids"]
     _, accuracy, *_ = charts_of(notebook)
     assert len(values(accuracy)) == 2 * 2 * 2  # sources, lengths, with and without
@@ -477,7 +482,7 @@ def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
 def test_a_second_report_needs_no_fit(executed, tmp_path, monkeypatch):
     _, folder = executed["00_one_vector"]
     source = resources.notebooks() / "00_one_vector.py"
-    given = SETTINGS["00_one_vector"] | {"store": str(folder / "store"), "engine": "none"}
+    given = SETTINGS["00_one_vector"] | {"store": str(folder / "store"), "missing": "refuse"}
     again = report.execute(source, given, out=tmp_path)
     assert charts_of(nbformat.read(again, as_version=4))[1] == charts_of(executed["00_one_vector"][0])[1]
     assert Path(again).stat().st_size > 0

@@ -13,7 +13,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from capacity import display, page, report
+from capacity import report
+from capacity.charts import display
+from capacity.report import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
@@ -32,7 +34,7 @@ CHARTS = """# %% [markdown]
 import altair as alt
 import polars as pl
 from IPython.display import HTML, Markdown
-from capacity import display
+from capacity.charts import display
 display.enable()
 hostile = HOSTILE
 frame = pl.DataFrame({"text": [hostile, "plain", "third"], "length": [3.5, 2.0, float("nan")]})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from capacity import report
-from capacity.parameters import ParameterError, check, parameters, share
+from capacity.report.parameters import ParameterError, check, declared, share
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_parameters_are_read_with_their_units(source: Path) -> None:
-    found = parameters(source)
+    found = declared(source)
     assert list(found) == ["n_texts", "margin", "engine", "fast", "models", "limit"]
     assert (found["n_texts"].default, found["n_texts"].annotation, found["n_texts"].comment) == (
         8,
@@ -49,7 +49,7 @@ def test_a_cell_that_holds_more_than_annotated_literals_is_refused(line: str, tm
     path = tmp_path / "00_x.py"
     path.write_text(f"# %% tags=['parameters']\n{line}\n")
     with pytest.raises(ParameterError, match="00_x"):
-        parameters(path)
+        declared(path)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ import shutil
 import polars as pl
 import pytest
 
-from capacity import fitting, presets, published, sources, texts
-from capacity.checkpoints import ModelError
-from capacity.experiment import BOS, SEARCHES
+from capacity import fitting, published, texts
+from capacity.models import BOS
+from capacity.models.checkpoints import ModelError
+from capacity.sweep import presets
+from capacity.sweep.experiment import SEARCHES
+from capacity.texts import sources
 
 SMALL = """
 title = "Some table"

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from capacity import fitting, memory, models, search
+from capacity import fitting, models
+from capacity.fitting import slots
+from capacity.fitting.recipes import RECIPES, Recipe, recipe
 from capacity.models import Frozen
-from capacity.recipes import RECIPES, Recipe, recipe
 
 RELATIVE = Recipe(loss="squared_hinge", margin=0.2, lr=0.5, steps=60, patience=40, relative=True)
 
@@ -17,7 +18,7 @@ RELATIVE = Recipe(loss="squared_hinge", margin=0.2, lr=0.5, steps=60, patience=4
 @pytest.fixture(autouse=True)
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a batch be small, so that its steps are quick."""
-    monkeypatch.setitem(memory.SLOTS, "cpu", 2)
+    monkeypatch.setitem(slots.SLOTS, "cpu", 2)
 
 
 @torch.no_grad()
@@ -56,7 +57,7 @@ def test_a_search_is_the_same_bits_in_relative_and_absolute_units(
     frozen = loaded[kind]
     ids = [[7, 250, 3], [140, 9]]
     one, other = (
-        search.exact_length(frozen, ids, units, n_mem=4, budget=50, search=how)
+        fitting.exact_length(frozen, ids, units, n_mem=4, budget=50, search=how)
         for units in (RELATIVE, RELATIVE.of(frozen))
     )
     assert [found.length for found in one] == [found.length for found in other] > [0, 0]

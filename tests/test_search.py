@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from capacity import engine, fitting, search
+from capacity import fitting
 from capacity.decoding import decoded_tokens, free_running
+from capacity.fitting import Longest, engine, exact_length, search
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.search import SEARCHES
+from capacity.fitting.tasks import Probe, Task
 from capacity.models import Frozen, ModelError
-from capacity.recipes import Recipe
-from capacity.search import SEARCHES, Found, exact_length
-from capacity.tasks import Probe, Task
 
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1000, patience=500)
 FAST = dataclasses.replace(HINGE, steps=60)
@@ -25,7 +26,14 @@ def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
 
 
 def check(
-    found: Found, frozen: Frozen, ids: Sequence[int], *, n_mem: int, budget: int, scored_from: int, search: str = "grow"
+    found: Longest,
+    frozen: Frozen,
+    ids: Sequence[int],
+    *,
+    n_mem: int,
+    budget: int,
+    scored_from: int,
+    search: str = "grow",
 ) -> None:
     """Check all that holds of any search."""
     lengths = [probe.length for probe in found.probes]
@@ -60,8 +68,8 @@ def check(
     assert found.censored == (limit not in [probe.length for probe in failed if probe.status == "stalled"])
 
 
-def same(one: Found, other: Found) -> bool:
-    def facts(found: Found) -> list[dict]:
+def same(one: Longest, other: Longest) -> bool:
+    def facts(found: Longest) -> list[dict]:
         return [{k: v for k, v in vars(probe).items() if k not in ("mem", "seconds")} for probe in found.probes]
 
     return facts(one) == facts(other) and all(
@@ -149,7 +157,7 @@ class Held:
 def test_what_is_held_is_found(n_held: int, n_tokens: int, how: str, tiny: Frozen) -> None:
     held = Held(tiny, n_held, n_tokens)
     task = held.search(how)
-    found = search.found(tiny, task, scored_from=0)
+    found = fitting.longest(tiny, task)
     assert found.length == n_held
     assert found.censored == (n_held == n_tokens)
     assert all((probe.length <= n_held) == (probe.status == "solved") for probe in found.probes)
@@ -198,7 +206,7 @@ def test_growth_and_bracketing_find_the_same_where_nothing_is_scarce(tiny: Froze
         ]
         ended = sorted(engine.run(tiny, begun, recipe, SEARCHES[how]), key=lambda task: task.tag)
         assert any(probe.steps for task in ended for probe in task.probes)
-        found[how] = [search.found(tiny, task, scored_from=0) for task in ended]
+        found[how] = [fitting.longest(tiny, task) for task in ended]
     assert [one.length for one in found["grow"]] == [one.length for one in found["bracket"]] == [12, 12, 12]
 
 
@@ -284,20 +292,20 @@ def test_growth_ends_where_it_fails() -> None:
 
 def test_vectors_are_doubled_until_the_text_fits(tiny: Frozen) -> None:
     (text,) = random_ids(5)
-    found = list(search.doubling(tiny, text, FAST, budget=80))
+    found = list(fitting.doubling(tiny, text, FAST, budget=80))
     assert [n_mem for n_mem, _ in found] == [1, 2, 4]
     assert [one.length == 5 for _, one in found] == [False, False, True]
     for n_mem, one in found:
         check(one, tiny, text, n_mem=n_mem, budget=80 * n_mem, scored_from=0)
     (short,) = random_ids(3, seed=7)
-    assert [(n_mem, one.length) for n_mem, one in search.doubling(tiny, short, FAST, budget=200)] == [(1, 3)]
+    assert [(n_mem, one.length) for n_mem, one in fitting.doubling(tiny, short, FAST, budget=200)] == [(1, 3)]
 
 
 def test_doubling_ends_before_it_stops_being_worth_it(tiny: Frozen) -> None:
-    assert [n_mem for n_mem, _ in search.doubling(tiny, random_ids(5)[0], STILL)] == [1, 2, 4]
-    assert [n_mem for n_mem, _ in search.doubling(tiny, random_ids(4)[0], STILL)] == [1, 2]
-    assert [n_mem for n_mem, _ in search.doubling(tiny, random_ids(60)[0], STILL)] == [1, 2, 4]  # of 64 positions
-    assert [n_mem for n_mem, _ in search.doubling(tiny, [7], FAST, scored_from=1)] == [1]
+    assert [n_mem for n_mem, _ in fitting.doubling(tiny, random_ids(5)[0], STILL)] == [1, 2, 4]
+    assert [n_mem for n_mem, _ in fitting.doubling(tiny, random_ids(4)[0], STILL)] == [1, 2]
+    assert [n_mem for n_mem, _ in fitting.doubling(tiny, random_ids(60)[0], STILL)] == [1, 2, 4]  # of 64 positions
+    assert [n_mem for n_mem, _ in fitting.doubling(tiny, [7], FAST, scored_from=1)] == [1]
 
 
 def test_wrong_input_is_refused(tiny: Frozen) -> None:

@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from capacity import chunks, resources, sources, texts
-from capacity.documents import TextError
+from capacity import resources, texts
+from capacity.texts import chunks, sources
+from capacity.texts.documents import TextError
 
 COMMIT = "0" * 39 + "1"
 PASSAGES = {path.stem: path.read_text() for path in (resources.data() / "texts").glob("*.txt")}

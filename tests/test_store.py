@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capacity import rows as rows_
 from capacity import store
-from capacity.store import SCHEMA, Store, StoreError, StoreWarning
+from capacity.store import SCHEMA, Store, StoreError, StoreWarning, schema
+from capacity.store.shards import write
 
 VALUES = {pl.String: "a", pl.Int32: 1, pl.Int64: 2**40, pl.Float64: 1.5, pl.Boolean: True, pl.List: [0.5]}
 IN_A_CHILD = """
@@ -81,9 +81,9 @@ def test_schema_is_the_documented_row():
         token_steps status n_scored correct_without correct_with bits_without bits_with bits_with_min
         first_bits_with first_correct decoded_tokens seconds device versions mem curve_right curve_bits
     """
-    assert list(SCHEMA) == list(rows_.COLUMNS) == documented.split()
-    assert SCHEMA.keys() > rows_.NULLABLE
-    assert all(rows_.COLUMNS.values())
+    assert list(SCHEMA) == list(schema.COLUMNS) == documented.split()
+    assert SCHEMA.keys() > schema.NULLABLE
+    assert all(schema.COLUMNS.values())
 
 
 def test_default_path(monkeypatch):
@@ -115,11 +115,11 @@ STRATEGIES = {
 }
 ROW = st.fixed_dictionaries(
     {
-        name: st.none() | STRATEGIES[type(dtype)] if name in rows_.NULLABLE else STRATEGIES[type(dtype)]
+        name: st.none() | STRATEGIES[type(dtype)] if name in schema.NULLABLE else STRATEGIES[type(dtype)]
         for name, dtype in SCHEMA.items()
     }
     | {
-        "status": st.sampled_from(rows_.STATUSES),
+        "status": st.sampled_from(schema.STATUSES),
         "curve_right": st.none() | st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
     }
 )
@@ -309,8 +309,8 @@ def test_a_shard_is_hashed_once_unless_it_changes(tmp_path, monkeypatch):
 
 
 def test_shards_of_other_versions(tmp_path):
-    frame = rows_.to_frame(cell("old"))
-    store._write(tmp_path, frame.drop("device").with_columns(pl.lit(None).alias("d_model")))
+    frame = schema.to_frame(cell("old"))
+    write(tmp_path, frame.drop("device").with_columns(pl.lit(None).alias("d_model")))
     opened = fill(tmp_path, "new")
     assert opened.read(["key", "device", "d_model", "seed"]).rows() == [
         ("new", "a", 1, 2**40),
@@ -318,7 +318,7 @@ def test_shards_of_other_versions(tmp_path):
     ]
     for other in [frame.with_columns(colour=pl.lit(1)), frame.cast({"length": pl.Int64})]:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        store._write(folder, other)
+        write(folder, other)
         with pytest.raises(StoreError, match=r"(?s)(colour|length).*Read it with that version"):
             fill(folder, "new").read()
         assert len(shards(folder)) == 2  # sound, so left where it is

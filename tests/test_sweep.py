@@ -13,31 +13,32 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from capacity import experiment, fitting, models, sweep
-from capacity.experiment import Experiment
-from capacity.recipes import Recipe
-from capacity.rows import SCHEMA
+from capacity import fitting, models, sweep
+from capacity.fitting.recipes import Recipe
 from capacity.store import Store
-from capacity.sweep import MissingCells
+from capacity.store.schema import SCHEMA
+from capacity.sweep import MissingCells, experiment, rows
+from capacity.sweep.experiment import Experiment
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 # A sweep that says when three cells are done, and then waits for a signal. Arguments: store, model, seconds to flush.
 IN_A_CHILD = """
 import functools, signal, sys, time
-from capacity import experiment, fitting, sweep
+from capacity import fitting, sweep
+from capacity.sweep import rows
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has its children ignore it
-from capacity.recipes import Recipe
+from capacity.fitting.recipes import Recipe
 fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 sweep.store.Store = functools.partial(sweep.store.Store, flush_seconds=float(sys.argv[3]))
-whole = experiment.run
+whole = rows.run
 def run(frozen, cells, **options):
-    for number, rows in enumerate(whole(frozen, cells, **options)):
+    for number, made in enumerate(whole(frozen, cells, **options)):
         if number == 3:
             print("under way", flush=True)
             while True:  # short sleeps: a signal that another thread got is seen, too
                 time.sleep(0.05)
-        yield rows
-experiment.run = run
+        yield made
+rows.run = run
 same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300, "device": "cpu"}
 sweep.run(sweep.grid(model=sys.argv[2], n_texts=8, **same), sys.argv[1], progress=False)
 """
@@ -152,20 +153,20 @@ def test_what_was_measured_is_loaded_without_the_model(folders, tmp_path, monkey
     monkeypatch.setattr(models, "load", refuse)
     files = sorted(tmp_path.rglob("*.parquet"))
     assert run(wanted, tmp_path).equals(first)
-    assert run(wanted, tmp_path, engine="none").equals(first)
+    assert run(wanted, tmp_path, missing="refuse").equals(first)
     assert sorted(tmp_path.rglob("*.parquet")) == files
 
 
 def test_a_part_is_loaded_and_the_rest_is_measured(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=4)
     part = run(wanted[1:3], tmp_path)
-    whole, measured = experiment.run, []
+    whole, measured = rows.run, []
 
     def watched(frozen, cells, **options):
         measured.extend(cell.experiment for cell in cells)
         return whole(frozen, cells, **options)
 
-    monkeypatch.setattr(experiment, "run", watched)
+    monkeypatch.setattr(rows, "run", watched)
     found = run(wanted, tmp_path)
     assert measured == [wanted[0], wanted[3]]
     assert found.join(part, on="key", how="semi").equals(part)  # their time, too
@@ -235,10 +236,10 @@ def test_every_search_is_kept_and_found_again(how, folders, tmp_path):
     wanted = grid(folders["llama"], search=how, n_mem=2)
     found = run(wanted, tmp_path)
     assert set(found["search"]) == {how}
-    assert run(wanted, tmp_path, engine="none").equals(found)
+    assert run(wanted, tmp_path, missing="refuse").equals(found)
     others = [other for other in ("fixed", "grow", "bracket") if other != how]
     with pytest.raises(MissingCells, match=r"^4 of 4"):
-        run(grid(folders["llama"], search=others, n_mem=2), tmp_path, engine="none")
+        run(grid(folders["llama"], search=others, n_mem=2), tmp_path, missing="refuse")
 
 
 def test_compiled_or_not_is_no_part_of_a_cell(folders, tmp_path, monkeypatch):
@@ -259,7 +260,7 @@ def test_order_and_company_change_no_row(folders, tmp_path):
     assert same(run(wanted[::-1], tmp_path / "backwards"), together)
     for one in wanted:
         run([one], tmp_path / "apart")
-    assert same(run(wanted, tmp_path / "apart", engine="none"), together)
+    assert same(run(wanted, tmp_path / "apart", missing="refuse"), together)
 
 
 def test_repeated_experiments_are_one_cell(folders, tmp_path):
@@ -275,54 +276,55 @@ def test_rows_of_other_cells_stay_out(folders, tmp_path):
 
 
 def test_no_experiments_give_no_rows(tmp_path):
-    for engine in sweep.ENGINES:
-        found = run([], tmp_path, engine=engine)
+    for missing in sweep.MISSING:
+        found = run([], tmp_path, missing=missing)
         assert (found.height, found.schema) == (0, pl.Schema(SCHEMA))
 
 
-def test_engine_none_says_what_is_missing_and_writes_nothing(folders, tmp_path):
+def test_what_is_missing_is_refused_by_name_and_nothing_written(folders, tmp_path):
     wanted = grid(folders["llama"], n_texts=3)
-    with pytest.raises(MissingCells, match=r"^3 of 3 cells are neither in .*/kept nor among") as caught:
-        run(wanted, tmp_path / "kept", engine="none")
+    with pytest.raises(MissingCells, match=r"^3 of 3 cells are not in .*/kept or ") as caught:
+        run(wanted, tmp_path / "kept", missing="refuse")
     assert f"the first is {wanted[0]}" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     run(wanted[:1], tmp_path / "kept")
     with pytest.raises(MissingCells, match=r"^2 of 3 cells") as caught:
-        run(wanted, tmp_path / "kept", engine="none")
+        run(wanted, tmp_path / "kept", missing="refuse")
     assert f"the first is {wanted[1]}" in str(caught.value)
 
 
-def test_engine_none_finds_the_rows_that_travel_with_the_project(folders, tmp_path, monkeypatch):
+def test_refusing_finds_the_rows_that_travel_with_the_project(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=2)
     travelling = run(wanted[:1], tmp_path / "travelling")
     own = run(wanted[1:], tmp_path / "own")
     monkeypatch.setattr(sweep, "measured", lambda: tmp_path / "travelling")
-    found = run(wanted, tmp_path / "own", engine="none")
+    found = run(wanted, tmp_path / "own", missing="refuse")
     assert found.equals(pl.concat([travelling, own]).sort("key", "probe"))
 
 
-def test_engine_rest_measures_what_neither_the_store_nor_the_travelling_rows_have(folders, tmp_path, monkeypatch):
+def test_what_neither_the_store_nor_the_travelling_rows_have_is_measured(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=2)
     travelling = run(wanted[:1], tmp_path / "travelling")
     monkeypatch.setattr(sweep, "measured", lambda: tmp_path / "travelling")
     (key,) = travelling["key"].unique()
-    assert sweep.there(tmp_path / "own", engine="rest") == {key}
-    assert sweep.there(tmp_path / "own") == set()
-    found = run(wanted, tmp_path / "own", engine="rest")
-    assert found["key"].n_unique() == 2
-    assert found.filter(key=key).equals(travelling)
+    skipped = sweep.measure(wanted, tmp_path / "own", missing="skip", progress=False)
+    assert (skipped.n_new, skipped.n_there, skipped.n_missing) == (0, 1, 1)
+    assert skipped.rows.equals(travelling)
+    assert str(skipped) == f"0 of 2 cells measured now, 1 were there, 1 are missing; {travelling.height} fits"
+    assert not (tmp_path / "own").exists()
+    found = sweep.measure(wanted, tmp_path / "own", progress=False)
+    assert (found.n_new, found.n_there, found.n_missing) == (1, 1, 0)
+    assert found.rows["key"].n_unique() == 2
+    assert found.rows.filter(key=key).equals(travelling)
     assert Store(tmp_path / "own").missing([key]) == [key]
-    assert sweep.there(tmp_path / "own", engine="none") == set(found["key"])
-    assert sweep.there(tmp_path / "own") == set(found["key"]) - {key}
-    assert run(wanted, tmp_path / "own")["key"].n_unique() == 2
+    again = sweep.measure(wanted, tmp_path / "own", travelling=False, progress=False)
+    assert (again.n_new, again.n_there, again.n_missing) == (1, 1, 0)
     assert Store(tmp_path / "own").missing([key]) == []
 
 
-def test_refuses_an_unknown_engine(tmp_path):
-    with pytest.raises(ValueError, match="unknown engine 'cloud'"):
-        sweep.there(tmp_path, engine="cloud")
-    with pytest.raises(ValueError, match="unknown engine 'cloud'; known are none, rest, local"):
-        run([], tmp_path, engine="cloud")
+def test_refuses_an_unknown_word_for_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="missing is 'cloud'; known are measure, skip, refuse"):
+        run([], tmp_path, missing="cloud")
 
 
 def test_the_default_store_is_named_by_the_environment(folders, tmp_path, monkeypatch):
@@ -344,7 +346,7 @@ def test_a_changed_byte_of_the_weights_is_another_cell(folders, tmp_path):
     before = run(grid(folder, n_texts=1), tmp_path / "kept")
     flip(folder / "model.safetensors", -1)
     with pytest.raises(MissingCells, match=r"^1 of 1"):
-        run(grid(folder, n_texts=1), tmp_path / "kept", engine="none")
+        run(grid(folder, n_texts=1), tmp_path / "kept", missing="refuse")
     after = run(grid(folder, n_texts=1), tmp_path / "kept")
     assert {*before["key"]}.isdisjoint(after["key"])
     assert {*before["revision"]}.isdisjoint(after["revision"])
@@ -365,27 +367,27 @@ def test_a_changed_setting_of_the_model_is_another_cell(folders, tmp_path, name)
 
 def test_a_changed_recipe_or_seed_is_another_cell(folders, tmp_path, monkeypatch):
     run(grid(folders["llama"], n_texts=1), tmp_path)
-    run(grid(folders["llama"], n_texts=1), tmp_path, engine="none")
+    run(grid(folders["llama"], n_texts=1), tmp_path, missing="refuse")
     with pytest.raises(MissingCells):
-        run(grid(folders["llama"], n_texts=1, seed=1), tmp_path, engine="none")
+        run(grid(folders["llama"], n_texts=1, seed=1), tmp_path, missing="refuse")
     monkeypatch.setitem(fitting.RECIPES, "quick", replace(QUICK, patience=21))
     with pytest.raises(MissingCells):
-        run(grid(folders["llama"], n_texts=1), tmp_path, engine="none")
+        run(grid(folders["llama"], n_texts=1), tmp_path, missing="refuse")
 
 
 def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypatch):
-    wanted, whole = grid(folders["llama"], n_texts=4), experiment.run
+    wanted, whole = grid(folders["llama"], n_texts=4), rows.run
 
     def broken(frozen, cells, **options):
-        for number, rows in enumerate(whole(frozen, cells, **options)):
+        for number, made in enumerate(whole(frozen, cells, **options)):
             if number == 2:
                 raise MemoryError
-            yield rows
+            yield made
 
-    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.setattr(rows, "run", broken)
     with pytest.raises(MemoryError):
         run(wanted, tmp_path / "broken")
-    monkeypatch.setattr(experiment, "run", whole)
+    monkeypatch.setattr(rows, "run", whole)
     with Store(tmp_path / "broken") as kept:
         assert len(kept.keys()) == 2
     assert same(run(wanted, tmp_path / "broken"), run(wanted, tmp_path / "whole"))
@@ -430,7 +432,7 @@ def test_measured_rows_lie_in_the_data_folder():
 
 
 def test_examples_in_the_documentation():
-    assert doctest.testmod(sweep) == (0, 1)
+    assert doctest.testmod(experiment) == (0, 1)
 
 
 def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders, tmp_path, monkeypatch):

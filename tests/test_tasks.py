@@ -2,7 +2,7 @@
 
 import torch
 
-from capacity.tasks import Curve, Probe, Task
+from capacity.fitting.tasks import Curve, Probe, Task
 
 
 def probe(length: int, status: str) -> Probe:

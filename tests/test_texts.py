@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from capacity import models, resources, sources, store, sweep, texts
+from capacity import models, resources, store, sweep, texts
 from capacity.pretraining import train_tokenizer
-from capacity.texts import Text, TextError
+from capacity.texts import Text, TextError, sources
 
 PASSAGES = sorted((resources.data() / "texts").glob("*.txt"))
 LINES = [f"Line {n} tells of the {thing} beside the harbour." for n, thing in enumerate(["mill", "ferry", "bell"] * 4)]

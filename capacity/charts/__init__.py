@@ -1,0 +1,48 @@
+"""Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline."""
+
+from capacity.charts.display import enable
+from capacity.charts.gains import bits_after, gain_by_length, share_by_vectors, tokens_by_vectors, utilisation_by_model
+from capacity.charts.geometry import accuracy_along_paths, cosine_densities, norms_by_series, variance_by_component
+from capacity.charts.lengths import (
+    accuracy_by_length,
+    capacity_by_width,
+    exact_length_by_cost,
+    exact_length_by_model,
+    rates_by_length,
+    training_curves,
+)
+from capacity.charts.texts import (
+    bits_needed,
+    byte_ledger,
+    bytes_per_token,
+    fit_curve,
+    prefix_share,
+    texts_by_source,
+    token_strip,
+)
+
+__all__ = [
+    "accuracy_along_paths",
+    "accuracy_by_length",
+    "bits_after",
+    "bits_needed",
+    "byte_ledger",
+    "bytes_per_token",
+    "capacity_by_width",
+    "cosine_densities",
+    "enable",
+    "exact_length_by_cost",
+    "exact_length_by_model",
+    "fit_curve",
+    "gain_by_length",
+    "norms_by_series",
+    "prefix_share",
+    "rates_by_length",
+    "share_by_vectors",
+    "texts_by_source",
+    "token_strip",
+    "tokens_by_vectors",
+    "training_curves",
+    "utilisation_by_model",
+    "variance_by_component",
+]

@@ -1,0 +1,161 @@
+"""Charts of gains, ours beside the published: bits before and after, gain by length, many vectors, utilisation."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from capacity.charts.style import WIDTH
+
+
+def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
+    """Return bits with [mem] against bits without, a point a text and length, a panel a model and source.
+
+    points: model, source, text_id, length, before, after (bits), exact; plateaus: model, source, value (C, bits).
+    Dashed: nothing gained; lines: after = max(before - C, 0). Each panel has its own scales.
+    """
+    by = ["model", "source"]
+    ends = points.group_by(by, maintain_order=True).agg(pl.col("before").max()).join(plateaus, on=by)
+    c, zero = pl.col("value"), pl.lit(0.0)
+    lines = ends.select(
+        *by, pl.lit("plateau").alias("layer"),
+        pl.concat_list(zero, c, pl.max_horizontal("before", c)).alias("before"),
+        pl.concat_list(zero, zero, (pl.col("before") - c).clip(0)).alias("after"),
+    )  # fmt: skip
+    none = pl.concat_list(zero, "before")
+    ungained = ends.select(*by, pl.lit("none").alias("layer"), none.alias("before"), none.alias("after"))
+    kind = pl.when("exact").then(pl.lit("exact")).otherwise(pl.lit("not exact")).alias("fit")
+    dots = points.with_columns(kind, pl.lit("point").alias("layer")).drop("exact")
+    drawn = [lines.explode("before", "after"), ungained.explode("before", "after")]
+    data = pl.concat([dots, *drawn], how="diagonal").with_columns(pl.format("{}, {}", *by).alias("panel"))
+    base = alt.Chart().encode(
+        x=alt.X("before:Q", title="bits without [mem]"), y=alt.Y("after:Q", title="bits with [mem]")
+    )
+    colors = alt.Scale(domain=["exact", "not exact"])
+    shapes = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
+    cloud = base.transform_filter("datum.layer === 'point'").mark_point(size=45, filled=True, opacity=0.7).encode(
+        color=alt.Color("fit:N", title=None, scale=colors, legend=alt.Legend(orient="bottom")),
+        shape=alt.Shape("fit:N", title=None, scale=shapes),
+        tooltip=["source", "text_id", "length", *(alt.Tooltip(name, format=".1f") for name in ("before", "after"))],
+    )  # fmt: skip
+    fitted = base.transform_filter("datum.layer === 'plateau'").mark_line(color="black", strokeWidth=1.5)
+    nothing = base.transform_filter("datum.layer === 'none'").mark_line(strokeDash=[4, 3], color="gray")
+    return (
+        alt.layer(nothing, fitted, cloud, data=data)
+        .properties(width=WIDTH - 120, height=WIDTH - 120)
+        .facet(facet=alt.Facet("panel:N", title=None, sort=None), columns=3)
+        .resolve_scale(x="independent", y="independent")
+    )
+
+
+def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
+    """Return the mean information gain against length, a panel a model, a colour a source, 95% intervals as bands.
+
+    table: from metrics.information_gain by model, source and length: value, low, high, n.
+    """
+    base = alt.Chart().encode(
+        x=alt.X(
+            "length:Q",
+            title="length of the text (tokens)",
+            scale=alt.Scale(type="log", base=2, nice=False, padding=8),
+            axis=alt.Axis(values=sorted(set(table["length"])), format="d"),
+        ),
+        color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom", symbolOpacity=1)),
+    )
+    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("value:Q", title="information gain (bits)", scale=alt.Scale(zero=True)),
+        tooltip=["source", "length", *(alt.Tooltip(name, format=".1f") for name in ("value", "low", "high")), "n"],
+    )
+    return (
+        alt.layer(band, line, data=table)
+        .properties(width=WIDTH, height=230)
+        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=2)
+    )
+
+
+def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return tokens held against the number of vectors on log axes, one line a series, 95% intervals as rules.
+
+    table: series, n_mem, value, low, high (tokens; null where there is no interval). What is 0 is left out. Dashed:
+    n times what the series' smallest number of vectors holds a vector.
+    """
+    held = table.filter(pl.col("value") > 0)
+    first = held.sort("n_mem").group_by("series", maintain_order=True).first()
+    ideal = held.join(first.select("series", (pl.col("value") / pl.col("n_mem")).alias("each")), on="series").select(
+        "series", "n_mem", (pl.col("each") * pl.col("n_mem")).alias("value")
+    )
+    x = alt.X(
+        "n_mem:Q", title="[mem] vectors", scale=alt.Scale(type="log", base=2, nice=False, padding=14),
+        axis=alt.Axis(values=sorted(set(held["n_mem"])), format="d"),
+    )  # fmt: skip
+    y = alt.Y("value:Q", title="tokens (log scale)", scale=alt.Scale(type="log"))
+    color = _series(table)
+    dashed = alt.Chart(ideal).mark_line(strokeDash=[4, 3], opacity=0.6).encode(x=x, y=y, color=color)
+    line = alt.Chart(held).mark_line(point=alt.OverlayMarkDef(size=50)).encode(
+        x=x, y=y, color=color,
+        tooltip=["series", "n_mem", *(alt.Tooltip(name, format=".1f") for name in ("value", "low", "high"))],
+    )  # fmt: skip
+    known = held.filter(pl.col("low") > 0)
+    rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color)
+    return alt.layer(dashed, rules, line).properties(width=WIDTH + 60, height=340)
+
+
+def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return information a vector, as a share of one vector's, by number of vectors; dashed: no loss.
+
+    table: series, n_mem, share, share_low, share_high (null where there is no interval).
+    """
+    x = alt.X(
+        "n_mem:Q", title="[mem] vectors", scale=alt.Scale(type="log", base=2, nice=False, padding=14),
+        axis=alt.Axis(values=sorted(set(table["n_mem"])), format="d"),
+    )  # fmt: skip
+    y = alt.Y("share:Q", title="information a vector / that of one vector alone", scale=alt.Scale(zero=True))
+    color = _series(table)
+    line = alt.Chart(table).mark_line(point=alt.OverlayMarkDef(size=50)).encode(
+        x=x, y=y, color=color,
+        tooltip=["series", "n_mem", *(alt.Tooltip(f"share{end}", format=".3f") for end in ("", "_low", "_high"))],
+    )  # fmt: skip
+    known = table.filter(pl.col("share_low").is_not_null() & (pl.col("n_mem") > 1))
+    rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="share_low:Q", y2="share_high:Q", color=color)
+    whole = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
+    return alt.layer(whole, rules, line).properties(width=WIDTH + 60, height=300)
+
+
+def utilisation_by_model(table: pl.DataFrame, *, order: Sequence[str], unit: str) -> alt.VConcatChart:
+    """Return capacity by Eq. 1 and gain above, their quotient below, a column a model, a colour a kind of text.
+
+    table: model, kind, series, capacity, gain, low, high (in `unit`, above 0), share, share_low, share_high; order: of
+    the models. Rules: what `series` says of its spread, null where none is known; black ticks: the capacity.
+    """
+    x = alt.X("model:N", title=None, sort=list(order), axis=alt.Axis(labelAngle=-40, labelLimit=200))
+    bare = alt.X("model:N", title=None, sort=list(order), axis=alt.Axis(labels=False, ticks=False, grid=True))
+    kinds = alt.XOffset("kind:N", scale=alt.Scale(paddingOuter=0.6))
+    color = alt.Color("kind:N", title="text", legend=alt.Legend(orient="top"))
+    shape = alt.Shape("series:N", title=None, sort=None, legend=alt.Legend(orient="top", labelLimit=400))
+    log = alt.Scale(type="log", nice=False, padding=8)
+    numbers = ("capacity", "gain", "low", "high", "share", "share_low", "share_high")
+    tips = ["model", "kind", "series", *(alt.Tooltip(name, format=".4g") for name in numbers)]
+    base = alt.Chart(table)
+    capacity = base.mark_tick(color="black", thickness=2, width=24).encode(x=bare, y=alt.Y("capacity:Q", scale=log))
+    dots = base.mark_point(filled=True, size=55).encode(
+        x=bare, xOffset=kinds, y=alt.Y("gain:Q", title=f"gain and capacity ({unit}, log)", scale=log), color=color,
+        shape=shape, tooltip=tips,
+    )  # fmt: skip
+    spread = alt.Chart(table.filter(pl.col("low") > 0)).mark_rule().encode(
+        x=bare, xOffset=kinds, y="low:Q", y2="high:Q", color=color
+    )  # fmt: skip
+    shares = base.mark_point(filled=True, size=55).encode(
+        x=x, xOffset=kinds, color=color, shape=shape, tooltip=tips,
+        y=alt.Y("share:Q", title=f"utilisation (gain / capacity, in {unit})", axis=alt.Axis(format="%")),
+    )  # fmt: skip
+    share_spread = base.mark_rule().encode(x=x, xOffset=kinds, y="share_low:Q", y2="share_high:Q", color=color)
+    return alt.vconcat(
+        alt.layer(capacity, spread, dots).properties(width=2 * WIDTH, height=260),
+        alt.layer(share_spread, shares).properties(width=2 * WIDTH, height=220),
+    )
+
+
+def _series(table: pl.DataFrame) -> alt.Color:
+    names = table["series"].unique(maintain_order=True).to_list()
+    return alt.Color("series:N", title=None, sort=names, legend=alt.Legend(orient="right", labelLimit=330))

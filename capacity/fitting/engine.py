@@ -1,0 +1,85 @@
+"""The hot loop: many texts under way at once, each with its own vector, optimiser state, length and end.
+
+Texts wait in a queue for each bucket of lengths; a bucket has a fixed number of slots, of which idle ones hold
+dummies, so that a text's result is the same bits alone and in any company. Where a smaller batch was seen to give the
+same bits, few texts run in that. Two things hold to rounding only: mixtures of experts, and a compiled step beside a
+text whose curve is traced.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from capacity.fitting.batch import Batch
+from capacity.fitting.memory import is_exhausted
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.slots import narrowed, shape_of
+from capacity.fitting.tasks import Advance, Task
+from capacity.models import Frozen
+
+
+def run(
+    frozen: Frozen,
+    tasks: Iterable[Task],
+    recipe: Recipe,
+    advance: Advance,
+    *,
+    compile: bool = False,
+) -> Iterator[Task]:
+    """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
+
+    The bucket with the most tasks runs until it is half empty and another has more, or a smaller batch holds the rest;
+    who waits enters as others leave.
+    Where memory runs out, the batch is halved and its tasks go on as they were before the step; a text that does not
+    fit alone ends with status `oom`.
+
+    compile: step in one compiled graph; a minute or less for each bucket of lengths, then faster.
+    """
+    recipe = recipe.of(frozen)
+    waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length
+    slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out
+
+    def enqueue(task: Task) -> None:
+        shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0])
+        waiting.setdefault((shape.n_mem, shape.bucket), []).append(task)
+
+    for task in tasks:
+        enqueue(task)
+    while waiting:
+        n_mem, bucket = kind = max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1]))
+        queue, batch = waiting.pop(kind)[::-1], None
+        shape = whole = shape_of(frozen, bucket, n_mem=n_mem)
+        if kind in slots:
+            shape = whole = replace(whole, slots=slots[kind])
+        try:
+            shape = narrowed(frozen, recipe, len(queue), whole, compile=compile)
+            batch = Batch(frozen, recipe, shape, compile=compile)
+            while True:
+                for slot in batch.free[: len(queue)]:
+                    batch.put(slot, queue[-1])
+                    queue.pop()
+                busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
+                half_empty = not queue and busy <= shape.slots // 2
+                if not busy or (
+                    half_empty
+                    and (others > busy or narrowed(frozen, recipe, busy, whole, compile=compile).slots < shape.slots)
+                ):
+                    break
+                for task in batch.step(advance):
+                    if task.under_way:
+                        enqueue(task)
+                    else:
+                        yield task
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            slots[kind] = shape.slots // 2
+        if batch is not None:
+            queue += [batch.take(slot) for slot, task in enumerate(batch.tasks) if task is not None]
+        for task in queue:
+            if slots.get(kind) == 0:
+                task.close("oom", task.best_mem, recipe)
+                yield task
+            else:
+                enqueue(task)
+        if slots.get(kind) == 0:
+            del slots[kind]

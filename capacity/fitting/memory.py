@@ -1,0 +1,100 @@
+"""How many texts run at once, and what they take of a device's memory: predicted before it is taken."""
+
+import contextlib
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from capacity.models import Frozen
+
+CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
+_COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a batch's tensors have the sizes of."""
+
+    n_mem: int  # vectors a text
+    bucket: int  # tokens a text, padded
+    slots: int  # texts
+
+
+def rows_of_chunk(frozen: Frozen) -> int:
+    """Return how many positions go through the head at once."""
+    return max(1, CHUNK.get(frozen.device.type, CHUNK["cpu"]) // frozen.vocab_size)
+
+
+def saved_bytes(frozen: Frozen, positions: int) -> int:
+    """Return what the forward pass of one text of `positions` input vectors keeps for the backward pass; measured."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in frozen.model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    embeds = torch.zeros(1, positions, frozen.dim, device=frozen.device, requires_grad=True)
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        frozen.hidden(embeds)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+
+
+_GROWTH: WeakKeyDictionary[Frozen, np.ndarray] = WeakKeyDictionary()
+
+
+def _growth(frozen: Frozen) -> np.ndarray:
+    """Return the coefficients of saved bytes as a polynomial in positions: attention may make it quadratic."""
+    if frozen not in _GROWTH:
+        most = frozen.context or 64
+        at = [min(most, positions) for positions in (8, 24, 64)]
+        if len(set(at)) < 3:
+            _GROWTH[frozen] = np.array([0.0, saved_bytes(frozen, most) / most, 0.0])
+        else:
+            _GROWTH[frozen] = np.polyfit(at, [saved_bytes(frozen, positions) for positions in at], 2).clip(min=0.0)
+    return _GROWTH[frozen]
+
+
+def predicted_bytes(frozen: Frozen, shape: Shape) -> int:
+    """Return what a batch takes at its peak, weights included: activations, a chunk of logits, vectors, inputs."""
+    slots, bucket = shape.slots, shape.bucket
+    positions = frozen.predicting(shape.n_mem) + bucket
+    layers = getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None) or 1
+    # The pass backward has one layer's gradients beside what is kept of all.
+    activations = slots * float(np.polyval(_growth(frozen), positions)) * (1 + 1 / layers)
+    logits = _COPIES * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
+    if frozen.weight is None and frozen.tail is None:  # all logits at once
+        logits += 3 * 4 * slots * bucket * frozen.vocab_size
+    weights = sum(tensor.nbytes for tensor in frozen.model.parameters())
+    return int(weights + activations + logits + 4 * slots * frozen.dim * (8 * shape.n_mem + 4 * positions))
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of a device: of the whole GPU, or of the machine, or what this container may take of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            found = min(found, int(limit.read_text()))
+    return found
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory this process has had: on a GPU what torch allocated there, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Return whether an exception says that memory ran out: on a GPU, or on a processor, which has no type for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,45 @@
+"""Ways through the lengths of a text, each warm-started from the one before, by name.
+
+`grow` asks for one token more until a length fails; `bracket` doubles the length until one fails, then bisects. What
+fits at one length need not have been tried at all shorter ones.
+"""
+
+from capacity.fitting.tasks import Advance, Task
+
+BUDGET = 8000  # token-steps a text and [mem] vector: where growth flattens on small models
+
+
+def stop(task: Task, right: int) -> None:
+    """Return None: one length is all there is."""
+
+
+def grow(task: Task, right: int) -> int | None:
+    """Return the length after an exact one: the tokens right already, then one more; None at a failure or the end."""
+    if task.probes[-1].status != "solved" or task.length >= len(task.ids):
+        return None
+    return max(task.length + 1, right)
+
+
+def bracket(task: Task, right: int) -> int | None:
+    """Return twice an exact length while none has failed, then the middle between the two; None where they meet."""
+    last, end = task.probes[-1], len(task.ids)
+    exact = max((probe.length for probe in task.exact()), default=task.probes[0].length - 1)
+    if last.status == "solved" and right > exact:
+        return right
+    failed = min((probe.length for probe in task.probes if probe.length > exact), default=None)
+    following = min(end, 2 * exact) if failed is None else (exact + failed) // 2
+    return following if following > exact else None
+
+
+SEARCHES: dict[str, Advance] = {"grow": grow, "bracket": bracket}
+
+
+def first_length(scored_from: int) -> int:
+    """Return the shortest length with a position to score."""
+    return 1 + scored_from
+
+
+def censored(task: Task) -> bool:
+    """Return whether budget, memory or the text's end came before a length that fails, one past the last exact one."""
+    limit = task.exact()[-1].length + 1 if task.exact() else task.probes[0].length
+    return not any(probe.length == limit and probe.status in ("stalled", "diverged") for probe in task.probes)

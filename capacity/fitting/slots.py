@@ -1,0 +1,103 @@
+"""The shapes that batches run at: padded lengths, and how many texts at once."""
+
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from capacity.fitting.memory import Shape, is_exhausted, predicted_bytes, total_bytes
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.step import State, step
+from capacity.models import Frozen
+
+POSITIONS = {"cpu": 512, "cuda": 16384}  # of a batch; more is hardly faster
+SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most
+SHARE = 0.7  # of a device's memory that a batch may take, weights included
+
+
+def bucket_of(length: int, *, most: int | None = None) -> int:
+    """Return the padded length that `length` tokens run at: 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160 and so on.
+
+    Two an octave, four above 64: few shapes to compile and to wait for each other, at most a third of padding from 6
+    tokens on, a fifth above 64.
+
+    most: the longest that the model's context has room for, where it has a limit.
+    """
+    octave = 1 << (length - 1).bit_length()
+    unit = octave // 4 if octave <= 64 else octave // 8
+    bucket = max(8, -(-length // max(1, unit)) * unit)
+    return bucket if most is None else min(bucket, most)
+
+
+def shape_of(frozen: Frozen, length: int, *, n_mem: int) -> Shape:
+    """Return the shape that texts of a length run at: the same whenever it is asked on one machine.
+
+    As many texts at once as the least power of two that fills POSITIONS, from 8 to SLOTS, halved until the prediction
+    fits into SHARE of the device's memory.
+    """
+    padded = bucket_of(length)
+    kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
+    slots = min(SLOTS[kind], max(8, 1 << (-(-POSITIONS[kind] // padded) - 1).bit_length()))
+    shape = Shape(n_mem, bucket_of(length, most=frozen.room(n_mem)), slots)
+    room = SHARE * total_bytes(frozen.device)
+    while shape.slots > 1 and predicted_bytes(frozen, shape) > room:
+        shape = replace(shape, slots=shape.slots // 2)
+    return shape
+
+
+_ALIKE: WeakKeyDictionary[Frozen, dict[tuple, dict[int, bool]]] = WeakKeyDictionary()
+
+
+def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, compile: bool) -> Shape:
+    """Return the shape with the fewest slots, a power-of-two part of them, that hold the tasks and give the same bits.
+
+    A matrix product may add in another order at another size. Whether it does on this machine is tried, once for each
+    number of slots, by a step of random texts both ways; what differs in one bit is not taken. Compiled, every number
+    would be a graph of its own: it stays as it is.
+    """
+    narrow = 1 << (max(1, n_tasks) - 1).bit_length()
+    if compile or narrow >= shape.slots:
+        return shape
+    known = _ALIKE.setdefault(frozen, {}).setdefault((recipe.loss, shape, torch.get_num_threads()), {})
+    if narrow not in known:
+        try:
+            known.update(_alike(frozen, recipe, shape, narrow))
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            known[narrow] = False  # what has no room for the trial has none for all slots: the batch will find out
+    return replace(shape, slots=min((n for n, alike in known.items() if alike and n >= narrow), default=shape.slots))
+
+
+def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, least: int) -> dict[int, bool]:
+    """Return for `least` slots and its doubles below `slots`, up to the first that is, whether it gives the same bits.
+
+    Each is tried where `slots` are parted into it: at the first place, the last, and one between.
+    """
+    n_mem, bucket, slots = shape.n_mem, shape.bucket, shape.slots
+    device, generator = frozen.device, torch.Generator().manual_seed(0)
+    mem, first, second = (
+        (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device) for _ in range(3)
+    )
+    targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator).to(device)
+    weights = torch.full((slots, bucket), 1 / bucket, device=device)
+    state = State(mem, first, second * second, torch.arange(slots, device=device).float())
+    flat = (*state, frozen.embed(targets[:, :-1]), targets, weights)
+    move = step(frozen, recipe, n_mem=n_mem, follow_bits=True)
+
+    def moved(at: int, size: int) -> list[Tensor]:
+        own = [tensor[at : at + size].clone() for tensor in flat]
+        state, right, finite, bits = move(State(*own[:4]), *own[4:])
+        assert bits is not None
+        return [state.mem, state.first, state.second, right, finite, bits]
+
+    whole, found = moved(0, slots), {}
+    while least < slots and not any(found.values()):
+        places = {0, slots // least // 2 * least, slots - least} if slots % least == 0 else set()
+        found[least] = bool(places) and all(
+            torch.equal(part, every[at : at + least])
+            for at in places for part, every in zip(moved(at, least), whole, strict=True)
+        )  # fmt: skip
+        least *= 2
+    return found

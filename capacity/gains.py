@@ -1,0 +1,223 @@
+"""What vectors take out of texts that no longer fit: gain as the paper averages it, each text's own plateau, n vectors.
+
+Past its limit a vector takes the same number of bits out of a text, however long: bits after = bits before - C. C is
+the plateau. Bits are those of positions 2..N.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import polars as pl
+from scipy import optimize
+
+from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, summarise
+
+
+def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
+
+    Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
+    exact) is the caller's choice. Texts are resampled, each with all its rows.
+    """
+    return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
+
+
+def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, least: bool = False) -> pl.DataFrame:
+    """Return the mean over rows of (bits without [mem] - bits with), positions 2..N, bits, and interval.
+
+    least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
+    of a recipe that doesn't follow bits are refused with ValueError.
+    """
+    return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
+
+
+def utilisation(
+    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, bits: float = 16, least: bool = False
+) -> pl.DataFrame:
+    """Return gain / capacity, in tokens (the paper's) and in bits: *by, value, low, high, n, degenerate.
+
+    Tokens: token gain / theory.token_capacity, V the rows of the embedding. Bits: information gain /
+    theory.bit_capacity. At most about 1, negative where [mem] hurts. Columns end with `unit`.
+    """
+    capacity = pl.col("n_mem") * pl.col("d_model") * bits
+    shares = {
+        "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
+        "bits": (pl.col("bits_without") - _bits_with(rows, least=least)) / capacity,
+    }
+    return pl.concat(mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
+
+
+def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
+    if least and rows["bits_with_min"].null_count():
+        raise ValueError(
+            "some rows have no bits_with_min (their loss has no bits); take recipe 'paper', or least=False"
+        )
+    return pl.col("bits_with_min" if least else "bits_with")
+
+
+_PASSED = 0.99  # the paper's gains see rows whose accuracy is at most this
+_GRID = 200  # places a plateau is looked for at first, evenly from 0 to the most bits of a row
+
+
+def bits_with(rows: pl.DataFrame) -> pl.Expr:
+    """Return the bits of positions 2..N with [mem]: the least over the steps, as in the paper, where they are known.
+
+    Where a recipe does not follow bits (its loss has none), those of the vector kept.
+    """
+    return pl.coalesce("bits_with_min", "bits_with") if "bits_with_min" in rows.columns else pl.col("bits_with")
+
+
+def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the mean gains as the paper averages them: *by, unit (bits, tokens), value, low, high, n, degenerate.
+
+    Over rows whose accuracy is at most 0.99, all lengths together, each row's mean gain of a position times N, of
+    which N - 1 are scored: too large by N / (N - 1). n counts texts, which are resampled with all their rows; groups
+    that lack such rows are left out.
+
+    Raises ValueError if no group has such a row.
+
+    Source: Kuratov et al. 2025, Table 1; its repository's notebooks.
+    """
+    part = pl.col("length") / (pl.col("length") - 1)
+    gains = {
+        "bits": (pl.col("bits_without") - bits_with(rows)) * part,
+        "tokens": (pl.col("correct_with") - pl.col("correct_without")) * part,
+    }
+    failed = rows.filter(accuracy() <= _PASSED)
+    if failed.is_empty():
+        raise ValueError(f"no fit of {rows.height} failed, so there is no plateau to average; give longer texts")
+
+    return pl.concat(mean(failed, gain, by).with_columns(unit=pl.lit(unit)) for unit, gain in gains.items())
+
+
+def plateau_of(before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray) -> float:
+    """Return C of `after = max(before - C, 0)` by least squares, bits, in [0, most of before].
+
+    before, after: bits of rows without and with [mem], of the same length. Rows with fewer bits than C are held to
+    be solved and do not move it; what a solved row has left does. The squares may have several valleys: the lowest on
+    an even grid is followed down.
+
+    Raises ValueError for no rows, or values that are not finite.
+
+    >>> round(plateau_of([2, 5, 30, 60], [0, 0, 20, 50]), 3)
+    10.0
+    """
+    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if not len(x) or x.shape != y.shape or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"{len(x)} rows before, {len(y)} after; give as many finite bits of each, at least one")
+
+    def squares(c: float | np.ndarray) -> float:
+        return float(((y - np.clip(x - float(np.squeeze(c)), 0, None)) ** 2).sum())
+
+    if x.max() <= 0:
+        return 0.0
+    found = optimize.brute(squares, ((0.0, x.max()),), Ns=_GRID, finish=optimize.fmin)
+    return float(np.clip(np.squeeze(found), 0.0, x.max()))
+
+
+def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return each text's own plateau: *by, text_id, bits, tokens, solved, over all of its lengths and seeds.
+
+    bits: C of `plateau_of`; tokens: mean token gain over its rows with at least as many bits before, positions 2..N;
+    solved: every row is exact, so that the plateau is not reached and both are the most that its rows show.
+    """
+    made = rows.with_columns(
+        bits_with(rows).alias("after"), exact(), (pl.col("correct_with") - pl.col("correct_without")).alias("gain")
+    )
+
+    def one(part: pl.DataFrame) -> dict:
+        if part["exact"].all():
+            gained = (part["bits_without"] - part["after"]).max()
+            return {"bits": gained, "tokens": float(part["gain"].max()), "solved": True}  # pyright: ignore
+        bits = plateau_of(part["bits_without"].to_numpy(), part["after"].to_numpy())
+        past = part.filter(pl.col("bits_without") >= bits)
+        return {"bits": bits, "tokens": past["gain"].mean(), "solved": False}
+
+    return summarise(made, [*by, "text_id"], one)
+
+
+def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "bits") -> pl.DataFrame:
+    """Return the mean of the texts' own plateaus: *by, value, low, high, n, degenerate, n_solved.
+
+    unit: bits or tokens. n_solved: texts that always fit, which make the mean a lower bound.
+    """
+
+    def one(part: pl.DataFrame) -> dict:
+        return asdict(interval(part[unit])) | {"n_solved": int(part["solved"].sum())}
+
+    return summarise(plateaus(rows, by=by), by, one)
+
+
+def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the slope of bits after on bits before by least squares: *by, value, low, high, n, degenerate.
+
+    Over the rows that are not exact; 1 where there is a plateau, below 1 where the gain goes on growing with the text.
+    Texts are resampled with all their rows. Groups without two such rows of different bits before are left out.
+
+    Raises ValueError if no group has them.
+    """
+    failed = rows.with_columns(bits_with(rows).alias("after")).filter(~exact())
+    failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1)
+    if failed.is_empty():
+        raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
+    x, y = pl.col("bits_without"), pl.col("after")
+
+    def one(part: pl.DataFrame) -> dict:
+        sums = part.group_by("text_id", maintain_order=True).agg(
+            pl.len(), x.sum().alias("x"), y.sum().alias("y"), (x * x).sum().alias("xx"), (x * y).sum().alias("xy")
+        )
+        whole = np.polyfit(part["bits_without"].to_numpy(), part["after"].to_numpy(), 1)[0]
+
+        def drawn(texts: np.ndarray) -> float:
+            n, sum_x, sum_y, sum_xx, sum_xy = texts.sum(axis=0)
+            width = n * sum_xx - sum_x**2
+            # A draw of one text at one length has no slope of its own.
+            return float((n * sum_xy - sum_x * sum_y) / width if width > 1e-9 * n * sum_xx else whole)
+
+        return asdict(interval(sums.drop("text_id").to_numpy().astype(float), statistic=drawn, method="percentile"))
+
+    return summarise(failed, by, one)
+
+
+def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the bits of the longest prefix each text gave back, decoded free-running whole: *by, text_id, bits.
+
+    Bits without [mem] of its positions 2..N: what the vectors had to add for the model to tell it. 0 where nothing
+    longer than a token was decoded; over seeds, the mean.
+    """
+    whole = pl.col("decoded_tokens") == pl.col("length")
+    seeds = rows.group_by([*by, "text_id", "seed"], maintain_order=True).agg(
+        pl.col("bits_without").filter(whole).max().fill_null(0.0).alias("bits")
+    )
+    return seeds.group_by([*by, "text_id"], maintain_order=True).agg(pl.col("bits").mean()).sort([*by, "text_id"])
+
+
+def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) -> pl.DataFrame:
+    """Return bits a vector by number of vectors, and their share of one vector's.
+
+    Columns: *by, n_mem, value, low, high, n, degenerate, share, share_low, share_high.
+
+    texts: by, n_mem, text_id, bits (of all vectors together), as from `plateaus` and `given_back`. share: mean bits a
+    vector over the mean bits of one alone, texts resampled with both; 1 where n vectors hold n times as much; null
+    where one alone holds nothing.
+
+    Raises ValueError where one vector was not measured on the same texts.
+    """
+    alone = texts.filter(n_mem=1).select(*by, "text_id", pl.col("bits").alias("alone"))
+    both = texts.join(alone, on=[*by, "text_id"], how="left", maintain_order="left")
+    if both["alone"].null_count():
+        raise ValueError("some texts were not measured with one vector; add n_mem 1 for the same texts")
+
+    def one(part: pl.DataFrame) -> dict:
+        each = part.select(pl.col("bits") / pl.col("n_mem"), "alone").to_numpy()
+        shares = dict.fromkeys(("share", "share_low", "share_high"))
+        if each[:, 1].any():
+            least = each[:, 1][each[:, 1] > 0].min() / len(each)  # a draw of texts that one vector can't hold has none
+            share = interval(each, statistic=lambda chosen: chosen[:, 0].mean() / max(chosen[:, 1].mean(), least))
+            shares = {"share": share.value, "share_low": share.low, "share_high": share.high}
+        return asdict(interval(each[:, 0])) | shares
+
+    return summarise(both, [*by, "n_mem"], one).with_columns(
+        pl.col("share", "share_low", "share_high").cast(pl.Float64)
+    )

@@ -1,0 +1,128 @@
+"""Frozen causal language models: found, loaded, checked; their facts without their weights."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers  # its classes take seconds to import: not before a model is loaded
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from capacity.models import heads
+from capacity.models.checkpoints import (
+    EMBEDDED,
+    ModelError,
+    commit_of,
+    context_of,
+    describe,
+    digest,
+    loading,
+    locate,
+    tokenizer_digest,
+)
+from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
+
+__all__ = [
+    "BOS", "DTYPES", "EMBEDDED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
+    "describe", "digest", "load", "locate", "tokenizer_digest",
+]  # fmt: skip
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    attention: str | None = None,
+    bos: str = "none",
+) -> Frozen:
+    """Return the model, frozen and in evaluation mode.
+
+    Args:
+        name: an embedded name, a local folder, or a name on the hub, OWNER/NAME or OWNER/NAME@REVISION.
+        revision: a commit, branch or tag of the hub, where the name has none.
+        device: None takes CUDA, then MPS, then CPU; `auto` spreads the model over all GPUs (extra `sharded`).
+        dtype: float32 (None), bfloat16 or float16.
+        attention: an implementation of transformers (`sdpa`, `eager`, ...); None takes the model's own choice.
+        bos: policy for the beginning-of-sequence token, one of BOS.
+
+    Raises ModelError when there is no such model, it has no safetensors, it needs code from a hub, the device is not
+    there, or the tokenizer has no token that the policy needs.
+    """
+    kind = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype or "float32")
+    if kind not in DTYPES.values():
+        raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    if bos not in BOS:
+        raise ModelError(f"unknown bos {bos!r}; known are {', '.join(BOS)}")
+    place = _place(device)
+    folder = locate(name, revision=revision)
+    config, tokenizer = describe(name, folder)
+    if bos != "none":
+        bos_id(tokenizer, name=name)
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if place is None:
+        options["device_map"] = "auto"
+    with loading(name), _no_bars():
+        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    model, report = found
+    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if wrong:  # transformers makes them up
+        raise ModelError(
+            f"{len(wrong)} weights of {name!r} are not in its files, or of another shape than its config says "
+            f"({', '.join(wrong[:3])}); give files of a whole causal model"
+        )
+    if place is not None:
+        torch.nn.Module.to(model, place)
+    return freeze(model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder))
+
+
+def freeze(
+    model: "transformers.PreTrainedModel",
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    revision: str,
+    bos: str = "none",
+    commit: str | None = None,
+) -> Frozen:
+    """Return a causal model that is in memory already, frozen and in evaluation mode; see Frozen for the fields."""
+    model.eval().requires_grad_(False)
+    weight, bias = heads.linear(model)
+    return Frozen(
+        model, tokenizer, name, revision, weight, bias, bos, commit, None if weight is not None else heads.tail(model)
+    )
+
+
+def _place(device: str | torch.device | None) -> torch.device | None:
+    """Return the device for a whole model, or None to spread it over all; raises ModelError if that can't be."""
+    if device == "auto":
+        if importlib.util.find_spec("accelerate") is None:
+            raise ModelError("device='auto' needs accelerate; install it (the extra `sharded`), or name one device")
+        return None
+    if device is None:
+        found = (("cuda", torch.cuda), ("mps", torch.backends.mps))
+        device = next((kind for kind, there in found if there.is_available()), "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ModelError(
+            f"no device {str(device)!r} here ({reason}); give cpu, cuda, cuda:N, mps, auto or None"
+        ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

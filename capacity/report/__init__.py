@@ -1,0 +1,244 @@
+"""A notebook and parameters in, an executed notebook and an offline HTML page out."""
+
+import contextlib
+import difflib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+from traitlets import default
+from traitlets.config import Config
+
+from capacity import harmless, provenance, resources
+from capacity.report import page
+from capacity.report.parameters import check, declared, share
+
+_TITLE = "How much fits into one vector?"
+_PICTURE = "01_decoding_capacity"  # its first chart stands on the index
+_DAY_SECONDS = 86_400.0
+_OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
+
+
+class NotebookError(RuntimeError):
+    """A notebook that ran and failed; what it gave up to then is in `executed`."""
+
+    def __init__(self, executed: Path, reason: str) -> None:
+        super().__init__(f"{executed.stem} failed: {reason}")
+        self.executed = executed
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How one notebook ended."""
+
+    name: str
+    status: str  # complete, failed
+    reason: str  # "" if complete
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a build did; `failed` decides the exit code."""
+
+    index: Path
+    results: tuple[Result, ...]
+
+    @property
+    def failed(self) -> tuple[Result, ...]:
+        """Return the notebooks that failed, in order."""
+        return tuple(result for result in self.results if result.status == "failed")
+
+
+def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | None = None) -> Path:
+    """Return the path of the executed notebook, `<out>/<name>.ipynb`, written whole or not at all.
+
+    `source` is a py:percent file, `given` goes after its parameters cell, `timeout` is in seconds a cell. The
+    kernel is this interpreter, in the caller's working folder. ParameterError before a kernel starts;
+    NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of time.
+    """
+    values = check(source, given)
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    run = _provenance(source, values)
+    reason, started = "", time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
+        draft = Path(scratch) / "draft.ipynb"
+        # sockets in a folder of our own: of two kernels that start at once, both may pick the same TCP port
+        transport = "ipc" if os.name == "posix" else "tcp"
+        connection = {"transport": transport, "connection_file": str(Path(scratch) / "kernel.json")}
+        try:
+            papermill.execute_notebook(
+                notebook,
+                draft,
+                given,
+                kernel_name="python3",
+                language="python",
+                cwd=Path.cwd(),
+                progress_bar=False,
+                execution_timeout=timeout,
+                iopub_timeout=_OUTPUT_SECONDS,
+                kernel_manager_class=_KernelManager,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                config=Config(KernelManager=connection),
+            )
+        except PapermillExecutionError as error:
+            reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        except CellTimeoutError as error:
+            reason = str(error).splitlines()[0]
+        except DeadKernelError:
+            reason = "the kernel died; it was killed, ran out of memory or left by itself"
+        except RuntimeError as error:
+            reason = f"the kernel did not start: {error}"
+        if draft.exists():
+            notebook = nbformat.read(draft, as_version=4)
+    notebook.metadata.pop("papermill", None)  # it names paths of this machine
+    status = "failed" if reason else "complete"
+    run |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
+    notebook.metadata["capacity"] = run
+    executed = out / f"{source.stem}.ipynb"
+    _write(executed, nbformat.writes(notebook))
+    if reason:
+        raise NotebookError(executed, reason)
+    return executed
+
+
+def build(
+    names: Iterable[str] | None = None,
+    *,
+    out: Path = Path("build/report"),
+    given: dict[str, Any] | None = None,
+    folder: Path | None = None,
+    timeout: int | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Return how each notebook ended, after writing its page, the index and `assets/` into `out`.
+
+    `names` are stems of `folder`, by default all of the project's notebooks below 90, run one after another.
+    Each gets those of the parameters in `given` that it has; ParameterError, before any runs, for one that
+    none has. A notebook that fails has a page, too, and stops no other. `progress` goes to stderr.
+    """
+    folder = folder or resources.notebooks()
+    sources = _selected(names, folder)
+    shares = share(sources, given or {})
+    _clean(out)
+    _write_script(out / "assets" / "vega.js")
+    results: list[Result] = []
+    _write(out / "index.html", _index(folder, sources, out))
+    hidden = None if progress else True  # None: the bar, with the time left, is for a terminal alone
+    with tqdm(sources, unit="notebook", smoothing=0, file=sys.stderr, disable=hidden, leave=False) as bar:
+        for source in bar:
+            bar.set_description(source.stem)
+            results.append(result := _make(source, shares[source.stem], out, timeout))
+            _write(out / "index.html", _index(folder, sources, out))
+            if progress:
+                why = f": {result.reason}" if result.reason else ""
+                line = f"{result.name}: {result.status} in {result.seconds:.1f} s{why}"
+                bar.write(harmless.visible(line), file=sys.stderr)
+    return Summary(index=out / "index.html", results=tuple(results))
+
+
+class _KernelManager(AsyncKernelManager):
+    """Kernels of the running interpreter, whatever kernels are registered on the machine."""
+
+    @default("kernel_spec_manager")
+    def _native_only(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
+def _make(source: Path, given: dict[str, Any], out: Path, timeout: int | None) -> Result:
+    reason, started = "", time.monotonic()
+    try:
+        executed = execute(source, given, out=out, timeout=timeout)
+    except NotebookError as error:
+        executed, reason = error.executed, error.reason
+    _write(out / f"{source.stem}.html", page.page(executed))
+    status = "failed" if reason else "complete"
+    return Result(name=source.stem, status=status, reason=reason, seconds=time.monotonic() - started)
+
+
+def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:
+    if names is None:
+        return sorted(folder.glob("[0-8]*.py"))
+    there = {path.stem: path for path in sorted(folder.glob("[0-9]*.py"))}
+    for name in (names := list(names)):
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"unknown notebook {name!r}; allowed are {', '.join(there)}{hint}")
+    return [there[name] for name in sorted(set(names))]
+
+
+def _index(folder: Path, sources: list[Path], out: Path) -> str:
+    entries, picture = [], None
+    for source in sorted({*folder.glob("[0-8]*.py"), *sources}):
+        executed = out / f"{source.stem}.ipynb"
+        notebook = page.read(executed) if executed.exists() else harmless.plain(jupytext.read(source))
+        run = notebook["metadata"].get("capacity", {"status": "not run", "seconds": None})
+        title, question = page.heading(notebook)
+        entries.append(
+            page.Entry(
+                name=source.stem,
+                title=title or source.stem,
+                question=question,
+                status=run["status"],
+                seconds=run["seconds"],
+                link=f"{source.stem}.html" if executed.exists() else "",
+            )
+        )
+        if source.stem == _PICTURE:
+            picture = page.first_chart(notebook)
+    return page.index(_TITLE, entries, picture)
+
+
+def _provenance(source: Path, values: dict[str, Any]) -> dict[str, Any]:
+    known = declared(source)
+    table = [{"name": name, "value": repr(values[name]), "unit": known[name].comment} for name in known]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": provenance.machine(),
+        "parameters": table,
+        "versions": [f"{name} {version}" for name, version in provenance.versions().items()],
+    }
+
+
+def _write_script(path: Path) -> None:
+    version = importlib.metadata.version("vl-convert-python")
+    mark = f"// Vega, from vl-convert-python {version}\n"
+    if not path.exists() or not path.read_text(encoding="utf-8").startswith(mark):
+        _write(path, mark + page.script())
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        # a lone surrogate has no UTF-8; as \udXXX it is what JSON would write
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _clean(out: Path) -> None:
+    for part in out.rglob(".*.part"):  # left by a kill; a young one is being written by another build
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _DAY_SECONDS:
+                part.unlink()

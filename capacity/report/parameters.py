@@ -1,0 +1,147 @@
+"""What a notebook may be told: the literals of its parameters cell, and a check of what is given."""
+
+import ast
+import difflib
+import io
+import keyword
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+
+_SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_ANNOTATIONS = "int, float, str, bool, None, list[...] and unions of them with |"
+
+
+class ParameterError(ValueError):
+    """A parameter that the notebook does not have, or a value that its annotation does not allow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One line of a parameters cell."""
+
+    name: str
+    annotation: str  # as written, for example list[str]
+    default: Any  # a literal
+    comment: str  # the trailing comment: the unit
+
+
+def declared(source: Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name, in the order of its cell tagged `parameters`.
+
+    `source` is a py:percent file; without such a cell there are none. ParameterError where the cell holds
+    anything but annotated literals.
+    """
+    cells = [
+        cell.source
+        for cell in jupytext.read(source).cells
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+    ]
+    if len(cells) > 1:
+        raise ParameterError(f"{source.name} has {len(cells)} parameters cells; leave one")
+    return _parse(cells[0], source.name) if cells else {}
+
+
+def check(source: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the values a notebook would run with: its defaults, then those given, by name.
+
+    Nothing is run. ParameterError for a name that is no identifier or not in the parameters cell, and for a
+    value of another type than annotated: a bool is no int, an int is a float, lists are checked item by item.
+    """
+    known = declared(source)
+    for name, value in given.items():
+        _check_name(name, list(known), source.stem)
+        annotation = known[name].annotation
+        if not _fits(value, _expression(annotation)):
+            raise ParameterError(
+                f"{source.stem}: {name} = {value!r} is a {type(value).__name__}; "
+                f"allowed is {annotation}, for example {known[name].default!r}"
+            )
+    return {name: parameter.default for name, parameter in known.items()} | given
+
+
+def share(sources: list[Path], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each notebook gets of `given`, by stem: the parameters that it has.
+
+    ParameterError as from `check`, and for a name that no notebook of `sources` has.
+    """
+    known = {source.stem: declared(source) for source in sources}
+    every = list(dict.fromkeys(name for own in known.values() for name in own))
+    for name in given:
+        _check_name(name, every, "the notebooks")
+    shares = {stem: {name: given[name] for name in given if name in own} for stem, own in known.items()}
+    for source in sources:
+        check(source, shares[source.stem])
+    return shares
+
+
+def _check_name(name: str, allowed: list[str], where: str) -> None:
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ParameterError(f"{where}: {name!r} is no parameter name; allowed are {', '.join(allowed) or 'none'}")
+    if name not in allowed:
+        close = difflib.get_close_matches(name, allowed, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ParameterError(f"{where}: unknown parameter {name!r}; allowed are {', '.join(allowed) or 'none'}{hint}")
+
+
+def _parse(cell: str, where: str) -> dict[str, Parameter]:
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError as error:
+        raise ParameterError(f"{where}: the parameters cell is no Python: {error}") from error
+    comments = {
+        token.start[0]: token.string.lstrip("#").strip()
+        for token in tokenize.generate_tokens(io.StringIO(cell).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found: dict[str, Parameter] = {}
+    for statement in statements:
+        line = ast.unparse(statement)
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                pass
+            case _:
+                raise ParameterError(f"{where}: {line!r} is no parameter; write `name: type = literal  # unit`")
+        if not _is_known(annotation):
+            raise ParameterError(f"{where}: the annotation of {line!r} is not understood; use {_ANNOTATIONS}")
+        try:
+            default = ast.literal_eval(value)
+        except ValueError as error:
+            raise ParameterError(f"{where}: the value of {line!r} is no literal; derive it in a later cell") from error
+        if name in found or not _fits(default, annotation):
+            fault = "is set twice" if name in found else "does not fit its annotation"
+            raise ParameterError(f"{where}: {line!r} {fault}")
+        comment = comments.get(statement.end_lineno or 0, "")
+        found[name] = Parameter(name=name, annotation=ast.unparse(annotation), default=default, comment=comment)
+    return found
+
+
+def _expression(annotation: str) -> ast.expr:
+    return ast.parse(annotation, mode="eval").body
+
+
+def _is_known(annotation: ast.expr) -> bool:
+    match annotation:
+        case ast.Constant(value=None):
+            return True
+        case ast.Name(id=name):
+            return name in _SCALARS
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return _is_known(item)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _is_known(left) and _is_known(right)
+    return False
+
+
+def _fits(value: Any, annotation: ast.expr) -> bool:
+    match annotation:
+        case ast.Name(id=name):
+            return type(value) in _SCALARS[name]
+        case ast.Subscript(slice=item):
+            return type(value) is list and all(_fits(one, item) for one in value)
+        case ast.BinOp(left=left, right=right):
+            return _fits(value, left) or _fits(value, right)
+    return value is None

@@ -1,0 +1,127 @@
+"""Immutable Parquet shards, each named by the hash of its bytes: written whole, read where whole."""
+
+import contextlib
+import hashlib
+import io
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from capacity.store.schema import SCHEMA
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be read or written as it is; the message says what to do."""
+
+
+class StoreWarning(UserWarning):
+    """A shard was left out of what was read, or could not be written yet."""
+
+
+_LEFTOVER_SECONDS = 3600.0  # a temporary file this old belongs to no writer any more
+_R = TypeVar("_R")
+
+
+def until_it_stays(attempt: Callable[[], _R]) -> _R:
+    """Return what `attempt` returns, tried again where a shard vanishes under it; StoreError if they never stay."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):  # a shard was merged away under us: list the folder again
+            return attempt()
+    raise StoreError("shards vanish as fast as they are listed; wait until other processes have compacted")
+
+
+def collect(
+    shards: list[Path],
+    columns: Sequence[str] | None,
+    keys: set[str] | None,
+    waiting: Sequence[pl.DataFrame] = (),
+) -> pl.DataFrame:
+    """Return the rows of shards, and of frames that wait, as Store.read does."""
+    columns = list(SCHEMA) if columns is None else list(columns)
+    if unknown := sorted(set(columns) - SCHEMA.keys()):
+        raise ValueError(f"unknown columns {unknown}; choose from {', '.join(SCHEMA)}")
+    names = [str(path) for path in shards]
+    by_name = {"glob": False, "hive_partitioning": False, "include_file_paths": "shard"}
+    files = pl.scan_parquet(shards, schema=SCHEMA, missing_columns="insert", **by_name)
+    ranks = pl.col("shard").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    last = pl.lit(len(names), pl.Int64).alias("shard")
+    rows = pl.concat([files.with_columns(ranks), *(frame.lazy().with_columns(last) for frame in waiting)])
+    if keys is not None:
+        rows = rows.filter(pl.col("key").is_in(sorted(keys)))
+    rows = rows.filter(pl.col("shard") == pl.col("shard").min().over("key"))
+    try:
+        return rows.sort("key", "probe", maintain_order=True).select(columns).collect()
+    except (pl.exceptions.SchemaError, pl.exceptions.ComputeError) as error:
+        raise StoreError(
+            f"a shard was written by another version: {error}. Read it with that version, "
+            "or choose another folder (--store, CAPACITY_STORE)"
+        ) from error
+
+
+def valid(folder: Path, verified: set[tuple], *, set_aside: bool) -> list[Path]:
+    """Return the shards of a folder whose bytes hash to their names; others are warned of, or moved to damaged/."""
+    shards = []
+    for path in sorted(folder.glob("*.parquet")):
+        stat = path.stat()
+        seen = (path.name, stat.st_size, stat.st_mtime_ns)
+        if seen not in verified and not path.stem.endswith(hashlib.sha256(path.read_bytes()).hexdigest()):
+            _report_damaged(path, set_aside=set_aside)
+            continue
+        verified.add(seen)
+        shards.append(path)
+    return shards
+
+
+def _report_damaged(path: Path, *, set_aside: bool) -> None:
+    outcome = "it stays where it is"
+    if set_aside:
+        try:
+            (path.parent / "damaged").mkdir(exist_ok=True)
+            path.replace(path.parent / "damaged" / path.name)
+            outcome = "it is moved to damaged/"
+        except OSError as error:  # a folder that may only be read, or another process was first
+            outcome = f"it could not be moved ({error})"
+    message = f"{path} is damaged, its bytes do not hash to its name: its cells count as missing; {outcome}"
+    warnings.warn(message, StoreWarning, stacklevel=2)
+
+
+def write(folder: Path, frame: pl.DataFrame, *, when: str | None = None) -> None:
+    """Write rows as one shard, whole or not at all; `when` sorts it among the others. Raises StoreError."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd")
+    data = buffer.getvalue()
+    when = when or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    name = f"{when}-{secrets.token_hex(8)}-{hashlib.sha256(data).hexdigest()}.parquet"
+    part = folder / f".{name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):  # its writer renamed it, or another one removed it
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                    leftover.unlink()
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+        if os.name == "posix":  # the new name outlasts a power cut only when the folder is on disk, too
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    except OSError as error:
+        raise StoreError(
+            f"{frame.height} rows could not be written to {folder} ({error}); what is there is intact. "
+            "Free space or choose another folder (--store, CAPACITY_STORE), then try again"
+        ) from error

@@ -1,0 +1,138 @@
+"""What is measured: an experiment names one cell, and a grid is a product of settings."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from capacity import fitting, models, texts
+from capacity.fitting import BUDGET
+from capacity.models import BOS, DTYPES
+from capacity.texts import Text
+
+PROTOCOL = 1  # part of every key: raised when the meaning of a row changes
+LOADED = ("dtype", "attention", "device", "bos")  # settings of models.load
+SEARCHES = ("fixed", *fitting.SEARCHES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One text under one set of conditions."""
+
+    model: str  # embedded name, folder or hub name, OWNER/NAME or OWNER/NAME@REVISION
+    source: str = "embedded"  # of the text
+    text_index: int = 0  # place in the seeded sample
+    text_seed: int = 0  # of the sample
+    n_mem: int = 1  # vectors
+    length: int = 64  # tokens: of the text (`fixed`), or the most that is tried
+    scored_from: int = 0  # 0: all tokens are predicted; 1: t1 is given, as in the paper
+    recipe: str = "default"  # a key of fitting.RECIPES
+    search: str = "grow"  # `fixed`: one fit at `length`; else a key of fitting.SEARCHES
+    budget: int = BUDGET  # token-steps of a search
+    seed: int = 0  # of the start
+    bos: str = "none"  # a key of models.BOS; `after_mem`: it is t1, given and counted, as in the paper's Llama runs
+    dtype: str = "float32"  # of the weights
+    attention: str | None = None  # implementation of transformers; None: the model's own choice
+    device: str | None = None  # cpu, cuda or mps; None: the best of the machine
+    trace: bool = False  # keep right tokens and bits at every step
+
+    def check(self) -> None:
+        """Raise ValueError for the first setting that is not allowed, saying what is."""
+        fitting.recipe(self.recipe)
+        texts.check(self.source)
+        for name, value, allowed in [
+            ("search", self.search, SEARCHES),
+            ("scored_from", self.scored_from, (0, 1)),
+            ("dtype", self.dtype, tuple(DTYPES)),
+            ("bos", self.bos, BOS),
+        ]:
+            if value not in allowed:
+                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, allowed))}")
+        for name, least in [("n_mem", 1), ("length", 1 + self.scored_from), ("budget", 1), ("text_index", 0)]:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        if self.bos == "after_mem" and not self.scored_from:
+            raise ValueError("bos='after_mem' makes BOS the given first token; it needs scored_from=1")
+
+    @property
+    def loaded(self) -> tuple:
+        """The model's name and its settings LOADED: cells that share them share the weights in memory."""
+        return self.model, *(getattr(self, name) for name in LOADED)
+
+    def key(self, text: Text, *, revision: str, tokenizer_digest: str) -> str:
+        """Return 32 hex digits that change with anything that may change the cell's rows."""
+        settings = asdict(self) | {"recipe": [self.recipe, asdict(fitting.recipe(self.recipe))]}
+        if self.search == "fixed":
+            del settings["budget"]
+        parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment with its text and key."""
+
+    experiment: Experiment
+    text: Text
+    key: str
+
+
+def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
+    """Return the product of all settings, each a value or a list of values of a field of Experiment.
+
+    n_texts: texts of each source, the first of its seeded sample.
+
+    Raises ValueError for an unknown field or a setting that is not allowed.
+
+    >>> [e.length for e in grid(model="llama-64", length=[8, 16], n_texts=1)]
+    [8, 16]
+    """
+    known = {field.name for field in fields(Experiment)} - {"text_index"}
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(f"unknown settings {unknown}; known are n_texts, {', '.join(sorted(known))}")
+    if n_texts < 1:
+        raise ValueError(f"n_texts is {n_texts}; at least 1 is needed")
+    lists = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
+    found = [
+        Experiment(**dict(zip(settings, values, strict=True)), text_index=index)
+        for values in product(*lists)
+        for index in range(n_texts)
+    ]
+    for one in dict.fromkeys(found):
+        one.check()
+    return list(dict.fromkeys(found))
+
+
+def cells(experiments: Iterable[Experiment]) -> list[Cell]:
+    """Return the experiments with their texts and keys, in the same order; no weights are loaded.
+
+    Raises ValueError (ModelError, TextError) for an unknown model or source, or texts too short or too few.
+    """
+    experiments = list(experiments)
+    groups: dict[tuple, list[Experiment]] = defaultdict(list)
+    for one in experiments:
+        groups[one.model, one.source, one.length, one.text_seed, one.bos].append(one)
+    found: dict[Experiment, Cell] = {}
+    known: dict[str, tuple] = {}
+    for (name, source, length, seed, bos), members in groups.items():
+        if name not in known:
+            folder = models.locate(name)
+            config, tokenizer = models.describe(name, folder)
+            context = models.context_of(config)
+            known[name] = tokenizer, context, models.digest(folder), models.tokenizer_digest(tokenizer)
+        tokenizer, context, revision, digest = known[name]
+        models.check_length(
+            length, max(one.n_mem for one in members), context=context, name=name, n_before=int(bos == "before_mem")
+        )
+        n_texts = 1 + max(one.text_index for one in members)
+        lead = (models.bos_id(tokenizer, name=name),) if bos == "after_mem" else ()  # t1, one of the length
+        sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length - len(lead), seed=seed)
+        for one in members:
+            text = sample[one.text_index]
+            text = replace(text, ids=(*lead, *text.ids))
+            key = one.key(text, revision=revision, tokenizer_digest=digest)
+            found[one] = Cell(one, text, key)
+    return [found[one] for one in experiments]

@@ -1,0 +1,76 @@
+"""Cells to rows: each fitted, then scored and decoded alone from its stored bytes."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from capacity import fitting, provenance
+from capacity.decoding import counts, decoded_tokens, teacher_forced
+from capacity.fitting import Probe, Task
+from capacity.models import Frozen
+from capacity.store import SCHEMA
+from capacity.sweep.experiment import Cell
+
+
+def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
+    """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
+
+    What is stored is scored again, alone, from its bytes; the last exact vector of a cell is decoded free-running.
+
+    frozen: the model of all cells; compile: see engine.run. Raises ValueError for a text that doesn't fit into its
+    context.
+    """
+
+    def kind(cell: Cell) -> tuple[str, str]:
+        return cell.experiment.recipe, cell.experiment.search
+
+    for (name, how), group in groupby(sorted(cells, key=kind), key=kind):
+        begun = [_task(frozen, cell) for cell in group]
+        advance = fitting.SEARCHES.get(how, fitting.stop)
+        for task in fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile):
+            yield rows(frozen, task.tag, task.probes)
+
+
+def _task(frozen: Frozen, cell: Cell) -> Task:
+    what = cell.experiment
+    searched = what.search in fitting.SEARCHES
+    return fitting.task(
+        frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from,
+        length=min(what.length, fitting.first_length(what.scored_from)) if searched else what.length,
+        budget=what.budget if searched else None, tag=cell, trace=what.trace,
+    )  # fmt: skip
+
+
+def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
+    """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector."""
+    what, ids = cell.experiment, torch.tensor([cell.text.ids])
+    without = teacher_forced(frozen, None, ids)
+    exact = [number for number, probe in enumerate(probes) if probe.status == "solved"]
+    found = []
+    for number, probe in enumerate(probes):
+        stored = probe.mem.numpy().tobytes()
+        mem = torch.from_numpy(np.frombuffer(stored, dtype=np.float32).reshape(probe.mem.shape).copy())
+        score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length])
+        decoded = None
+        if exact and number == exact[-1]:
+            decoded = decoded_tokens(frozen, mem, cell.text.ids[: probe.length], scored_from=what.scored_from)
+        found.append(
+            {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
+            | counts(score, without, probe.length)
+            | {
+                "key": cell.key, "source": what.source, "text_index": what.text_index,
+                "text_id": cell.text.id, "text_digest": cell.text.digest, "n_mem": what.n_mem,
+                "length": probe.length, "scored_from": what.scored_from, "recipe": what.recipe,
+                "search": what.search, "probe": number, "seed": what.seed, "init": "embedding_std",
+                "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
+                "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded,
+                "seconds": probe.seconds, "device": frozen.device.type, "versions": json.dumps(provenance.versions()),
+                "mem": mem.flatten().numpy(),
+                "curve_right": None if probe.curve is None else probe.curve.right,
+                "curve_bits": None if probe.curve is None else np.array(probe.curve.bits, dtype=np.float32),
+            }
+        )  # fmt: skip
+    return found

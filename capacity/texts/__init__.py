@@ -1,0 +1,117 @@
+"""Texts as token ids of an exact length, sampled from a named source by a seed."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from capacity.texts import sources
+from capacity.texts.documents import TextError
+
+_TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A text to be stored: its first `len(ids)` tokens under one tokenizer."""
+
+    source: str
+    index: int  # place in the seeded sample
+    id: str  # which passage, row or draw it is
+    ids: tuple[int, ...]  # token ids
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the token ids."""
+        return digest(self.ids)
+
+
+def digest(ids: Sequence[int]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of token ids, as little-endian 32-bit integers."""
+    return hashlib.sha256(np.asarray(ids, dtype="<u4").tobytes()).hexdigest()[:16]
+
+
+def check_text(text: str) -> None:
+    """Raise TextError if `text` is empty or holds lone surrogates, which no tokenizer can give back."""
+    if not text:
+        raise TextError("the text is empty; give at least one character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(f"the text holds a lone surrogate at character {error.start}; remove it") from error
+
+
+def encode(tokenizer, text: str, *, least: int = 1) -> list[int]:
+    """Return the token ids of `text`, with no special token added.
+
+    Raises TextError as `check_text`, and for fewer than `least` tokens (2 where the first one is given).
+    """
+    check_text(text)
+    ids = _ids(tokenizer, text)
+    if len(ids) < least:
+        raise TextError(f"the text has {len(ids)} tokens, at least {least} are needed; give a longer one")
+    return ids
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def check(source: str) -> None:
+    """Raise TextError if `source` names no source, or what it names can't be had."""
+    sources.named(source)
+
+
+def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) -> list[Text]:
+    """Return `n_texts` texts of exactly `length` tokens, the same for a seed on every machine.
+
+    A text that is too short is skipped; the first n of a larger sample are the sample of n.
+
+    Args:
+        source: a name as `sources.named` takes.
+        tokenizer: of transformers.
+        n_texts: at least 1.
+        length: tokens a text, at least 1.
+        seed: of the order of documents, or of the draws; 0 or more.
+
+    Raises TextError for an unknown source or when fewer texts are long enough; it says how many there are.
+    """
+    if n_texts < 1 or length < 1 or seed < 0:
+        raise TextError(f"n_texts is {n_texts}, length {length}, seed {seed}; at least 1, 1 and 0 are allowed")
+    draws = sources.named(source)(tokenizer, length, seed)
+    found: list[Text] = []
+    n_draws = _TRIES * n_texts if draws.n is None else draws.n
+    for index in range(n_draws):
+        name, drawn = draws.at(index)
+        ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
+        if len(ids) >= length:
+            found.append(Text(source=source, index=len(found), id=name, ids=tuple(ids[:length])))
+        if len(found) == n_texts:
+            return found
+    raise TextError(
+        f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
+        f"({n_draws - len(found)} are shorter); ask for fewer or shorter texts"
+    )
+
+
+def whole_lengths(source: str, tokenizer, *, n_texts: int, seed: int = 0) -> list[int]:
+    """Return how many tokens the first texts of a seed have before they are cut, shortest first.
+
+    Empty for a source that draws texts as long as asked for; fewer than `n_texts` where there are fewer.
+    """
+    draws = sources.named(source)(tokenizer, 1, seed)
+    texts = [draws.at(index)[1] for index in range(min(n_texts, draws.n or 0))]
+    return sorted(len(_ids(tokenizer, text)) for text in texts if isinstance(text, str))
+
+
+def drawn_lengths(n_texts: int, *, longest: int, seed: int = 0) -> list[int]:
+    """Return a length for each text, even over 2 to `longest` tokens: how the paper draws those of its random texts.
+
+    Raises TextError for fewer than 1 text or a longest below 2.
+
+    Source: Kuratov et al. 2025, train.py of its repository.
+    """
+    if n_texts < 1 or longest < 2:
+        raise TextError(f"n_texts is {n_texts} and longest {longest}; at least 1 and 2 are allowed")
+    return np.random.default_rng(seed).integers(2, longest + 1, size=n_texts).tolist()
