@@ -1,17 +1,25 @@
 # `make report`: set up, run the notebooks, write build/report/index.html. `make test`: set up, check, run the tests.
+# `make quick`: set up, check, run the fast tests.
 PYTHON ?= python3
 BIN := .venv/bin
 # The embedded models' tensors are too small to be shared out: one thread is as fast, and far faster on a busy machine.
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test check install measured picture families clean
+.PHONY: report test quick check install measured picture clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
 
+# By file, two processes; more with `make test PROCESSES=8`.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+
 test: check
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+quick: check
+	$(PYTEST) -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -31,15 +39,6 @@ picture: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from capacity.report import page; \
 		executed = Path('build/report/01_decoding_capacity.ipynb'); \
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
-
-# README's table of model families, as the tests find it.
-families: $(READY)
-	-$(BIN)/python -m pytest -q tests/test_families.py
-	$(BIN)/python -c "import re; from pathlib import Path; \
-		readme, found = Path('README.md'), Path('build/families.md').read_text(); \
-		mark = '<!-- {}families -->'; old = re.escape(mark.format('')) + '.*' + re.escape(mark.format('/')); \
-		new = f'{mark.format(\"\")}\n{found}{mark.format(\"/\")}'; \
-		readme.write_text(re.sub(old, lambda _: new, readme.read_text(), flags=re.S))"
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
 $(READY): pyproject.toml constraints.txt
