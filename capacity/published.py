@@ -13,10 +13,10 @@ SCHEMA = pl.Schema(
         "model": pl.String,  # name on the hub
         "source": pl.String,  # text source; null for a fact about the model
         "n_mem": pl.Int64,  # [mem] vectors; 0 is the model without any; null where there is nothing to count
-        "metric": pl.String,
+        "metric": pl.String,  # what differs beside the columns is in its name: information_gain_length_256
         "value": pl.Float64,  # in `unit`
         "sd": pl.Float64,  # standard deviation over rows, in `unit`; null where none is published
-        "unit": pl.String,  # billions, dimensions, nats, ratio, tokens, tokens/byte
+        "unit": pl.String,  # billions, dimensions, nats, ratio, steps, tokens, tokens/byte
         "where": pl.String,  # file and cell of the paper's repository
     }
 )

@@ -5,7 +5,7 @@ import pytest
 
 from capacity import published, resources, theory
 
-UNITS = {"billions", "dimensions", "nats", "ratio", "tokens", "tokens/byte"}
+UNITS = {"billions", "dimensions", "nats", "ratio", "steps", "tokens", "tokens/byte"}
 COUNTS = {
     ("kuratov2025", "Table 1"): 102,  # 14 models x 2 sources x 3 metrics, 6 x 3 for fanfics
     ("kuratov2025", "Eq. 1, Fig. 5"): 56,  # 14 x 4
@@ -18,7 +18,11 @@ COUNTS = {
     ("kuratov2025", "context-length ablation, length 512"): 5,
     ("kuratov2025", "context-length ablation, length 1568"): 5,
     ("tarasov2026", "project page"): 8,
+    ("kuratov2025", "gain by length"): 56,  # 9 models, 3 to 9 lengths
     ("tarasov2026", "reconstruction table"): 6,
+    ("tarasov2026", "depth and size table"): 23,  # 5 models x 5 depths, two of them not published
+    ("tarasov2026", "MMLU table"): 20,  # 4 models x 5
+    ("tarasov2026", "quickstart"): 4,
 }
 FACTS = {  # width, vocabulary, Eq. 1 in whole tokens, as the paper lists them
     "EleutherAI/pythia-160m": (768, 50304, 787),
@@ -121,6 +125,25 @@ def test_a_vector_cannot_gain_more_than_there_is():
     assert ablation.filter(n_mem=1)["value"].item() > ablation.filter(n_mem=0)["value"].max()
 
 
+def test_the_gain_by_length_is_near_table_1s_of_the_same_models():
+    lengths = published.load("kuratov2025", "gain by length")
+    means = lengths.group_by("model").agg(pl.col("value").mean())
+    table = published.load("kuratov2025", "Table 1").filter(metric="information_gain", source="pg19")
+    both = means.join(table, on="model", suffix="_table")
+    assert both.height == 9
+    assert (both["value"] / both["value_table"]).is_between(0.75, 1.1).all()
+
+
+def test_all_layers_are_the_model_of_the_project_page():
+    whole = published.load("tarasov2026", "project page").filter(metric="exact_length_teacher_forced")
+    depth = pl.col("metric").str.extract(r"_first_(\d+)_layers$").cast(pl.Int64)
+    table = published.load("tarasov2026", "depth and size table").with_columns(depth.alias("layers"))
+    assert table["layers"].null_count() == 0
+    both = table.filter(pl.col("layers") > 8).join(whole, on="model", suffix="_page")
+    assert sorted(both["model"]) == ["HuggingFaceTB/SmolLM2-1.7B", "meta-llama/Llama-3.1-8B"]
+    assert (both["value"] == both["value_page"]).all()
+
+
 def test_wide_keeps_the_numbers():
     rows = published.load("kuratov2025", "Table 1")
     table = published.wide(rows)
@@ -148,7 +171,9 @@ def test_wide_refuses_two_numbers_in_one_cell():
 def test_unknown_names_are_refused_with_those_allowed():
     with pytest.raises(ValueError, match=r"'kuratov'.*\['kuratov2025', 'tarasov2026'\]"):
         published.load("kuratov")
-    with pytest.raises(ValueError, match=r"'Table 1' in tarasov2026.*\['project page', 'reconstruction table'\]"):
+    with pytest.raises(
+        ValueError, match=r"'Table 1' in tarasov2026.*\['depth and size table', 'MMLU table', 'project page'"
+    ):
         published.load("tarasov2026", "Table 1")
     with pytest.raises(ValueError, match="'table1' in kuratov2025, tarasov2026"):
         published.load(item="table1")
