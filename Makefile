@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test check install measured picture families clean
+.PHONY: report test check install measured picture families real clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -48,6 +48,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--no-build-isolation --editable '.[dev]'
 	touch $@
+
+# A pretrained model: fetched (93 MB, once), checked by its digest, and measured with one sentence.
+real: $(READY)
+	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch
 
 clean:
 	rm -rf build dist
