@@ -1,10 +1,12 @@
 """The slots of one shape: tasks enter and leave, every step is one call of the model for all of them."""
 
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from capacity.fitting import graph, step
@@ -24,7 +26,7 @@ class Batch:
         self.tasks: list[Task | None] = [None] * slots
         blank = partial(torch.zeros, slots, shape.n_mem, frozen.dim, device=device)
         self.state = State(blank(), blank(), blank(), torch.zeros(slots, device=device))
-        self.best_mem = blank()
+        self.best_mem, self.best = blank(), torch.zeros(slots, dtype=torch.long, device=device)  # as Task.best
         self.targets = torch.zeros(slots, shape.bucket, dtype=torch.long, device=device)
         self.context = frozen.embed(self.targets[:, :-1]).clone()
         self.weights = torch.zeros(slots, shape.bucket, device=device)
@@ -45,29 +47,33 @@ class Batch:
     def put(self, slot: int, task: Task) -> None:
         """Let a task into an idle slot, with its state as it left the last one."""
         size = min(len(task.ids), self.shape.bucket)
-        self.targets[slot] = 0
-        self.targets[slot, :size] = torch.tensor(task.ids[:size])
+        self.targets[slot] = torch.tensor(task.ids[:size] + [0] * (self.shape.bucket - size)).to(self.targets.device)
         self.context[slot] = self.frozen.embed(self.targets[slot : slot + 1, :-1])[0]
-        for whole, own in self._state(task):
-            whole[slot] = own
-        self.state.updates[slot] = task.updates
+        own = torch.stack([task.mem, task.first_moment, task.second_moment, task.best_mem]).to(self.best_mem.device)
+        for whole, part in zip(self._vectors(), own, strict=True):
+            whole[slot] = part
+        self.state.updates[slot], self.best[slot] = task.updates, task.best
         self.there[slot] = np.arange(self.shape.bucket) < size
         self.tasks[slot], self.dirty = task, True
 
-    def _state(self, task: Task) -> list[tuple[Tensor, Tensor]]:
-        return [
-            (self.state.mem, task.mem), (self.state.first, task.first_moment),
-            (self.state.second, task.second_moment), (self.best_mem, task.best_mem),
-        ]  # fmt: skip
+    def _vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.state.mem, self.state.first, self.state.second, self.best_mem
+
+    def _read(self, slots: Sequence[int]) -> dict[int, Tensor]:
+        """Return vector, moments and best vector (4, n_mem, dim) of each of the slots, on the CPU, in one copy."""
+        if not slots:
+            return {}
+        rows = torch.stack([torch.stack([whole[slot] for whole in self._vectors()]) for slot in slots])
+        return dict(zip(slots, rows.detach().cpu(), strict=True))
 
     def take(self, slot: int) -> Task:
         """Take a task out, with its state; the slot goes on as a dummy."""
+        return self._let_go(slot, self._read([slot])[slot])
+
+    def _let_go(self, slot: int, own: Float[Tensor, "4 n_mem dim"]) -> Task:
         task = self.tasks[slot]
         assert task is not None
-        task.mem, task.first_moment, task.second_moment, task.best_mem = (
-            whole[slot].detach().cpu().clone() for whole, _ in self._state(task)
-        )
-        task.updates = int(self.state.updates[slot])
+        task.mem, task.first_moment, task.second_moment, task.best_mem = (part.clone() for part in own)
         self.tasks[slot], self.dirty = None, True
         return task
 
@@ -80,13 +86,14 @@ class Batch:
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(self.frozen.device)
         self.dirty = False
 
-    def _move(self) -> step.Moved:
+    def _mover(self) -> Callable[[], step.Moved]:
+        """Return what does a step, compiled by now where it is to be."""
         follow = self.recipe.loss == "cross_entropy" or any(task is not None and task.trace for task in self.tasks)
         options = {"n_mem": self.shape.n_mem, "follow_bits": follow}
         inputs = (self.state, self.context, self.targets, self.weights)
         if self.compile:
-            return graph.compiled(self.frozen, self.recipe, like=inputs, **options)(*inputs)
-        return step.step(self.frozen, self.recipe, **options)(*inputs)
+            return partial(graph.compiled(self.frozen, self.recipe, like=inputs, **options), *inputs)
+        return partial(step.step(self.frozen, self.recipe, **options), *inputs)
 
     def step(self, advance: Advance) -> list[Task]:
         """Score all slots and move them, then let go of those that are done; return the tasks that left.
@@ -94,19 +101,25 @@ class Batch:
         A task that leaves keeps the vector from before the move. One that goes on, at a new length, keeps the move,
         which was made for the old length. Out of memory, it raises with every task as it was before the step.
         """
-        started = time.perf_counter()
         if self.dirty:
             self._weigh()
-        moved = self._move()
-        right = moved.right.cpu().numpy() & self.there
+        move = self._mover()  # what compiling takes is no text's
+        started = time.perf_counter()
+        moved = move()
+        n_right = (moved.right & (self.weights != 0)).sum(1)
+        better = moved.finite & (n_right > self.best)  # as Task.score finds it, without a copy to and fro
+        best, best_mem = n_right.where(better, self.best), self.state.mem.where(better[:, None, None], self.best_mem)
+        seen = torch.cat([moved.right, moved.finite.unsqueeze(1)], dim=1).cpu().numpy()
         bits = None if moved.bits is None else moved.bits.cpu().double().numpy() / np.log(2)
-        finite = moved.finite.tolist()
+        right, finite = seen[:, :-1] & self.there, seen[:, -1].tolist()
+        self.best, self.best_mem = best, best_mem
         share = (time.perf_counter() - started) / max(1, self.under_way)
         left = self._settle(right, finite, bits, share, advance)
         self.state = moved.state
         for task in self.tasks:
             if task is not None:
                 task.steps += 1
+                task.updates += 1
         return left
 
     def _settle(
@@ -119,40 +132,40 @@ class Batch:
             rest = self.scored & (np.arange(self.shape.bucket) >= 1)
             all_bits = [float(bits[slot, asked].sum()) for slot, asked in enumerate(self.scored)]
             rest_bits = np.where(rest, bits, 0.0).sum(1).tolist()
-        best = [
-            task is not None and task.score(count[slot], finite[slot], all_bits[slot], rest_bits[slot], share)
-            for slot, task in enumerate(self.tasks)
-        ]
-        if any(best):
-            chosen = torch.tensor(best, device=self.best_mem.device)[:, None, None]
-            self.best_mem = torch.where(chosen, self.state.mem, self.best_mem)
-        left = []
+        ended: list[tuple[int, Task, str]] = []
         for slot, task in enumerate(self.tasks):
-            status = None if task is None else task.ending(self.recipe, count[slot], finite[slot])
-            if task is None or status is None:
-                continue
+            if task is not None:
+                task.score(count[slot], finite[slot], all_bits[slot], rest_bits[slot], share)
+                if status := task.ending(self.recipe, count[slot], finite[slot]):
+                    ended.append((slot, task, status))
+        left, own = [], self._read([slot for slot, *_ in ended])
+        for slot, task, status in ended:
             wrong = np.flatnonzero(~right[slot, task.scored_from :])
             leading = task.scored_from + int(wrong[0]) if len(wrong) else self.shape.bucket
             leading = min(leading, len(task.ids))
-            if not self._follow(slot, task, status, leading, right, bits, advance):
+            if not self._follow(slot, task, own[slot], status, leading, right, bits, advance):
                 left.append(task)
         return left
 
-    def _follow(self, slot: int, task: Task, status: str, leading: int, right, bits, advance) -> bool:
-        """End a fit, and go on in this slot if its next length is one of this bucket; return whether it does."""
+    def _follow(self, slot: int, task: Task, own: Tensor, status: str, leading: int, right, bits, advance) -> bool:
+        """End a fit, and go on in this slot if its next length is one of this bucket; return whether it does.
+
+        own: what _read gives of the slot.
+        """
+        mem, *_, best_mem = own
         own_bits = None if bits is None else bits[slot]
         broke = task.spent()  # once this fit is closed, its steps are in the sum
-        task.close(status, self.best_mem[slot], self.recipe)
+        task.close(status, best_mem, self.recipe)
         following = advance(task, leading) if status in ("solved", "stalled") else None
         while following is not None and task.length < following <= leading:  # exact there, too: a probe, but no step
             task.lengthen(following, right[slot], own_bits)
-            task.close(status, self.state.mem[slot], self.recipe)
+            task.close(status, mem, self.recipe)
             following = advance(task, leading)
         if following is not None and not broke and task.length < following <= self.shape.bucket:
             task.lengthen(following, right[slot], own_bits)
-            self.best_mem[slot], self.dirty = self.state.mem[slot], True
+            self.best_mem[slot], self.best[slot], self.dirty = self.state.mem[slot], task.best, True
             return True
-        self.take(slot)
+        self._let_go(slot, own)
         if following is not None and not broke:
             if following < task.length and task.exact():
                 task.begin(task.exact()[-1].mem)

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
+from capacity.fitting.memory import is_exhausted
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import Moved, State, Step, step
 from capacity.models import Frozen
@@ -32,6 +33,8 @@ def compiled(
         try:
             known[name] = _compile(plain, like, frozen.device.type == "cuda")
         except Exception as error:  # whatever tracing and compilers raise: the fit itself can go on
+            if is_exhausted(error):  # in smaller batches it may be compiled, too
+                raise
             reason = (str(error).strip().splitlines() or [""])[0][:200]
             warnings.warn(f"{frozen.name} runs uncompiled: {type(error).__name__}: {reason}", stacklevel=2)
             known[name] = None
@@ -54,6 +57,6 @@ def _compile(plain: Step, like: tuple[State, Tensor, Tensor, Tensor], replay: bo
                 out = tree_map_only(Tensor, torch.clone, out)
             return Moved(State(*out[0]), *out[1:])
 
-    with torch.no_grad():
+    for _ in range(3 if replay else 1):  # compiles, records the graph, replays it
         move(*like)
     return move

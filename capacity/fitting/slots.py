@@ -19,14 +19,14 @@ SHARE = 0.7  # of a device's memory that a batch may take, weights included
 def bucket_of(length: int, *, most: int | None = None) -> int:
     """Return the padded length that `length` tokens run at: 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160 and so on.
 
-    Two an octave, four above 64: few shapes to compile and to wait for each other, at most a third of padding from 6
-    tokens on, a fifth above 64.
+    Two an octave, four above 64, eight above 1024, and 1568, the paper's longest: few shapes to compile and to wait for
+    each other, at most a third of padding from 6 tokens on, a fifth above 64, a ninth above 1024.
 
     most: the longest that the model's context has room for, where it has a limit.
     """
     octave = 1 << (length - 1).bit_length()
-    unit = octave // 4 if octave <= 64 else octave // 8
-    bucket = max(8, -(-length // max(1, unit)) * unit)
+    unit = octave // (4 if octave <= 64 else 8 if octave <= 1024 else 16)
+    bucket = 1568 if 1536 < length <= 1568 else max(8, -(-length // max(1, unit)) * unit)
     return bucket if most is None else min(bucket, most)
 
 

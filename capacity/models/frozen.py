@@ -1,7 +1,9 @@
 """A frozen causal language model behind four calls (`embed`, `hidden`, `head`, `logits`), and its facts."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -118,9 +120,10 @@ class Frozen:
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Return the final hidden states; where no head could be told apart, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
-        if self.weight is None and self.tail is None:
-            return self.model(inputs_embeds=embeds, use_cache=False).logits
-        states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        with _one_text_a_row():
+            if self.weight is None and self.tail is None:
+                return self.model(inputs_embeds=embeds, use_cache=False).logits
+            states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return states.to(embeds.device)  # elsewhere where the model is spread over devices
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
@@ -168,6 +171,30 @@ class Frozen:
     def check_length(self, length: int, n_mem: int) -> None:
         """Raise ModelError as `check_length`, for this model's context."""
         check_length(length, n_mem, context=self.context, name=self.name, n_before=self.n_before)
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Spare transformers the look for rows that hold several texts; there are none here.
+
+    It waits for the device at every call, and while traced, where it can't look, it makes a dense mask of each row, by
+    which attention is no longer flash attention. Two threads at once cost one of them the look, and nothing else.
+    """
+    from transformers import masking_utils
+
+    looking = _look()
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looking
+
+
+@cache
+def _look() -> Callable[[Tensor], Tensor | None]:
+    from transformers import masking_utils
+
+    return masking_utils.find_packed_sequence_indices
 
 
 def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_before: int = 0) -> None:
