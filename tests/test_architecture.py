@@ -110,6 +110,7 @@ def test_the_package_itself_imports_nothing():
     assert imported("__init__") == []
 
 
+@pytest.mark.slow
 def test_the_reading_half_needs_no_torch(tmp_path):
     code = f"""
 import importlib, sys
@@ -120,6 +121,7 @@ for name in {LIGHT}:
     assert python(code, tmp_path).splitlines() == [f"{name} []" for name in LIGHT]
 
 
+@pytest.mark.slow
 def test_importing_has_no_effect(tmp_path):
     code = f"""
 import importlib, logging, os, pkgutil, signal, sys, warnings

@@ -21,6 +21,8 @@ from capacity.fitting import graph, slots, step
 from capacity.fitting.recipes import RECIPES, Recipe
 from capacity.models import Frozen, ModelError
 
+pytestmark = pytest.mark.slow
+
 PAPER = RECIPES["paper"]
 FAST = Recipe(loss="hinge", margin=0.05, lr=0.3)
 IDS = [17, 250, 3, 99, 3, 140]

@@ -211,6 +211,7 @@ def hub(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_download_takes_what_is_read_and_is_kept(
     hub: ThreadingHTTPServer, copy: Path, monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Frozen]
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_download_takes_what_is_read_and_is_kept(
     assert len(hub.asked) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
@@ -245,6 +247,7 @@ def test_what_the_hub_does_not_give(name: str, remedy: str, hub: ThreadingHTTPSe
         checkpoints.locate(f"someone/{name}")
 
 
+@pytest.mark.slow
 def test_a_gated_model_is_had_with_a_token(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     assert checkpoints.locate("someone/gated").name == COMMIT

@@ -13,6 +13,8 @@ from capacity.__main__ import app
 from capacity.charts.display import MIMETYPE
 from capacity.store import Store
 
+pytestmark = pytest.mark.slow
+
 SMALLEST = next(iter(models.EMBEDDED))
 
 

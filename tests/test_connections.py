@@ -8,6 +8,8 @@ from scipy import integrate
 from capacity import connections, decoding, geometry
 from capacity.fitting.recipes import RECIPES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def solved(tiny):

@@ -70,6 +70,7 @@ def test_more_texts_than_slots(tiny: Frozen) -> None:
     assert all(same(task, expected[task.tag]) for task in ended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("advance", "bos"), [(grow, "none"), (bracket, "none"), (bracket, "before_mem")])
 def test_searches_in_any_order_and_alone(
     advance: Advance, bos: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def test_searches_in_any_order_and_alone(
         assert same(next(run(frozen, [task], recipe, advance)), ended[task.tag])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
 def test_many_steps_are_the_same_bits_alone_and_in_company(loss: str, tiny: Frozen) -> None:
     """Also at the 31st, at which torch's powers of 0.9 differ between few and many of them."""
@@ -127,6 +129,7 @@ def test_bos_before_the_vectors_changes_what_is_found(tiny: Frozen) -> None:
     assert without.bits[0] != pytest.approx(found.bits[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_half_empty_bucket_waits_for_a_fuller_one(tiny: Frozen) -> None:
     recipe = Recipe(loss="cross_entropy", lr=0.1, steps=6)
     ids = random_ids(*[57] * 8, *[5] * 6)
@@ -144,6 +147,7 @@ def test_a_half_empty_bucket_waits_for_a_fuller_one(tiny: Frozen) -> None:
     assert [task.probes[0].steps for task in ended] == [1] * 4 + [6] * 10
 
 
+@pytest.mark.slow
 def test_other_numbers_of_vectors_and_growth_in_one_run(loaded: dict[str, Frozen]) -> None:
     frozen = loaded["neox"]
     ids = random_ids(4, 4, 3, 12)
@@ -253,6 +257,7 @@ def limited() -> list[dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_the_same_comes_out(limited: list[dict]) -> None:
     whole, half, _ = limited
     assert [bucket for bucket, _ in whole["made"]] == [64, 8]
@@ -265,6 +270,7 @@ def test_out_of_memory_halves_the_batch_and_the_same_comes_out(limited: list[dic
         assert one == pytest.approx(other, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_text_that_does_not_fit_alone_ends_and_the_others_go_on(limited: list[dict]) -> None:
     whole, _, little = limited
     assert [slots for bucket, slots in little["made"] if bucket == 64] == [8, 4, 2, 1]

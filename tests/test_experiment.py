@@ -14,6 +14,8 @@ from capacity.sweep import rows as sweep_rows
 from capacity.sweep.experiment import Cell, Experiment
 from capacity.texts import Text
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "quick": Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20),
     "quick-bits": Recipe(loss="cross_entropy", lr=0.1, steps=25, patience=20),

@@ -20,6 +20,8 @@ from capacity.decoding import decoded_tokens, free_running
 from capacity.fitting.batch import Batch
 from capacity.models import Frozen, ModelError
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = 64
 ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 RECURRENT = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.3, "state_size": 8, **ENDS}

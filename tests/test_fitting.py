@@ -87,6 +87,7 @@ def test_the_published_recipe() -> None:
     assert (recipe.steps, recipe.patience) == (5000, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "n_mem", "scored_from", "steps"),
     [
@@ -197,6 +198,7 @@ def same(one: Fit, other: Fit, pairs: list[tuple[int, int]]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "recipe", "lengths"),
     [("llama", HINGE, [2, 5, 3, 12, 2, 8, 9, 4]), ("neox", RECIPES["paper"], [2, 5, 2, 12])],
@@ -275,6 +277,7 @@ def test_every_loss_solves_what_is_easy(loss: str, tiny: Frozen) -> None:
             assert decoded_tokens(tiny, one, text) == len(text)
 
 
+@pytest.mark.slow
 def test_a_compiled_fit_is_the_same(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)  # as it was traced
     ids, recipe = random_ids(4, 2, 6, 3), dataclasses.replace(FAST, steps=10)

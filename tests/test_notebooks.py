@@ -13,6 +13,8 @@ import torch
 from capacity import metrics, models, report, resources, store, sweep, texts
 from capacity.report import parameters
 
+pytestmark = pytest.mark.slow
+
 SMALLEST = next(iter(models.EMBEDDED))
 NOTEBOOKS = sorted(resources.notebooks().glob("*.py"))
 SETTINGS = {
@@ -54,27 +56,33 @@ SETTINGS = {
 }  # fmt: skip
 
 
+class Executed(dict):
+    """Notebooks executed with small parameters when first asked for: name -> (notebook, folder)."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder, self.corpus = folder, folder / "texts.parquet"
+        passages = [path.read_text() for path in sorted((resources.data() / "texts").glob("*.txt"))]
+        pl.DataFrame({"text": passages}).write_parquet(self.corpus)
+
+    def __missing__(self, name):
+        if name == "04_theory_and_utilisation":
+            self["02_information_gain"]  # whose rows it reads
+        source = resources.notebooks() / f"{name}.py"
+        given = {k: str(self.corpus) if v == "TEXTS" else v for k, v in SETTINGS[name].items()}
+        known = parameters.declared(source)
+        given |= {k: str(self.folder / given.get(k, k)) for k in ("store", "out", "speed") if k in known}
+        path = report.execute(source, given, out=self.folder / "pages")
+        self[name] = nbformat.read(path, as_version=4), self.folder
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Every notebook, executed with small parameters: name -> (notebook, folder)."""
     folder = tmp_path_factory.mktemp("notebooks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAPACITY_MEASURED", str(folder / "nothing"))  # all rows into the folder's own store
-        yield _executed(folder)
-
-
-def _executed(folder):
-    corpus = folder / "texts.parquet"
-    passages = [path.read_text() for path in sorted((resources.data() / "texts").glob("*.txt"))]
-    pl.DataFrame({"text": passages}).write_parquet(corpus)
-    found = {}
-    for source in NOTEBOOKS:
-        given = {k: str(corpus) if v == "TEXTS" else v for k, v in SETTINGS[source.stem].items()}
-        known = parameters.declared(source)
-        given |= {k: str(folder / given.get(k, k)) for k in ("store", "out", "speed") if k in known}
-        path = report.execute(source, given, out=folder / "pages")
-        found[source.stem] = nbformat.read(path, as_version=4), folder
-    return found
+        yield Executed(folder)
 
 
 def outputs(notebook, mimetype):
@@ -102,6 +110,13 @@ def test_every_notebook_has_the_shape_and_small_settings_here():
         assert all(one.comment for one in parameters.declared(path).values())
         blocks = [block for block in text.split("\n# %%") if "\ndef " in block]
         assert not blocks, f"{path.name} defines a function: it belongs in the package, with a test"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_cell_is_executed_in_order(name, executed):
+    notebook, _ = executed[name]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
 
 def test_one_vector_shows_what_the_store_holds(executed):

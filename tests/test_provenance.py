@@ -6,6 +6,8 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 from capacity import provenance
 
 
@@ -23,6 +25,7 @@ def test_the_machine_is_one_line() -> None:
     assert platform.machine() in line
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys; from capacity import provenance; provenance.versions(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

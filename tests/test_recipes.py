@@ -12,6 +12,8 @@ from capacity.fitting import slots
 from capacity.fitting.recipes import RECIPES, Recipe, recipe
 from capacity.models import Frozen
 
+pytestmark = pytest.mark.slow
+
 RELATIVE = Recipe(loss="squared_hinge", margin=0.2, lr=0.5, steps=60, patience=40, relative=True)
 
 

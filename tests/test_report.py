@@ -16,6 +16,8 @@ import pytest
 
 from capacity import report
 
+pytestmark = pytest.mark.slow
+
 RAISES = """# %% [markdown]
 # # What if a cell fails?
 # It is said.

@@ -77,6 +77,7 @@ def same(one: Longest, other: Longest) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("search", "scored_from"), [("grow", 0), ("grow", 1), ("bracket", 0), ("bracket", 1)])
 def test_every_probe_is_kept_and_company_changes_nothing(search: str, scored_from: int, tiny: Frozen) -> None:
     ids = random_ids(6, 2, 9, seed=1)
@@ -193,6 +194,7 @@ def test_bracketing_begins_anew_at_the_last_exact_vector(tiny: Frozen) -> None:
         torch.testing.assert_close(following.mem, anew.mem[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_growth_and_bracketing_find_the_same_where_nothing_is_scarce(tiny: Frozen) -> None:
     generator = torch.Generator().manual_seed(3)
     mem = torch.randn(3, 2, tiny.dim, generator=generator) * tiny.embedding_std
@@ -290,6 +292,7 @@ def test_growth_ends_where_it_fails() -> None:
     assert search.grow(ended(9, (2, "solved"), (3, "stalled")), 2) is None
 
 
+@pytest.mark.slow
 def test_vectors_are_doubled_until_the_text_fits(tiny: Frozen) -> None:
     (text,) = random_ids(5)
     found = list(fitting.doubling(tiny, text, FAST, budget=80))

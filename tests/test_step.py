@@ -174,6 +174,7 @@ def as_traced(graph: torch.nn.Module, **_) -> torch.nn.Module:
     return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "loss"), [("llama", "hinge"), ("neox", "cross_entropy"), ("gemma", "wrong_tokens")])
 def test_a_traced_step_is_the_step(
     kind: str, loss: str, loaded: dict[str, Frozen], monkeypatch: pytest.MonkeyPatch
@@ -188,6 +189,7 @@ def test_a_traced_step_is_the_step(
         close(graph(*given), plain(*given), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # in torch itself
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler for torch.compile")
 def test_a_compiled_step_is_the_step(tiny: Frozen) -> None:
@@ -205,6 +207,7 @@ def test_a_compiled_step_is_the_step(tiny: Frozen) -> None:
         close(graph(*given), plain(*given), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_once_for_a_shape(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
@@ -226,6 +229,7 @@ def test_a_step_is_compiled_once_for_a_shape(tiny: Frozen, monkeypatch: pytest.M
     assert len(made) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [True, False])
 def test_what_is_kept_of_bos_comes_from_no_trace(
     compile: bool, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -274,6 +278,7 @@ def test_a_model_that_cannot_be_traced_runs_as_it_is(tiny: Frozen) -> None:
     assert (found.status, found.steps, found.n_correct) == (plain.status, plain.steps, plain.n_correct)
 
 
+@pytest.mark.slow
 def test_a_model_is_given_up_after_use_traced_or_not(
     tiny: Frozen, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -373,6 +373,7 @@ with Store(path) as opened:
     assert {(len(mem), sum(mem)) for mem in rows["mem"]} == {(4096, 2048.0)}
 
 
+@pytest.mark.slow
 def test_killed_before_the_rename_leaves_a_leftover_that_is_ignored_and_later_removed(tmp_path):
     code = """
 os.replace = Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -390,6 +391,7 @@ with Store(path) as opened:
     assert not leftover.exists()
 
 
+@pytest.mark.slow
 def test_killed_while_compacting_nothing_is_lost_or_doubled(tmp_path):
     opened = fill(tmp_path, "a", "b", "c", n_probes=2)
     before = exact(opened.read())
@@ -431,6 +433,7 @@ for number in range(5):
     assert rows.group_by("key").agg(pl.col("seed").n_unique())["seed"].to_list() == [1] * 5
 
 
+@pytest.mark.slow
 def test_reading_goes_on_while_another_process_writes_and_compacts(tmp_path):
     code = """
 opened = Store(path)
@@ -475,6 +478,7 @@ print(json.dumps(Store(path).read(["key", "probe"]).rows()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rlimit", "tmpfs"])
 def test_a_full_disk_harms_nothing_and_a_retry_works(tmp_path, kind):
     mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path)]

@@ -179,6 +179,7 @@ def test_a_model_is_loaded_once_for_all_its_cells(folders, tmp_path, loads):
     assert sorted(loads) == sorted([str(folders["llama"]), str(folders["neox"])])
 
 
+@pytest.mark.slow
 def test_settings_of_the_model_are_loaded_apart(folders, tmp_path, monkeypatch):
     asked, load = [], models.load
 
@@ -242,6 +243,7 @@ def test_every_search_is_kept_and_found_again(how, folders, tmp_path):
         run(grid(folders["llama"], search=others, n_mem=2), tmp_path, missing="refuse")
 
 
+@pytest.mark.slow
 def test_compiled_or_not_is_no_part_of_a_cell(folders, tmp_path, monkeypatch):
     graphs = []
     monkeypatch.setattr(models.torch, "compile", lambda graph, **_: graphs.append(graph) or graph)  # as it was traced
@@ -254,6 +256,7 @@ def test_compiled_or_not_is_no_part_of_a_cell(folders, tmp_path, monkeypatch):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_order_and_company_change_no_row(folders, tmp_path):
     wanted = grid(folders["llama"], n_mem=[1, 2]) + grid(folders["neox"], n_texts=1)
     together = run(wanted, tmp_path / "together")
@@ -375,6 +378,7 @@ def test_a_changed_recipe_or_seed_is_another_cell(folders, tmp_path, monkeypatch
         run(grid(folders["llama"], n_texts=1), tmp_path, missing="refuse")
 
 
+@pytest.mark.slow
 def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypatch):
     wanted, whole = grid(folders["llama"], n_texts=4), rows.run
 
@@ -393,6 +397,7 @@ def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypa
     assert same(run(wanted, tmp_path / "broken"), run(wanted, tmp_path / "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "flush_seconds"), [(signal.SIGKILL, 0.0), (signal.SIGINT, 60.0)])
 def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flush_seconds):
     kept = tmp_path / "kept"
