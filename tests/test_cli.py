@@ -152,3 +152,10 @@ def test_plain_papermill_gives_what_the_command_gives(tmp_path):
     theirs = shown(tmp_path / "executed.ipynb")
     assert len(theirs) >= 4
     assert theirs == shown(tmp_path / "pages" / f"{name}.ipynb")
+
+
+@pytest.mark.parametrize("command", ["", "cram", "decode"])
+def test_help_keeps_its_brackets(command):
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert "[mem]" in done.stdout

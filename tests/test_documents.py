@@ -1,5 +1,6 @@
 import json
 import re
+import tracemalloc
 
 import polars as pl
 import pytest
@@ -52,9 +53,9 @@ def test_files_of_a_kind_are_read_as_one(tmp_path, kind):
 
 
 def test_only_the_rows_asked_for_come_into_memory(tmp_path, monkeypatch, kind):
-    n = 200_000
+    n, padding = 60_000, "\N{BELL}" * 60  # 240 bytes
     path = tmp_path / f"many.{kind}"
-    lines = pl.DataFrame({"n": range(n)}).select("n", line=pl.format('Line {}, "quoted"\n', "n"))
+    lines = pl.DataFrame({"n": range(n)}).select("n", line=pl.format('Line {}, "quoted"\n{}', "n", pl.lit(padding)))
     WRITERS[kind](lines, path)
     heights, collect = [], pl.LazyFrame.collect
 
@@ -64,10 +65,14 @@ def test_only_the_rows_asked_for_come_into_memory(tmp_path, monkeypatch, kind):
         return made
 
     monkeypatch.setattr(pl.LazyFrame, "collect", counted)
+    tracemalloc.start()
     found = documents.load(path, "line")
     assert found.n == n
-    assert found.read([n - 1, 77_777, 5]) == [f'Line {i}, "quoted"\n' for i in (n - 1, 77_777, 5)]
-    assert sum(heights) == 1 + 3  # the counts, and the rows
+    assert found.read([n - 1, 7_777, 5]) == [f'Line {i}, "quoted"\n{padding}' for i in (n - 1, 7_777, 5)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * 240 / 10  # where each row begins is 8 bytes
+    assert sum(heights) == (1 + 3 if kind == "parquet" else 0)  # the count, and the rows
 
 
 def test_a_file_that_changed_is_read_anew(path, kind):
@@ -187,3 +192,91 @@ def test_a_lone_surrogate_is_refused_wherever_it_stands(tmp_path, escape):
         documents.load(path, "line")
     path.write_text('{"line": "ab\\ud83d\\ude00c"}\n')  # a pair is one character
     assert documents.load(path, "line").read([0]) == ["ab\N{GRINNING FACE}c"]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "star*", "q?", "a{b,c}", "[!x]", "~", "k=v", "%41", "$HOME"])
+def test_a_path_is_itself_and_no_pattern(tmp_path, kind, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, stem in enumerate([name, "run1", "starry", "qq", "ab", "y"]):
+        WRITERS[kind](pl.DataFrame({"body": [f"of file {number}"]}), tmp_path / f"{stem}.{kind}")
+    assert documents.load(f"{name}.{kind}", "body").read([0]) == ["of file 0"]
+    (tmp_path / name).mkdir()
+    WRITERS[kind](pl.DataFrame({"body": ["in the folder"]}), tmp_path / name / f"x.{kind}")
+    for path in (f"{name}/x.{kind}", tmp_path / name / f"x.{kind}"):
+        found = documents.load(path, "body")
+        assert (found.n, found.read([0])) == (1, ["in the folder"])
+
+
+@pytest.mark.parametrize("column", ["^b.*$", "*", "^.*$", "a#b", "", " b", "b\u0301", "[b]"])
+def test_a_column_is_itself_and_no_pattern(tmp_path, kind, column):
+    path = tmp_path / f"a.{kind}"
+    WRITERS[kind](pl.DataFrame({"body": ["wrong"], column: ["right"], "bell": ["wrong"]}), path)
+    assert documents.load(path, column).read([0]) == ["right"]
+    with pytest.raises(TextError, match=r"no text column '.bo.*'; it has"):
+        documents.load(path, "^bo.*$")
+
+
+@pytest.mark.parametrize("first", [{}, {"body": None}], ids=["missing", "null"])
+def test_no_type_is_guessed_from_the_first_rows(tmp_path, first):
+    path = tmp_path / "a.jsonl"
+    rows = [first | {"n": 4}] * 1500 + [{"n": 4.5, "other": [1]}, {"n": "four", "body": "a bell"}, {"body": ""}]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    found = documents.load(path, "body")
+    assert (found.n, found.read([1501, 0, 1502])) == (1503, ["a bell", "", ""])
+
+
+@pytest.mark.parametrize("cell", [4, 4.5, True, ["a bell"], {"text": "a bell"}])
+def test_a_cell_that_is_no_text_is_refused_with_its_row(tmp_path, cell):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "a bell"}\n' * 150 + "\n" + json.dumps({"body": cell}) + "\n")
+    with pytest.raises(TextError, match=r"row 151 \(line 152\) of column 'body' is .*, no text; write it as a text"):
+        documents.load(path, "body")
+
+
+def test_a_csv_whose_first_cells_are_years(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("line,n\n" + "1984,1\n" * 1200 + "the year 1984,2\n")
+    assert documents.load(path, "line").read([1200, 0]) == ["the year 1984", "1984"]
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["a bell", "a ferry"])])
+def test_text_kept_as_categories(tmp_path, dtype):
+    pl.DataFrame({"line": pl.Series(["a bell", None, "a ferry", "a bell"], dtype=dtype)}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert documents.load(tmp_path / "a.parquet", "line").read([2, 1, 3]) == ["a ferry", "", "a bell"]
+
+
+def test_a_byte_order_mark_before_objects(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"line": "\xef\xbb\xbfbell"}\r\n{"line": "ferry"}')
+    found = documents.load(path, "line")
+    assert (found.n, found.read([1, 0])) == (2, ["ferry", "\ufeffbell"])  # a mark within a text is text
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('n,line\n1,5" pipe\n2,bell\n3,6" pipe\n', 2),
+        ('n,line\n1,bell\n2,say "hi" to\n', 3),
+        ('n,line\n1,"the bell\n2,and "ferry\n', 3),  # else two rows become one
+        ('n,line\n1,"the" bell\n', 2),
+        ('n,line\n1,bell\n2,"the bell\n', 3),
+        ("n,line\n1,bell\nand a ferry\n", 3),  # a line end within a text that has no quotes
+    ],
+)
+def test_a_stray_quote_is_refused_with_its_line_and_a_remedy(tmp_path, content, line):
+    said = broken("csv", content.encode(), tmp_path)
+    assert f"line {line} has " in said
+    assert "in quotes" in said
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotes_commas_and_line_ends_within_quotes(tmp_path, end):
+    path = tmp_path / "a.csv"
+    cells = ['say ""hi"", twice', f"one{end}two", "", "\r", '""', "plain"]
+    path.write_bytes(end.join(["n,line", *(f'1,"{cell}"' for cell in cells), "", "2,unquoted"]).encode())
+    found = documents.load(path, "line")
+    right = [cell.replace('""', '"') for cell in cells]
+    assert found.read(range(found.n)) == [*right, "", "unquoted"]
+    assert found.read([7, 1]) == ["unquoted", right[1]]

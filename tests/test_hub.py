@@ -98,6 +98,18 @@ CARD = card("""configs:
 BY_CARD = dict.fromkeys(("en/a.csv", "en/b.csv", "en/c1.csv", "fr/a.csv", "la/test.csv", "other.csv"), b"x")
 
 
+@pytest.mark.parametrize("name", ["run[1].csv", "a?.csv", "[!x].csv", ".data/a.csv"])
+def test_a_file_of_a_dataset_is_itself_and_no_pattern(lay_dataset, name):
+    files = dict.fromkeys((name, "run1.csv", "ab.csv", "y.csv", "data/a.csv"), b"x")
+    lines = f"configs:\n- config_name: one\n  data_files: '{name}'\n- config_name: in\n  data_dir: ./.data/\n"
+    snapshot = lay_dataset("some/names", files | {"README.md": card(lines)})
+    found = names(hub.fetch("some/names:one"), snapshot)
+    assert name in found
+    assert set(found) <= {name, "ab.csv", "y.csv", "run1.csv"}  # a card's names may be patterns, too
+    if name.startswith("."):
+        assert names(hub.fetch("some/names:in"), snapshot) == [name]
+
+
 def test_a_card_says_which_files_a_config_has(lay_dataset):
     snapshot = lay_dataset("some/tongues", BY_CARD | {"README.md": CARD})
     for form, files in {

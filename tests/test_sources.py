@@ -71,6 +71,7 @@ def test_a_path_may_lead_up_and_hold_a_hash(tmp_path):
     pl.DataFrame({"c#d": ["x"], "line": ["A mill."]}).write_csv(tmp_path / "a#b.csv")
     assert drawn(f"file:{tmp_path}/in/../a#b.txt", 1) == [("a#b.txt-0", "A bell.")]
     assert drawn(f"file:{tmp_path}/a#b.csv#line", 1) == [("a#b.csv-0", "A mill.")]
+    assert drawn(f"file:{tmp_path}/a#b.csv#c#d", 1) == [("a#b.csv-0", "x")]
 
 
 @pytest.mark.parametrize("name", ["wikipedia", "", "Embedded", "x" * 300, "../embedded", "em\0bedded", "embedded:x",

@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import polars.selectors as cs
+
+from capacity.texts import rows
 
 
 class TextError(ValueError):
     """A source or text that can't be used: says what was given, what is allowed, what to do."""
 
 
-# Every value of a CSV is read as text, so that a column of numbers further down is no error.
-_SCANS: dict[str, Callable[..., pl.LazyFrame]] = {
-    ".parquet": pl.scan_parquet,
-    ".jsonl": pl.scan_ndjson,
-    ".ndjson": pl.scan_ndjson,
-    ".csv": lambda paths: pl.scan_csv(paths, infer_schema=False),
-}
-COLUMNAR = tuple(_SCANS)  # suffixes of files with columns; any other file is one text
-_JSON = (".jsonl", ".ndjson")
+_ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}  # suffix -> the kind that `rows` reads
+COLUMNAR = (".parquet", *_ROWS)  # suffixes of files with columns; any other file is one text
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], column: str | None, name: s
             raise TextError(f"{_named(paths)} holds no text; give a file that does")
         return Documents(name, len(paths), lambda places: [_whole(paths[place]) for place in places])
     with _reading(paths):
-        scan = _scan(paths, kind, column or "")
-        n = _count(scan, kind, column or "", _named(paths))
-    return Documents(name, n, lambda places: _rows(paths, scan.select(pl.col(column or "").alias("text")), places))
+        return _parquet(paths, column or "", name) if kind == ".parquet" else _lines(paths, column or "", name)
 
 
 def _whole(path: Path) -> str:
@@ -93,40 +88,42 @@ def _whole(path: Path) -> str:
     return text
 
 
-def _scan(paths: Sequence[Path], kind: str, column: str) -> pl.LazyFrame:
-    """Return a scan of all columns, `column` among them and text."""
-    # Which columns are text is seen with types inferred.
-    inferred = pl.scan_csv(list(paths)) if kind == ".csv" else _SCANS[kind](list(paths))
-    allowed = [name for name, dtype in inferred.collect_schema().items() if dtype == pl.String]
-    if column not in allowed:
-        raise TextError(
-            f"{_named(paths)} has no text column {column!r}; it has {str(allowed)[:200]}: give #COLUMN after it"
-        )
-    return _SCANS[kind](list(paths))
+def _lines(paths: Sequence[Path], name: str, named: str) -> Documents:
+    found = [rows.column(path, _ROWS[path.suffix.lower()], name) for path in paths]
+    if not any(one.filled for one in found):
+        raise TextError(f"{_named(paths)} holds no text in column {name!r}; give one that does")
+    firsts = np.cumsum([0, *(len(one.starts) for one in found)])  # the place of each file's first row
+
+    def read(places: Sequence[int]) -> list[str]:
+        texts: dict[int, str] = {}
+        for number, one in enumerate(found):
+            inside = sorted({place for place in places if firsts[number] <= place < firsts[number + 1]})
+            with _reading([one.path]):
+                texts |= zip(inside, one.read([place - int(firsts[number]) for place in inside]), strict=True)
+        return [texts[place] for place in places]
+
+    return Documents(named, int(firsts[-1]), read)
 
 
-def _count(scan: pl.LazyFrame, kind: str, column: str, named: str) -> int:
-    """Return the number of rows; all but Parquet, which says it at its end, is read through once, and checked."""
-    text = pl.col(column)
-    checks = {
-        "filled": (text.str.strip_chars() != "").sum(),
-        "broken": text.str.contains("\0", literal=True).any(),
-        "cells": pl.sum_horizontal(pl.all().count()),  # every column, or a line with too many would pass
-    }
-    found = scan.select(pl.len().alias("n"), **({} if kind == ".parquet" else checks)).collect(engine="streaming")
-    (counts,) = found.iter_rows(named=True)
-    if not counts["n"] or counts.get("filled") == 0:
-        raise TextError(f"{named} holds no text in column {column!r}; give one that does")
-    if kind in _JSON and counts["broken"]:  # polars makes NUL of \ud800
-        raise TextError(f"{named} holds a lone surrogate or a NUL in column {column!r}; remove it")
-    return counts["n"]
+def _parquet(paths: Sequence[Path], name: str, named: str) -> Documents:
+    # An absolute path and no glob: every character of it is itself.
+    scan = pl.scan_parquet([path.absolute() for path in paths], glob=False, hive_partitioning=False)
+    types = scan.collect_schema()
+    allowed = [one for one, dtype in types.items() if dtype in (pl.String, pl.Categorical, pl.Enum)]
+    if name not in allowed:
+        raise rows.ColumnError(name, allowed)
+    texts = scan.select(cs.by_name(name).cast(pl.String).alias("text"))  # pl.col would take ^...$ and * as patterns
+    n = texts.select(pl.len()).collect(engine="streaming").item()
+    if not n:
+        raise TextError(f"{_named(paths)} holds no text in column {name!r}; give one that does")
 
+    def read(places: Sequence[int]) -> list[str]:
+        wanted = texts.with_row_index("place").filter(pl.col("place").is_in(list(places)))
+        with _reading(paths):
+            found = dict(wanted.collect(engine="streaming").iter_rows())
+        return [found[place] or "" for place in places]
 
-def _rows(paths: Sequence[Path], scan: pl.LazyFrame, places: Sequence[int]) -> list[str]:
-    wanted = scan.with_row_index("place").filter(pl.col("place").is_in(list(places))).select("place", "text")
-    with _reading(paths):
-        found = dict(wanted.collect(engine="streaming").iter_rows())
-    return [found[place] or "" for place in places]
+    return Documents(named, n, read)
 
 
 @contextmanager
@@ -134,10 +131,11 @@ def _reading(paths: Sequence[Path]) -> Iterator[None]:
     """Turn what the reader raises into TextError."""
     try:
         yield
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        kind = paths[0].suffix[1:]
-        raise TextError(f"{_named(paths)} can't be read as {kind} in UTF-8: {reason}") from error
+    except rows.ColumnError as error:
+        raise TextError(f"{_named(paths)} has no text column {error}: give #COLUMN after it") from error
+    except (pl.exceptions.PolarsError, rows.RowError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise TextError(f"{_named(paths)} can't be read as {paths[0].suffix[1:]} in UTF-8: {reason}") from error
 
 
 def _named(paths: Sequence[Path]) -> str:

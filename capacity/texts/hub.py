@@ -116,7 +116,7 @@ def _splits(files: Sequence[str], configs: dict[str, dict], config: str | None, 
         listed = configs[chosen].get("data_files")
         if listed:
             return _nonempty({name: _matching(files, globs) for name, globs in _globs(listed).items()}, repo)
-        folder = str(configs[chosen].get("data_dir") or "").strip("./")
+        folder = str(configs[chosen].get("data_dir") or "").removeprefix("./").strip("/")
     else:
         folders = {path.parts[0] for file in files if len((path := PurePosixPath(file)).parts) > 1}
         folder = config or ""
@@ -140,7 +140,11 @@ def _globs(listed: str | list | dict) -> dict[str, list[str]]:
 
 
 def _matching(files: Sequence[str], globs: Sequence[str]) -> list[str]:
-    return [file for file in files if any(fnmatch(file, one) or fnmatch(file, one.replace("**/", "")) for one in globs)]
+    """Return the files that patterns name; one that is a file's whole name is that file's, whatever stands in it."""
+    return [
+        file for file in files
+        if file in globs or any(fnmatch(file, one) or fnmatch(file, one.replace("**/", "")) for one in globs)
+    ]  # fmt: skip
 
 
 def _split_of(file: str) -> str:

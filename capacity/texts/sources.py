@@ -58,8 +58,9 @@ def embedded() -> Source:
 
 def file(rest: str) -> Source:
     """Return the source of `PATH` (a text file) or `PATH#COLUMN` (CSV, JSONL, Parquet)."""
-    path, sharp, column = (rest, "", "") if isfile(rest) else rest.rpartition("#")
-    return _documents(documents.load(path, column) if sharp else documents.load(rest))
+    cuts = [len(rest), *(at for at in reversed(range(len(rest))) if rest[at] == "#")]
+    cut = next((at for at in cuts if isfile(rest[:at])), cuts[min(1, len(cuts) - 1)])  # either may hold a #
+    return _documents(documents.load(rest[:cut], rest[cut + 1 :] if cut < len(rest) else None))
 
 
 def on_hub(rest: str) -> Source:
