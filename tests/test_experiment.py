@@ -1,3 +1,5 @@
+import contextlib
+import dataclasses
 import math
 from dataclasses import fields, replace
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from capacity import decoding, fitting, models, sweep
+from capacity import decoding, fitting, models, resources, store, sweep
 from capacity.decoding import Score, free_running, teacher_forced
 from capacity.fitting.recipes import Recipe
 from capacity.store import schema
@@ -72,11 +74,25 @@ def plain(row):
         ({"length": 1, "scored_from": 1}, "length is 1; at least 2"),
         ({"budget": 0}, "budget is 0; at least 1"),
         ({"text_index": -1}, "text_index is -1; at least 0"),
+        ({"text_seed": -1}, "text_seed is -1; at least 0"),
+        ({"length": 2**31}, "length is 2147483648; at most 2147483647"),
+        ({"budget": math.nan}, "budget is nan, a float; give a whole number"),
+        ({"budget": 2e3}, "budget is 2000.0, a float; give a whole number"),
+        ({"length": 4.5}, "length is 4.5, a float; give a whole number"),
+        ({"n_mem": True}, "n_mem is True, a bool; give a whole number"),
+        ({"seed": "0"}, "seed is '0', a str; give a whole number"),
+        ({"trace": 1}, "trace is 1, a int; give True or False"),
+        ({"device": 0}, "device is 0, a int; give text or None"),
+        ({"source": None}, "source is None, a NoneType; give text"),
+        ({"source": "halves:hub:not a name"}, "names no dataset"),
     ],
 )
 def test_refuses_a_setting_that_is_not_allowed(settings, message):
+    made = Experiment(model="a")
+    for name, value in settings.items():
+        object.__setattr__(made, name, value)  # types are checked on the way in here, elsewhere they are not
     with pytest.raises(ValueError, match=message):
-        Experiment(model="a", **settings).check()
+        made.check()
 
 
 def test_every_setting_changes_the_key():
@@ -108,6 +124,66 @@ def test_text_model_tokenizer_protocol_and_recipe_change_the_key(monkeypatch):
         monkeypatch.setitem(fitting.RECIPES, "quick", replace(QUICK["quick"], **{field.name: value}))
         keys.append(base.key(TEXT, **FACTS))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_field_that_came_later_is_no_part_of_the_key_at_its_default():
+    later = dataclasses.make_dataclass(
+        "Later", [("place", str, dataclasses.field(default="input"))], bases=(Experiment,), frozen=True, kw_only=True
+    )
+    assert later(model="a").key(TEXT, **FACTS) == Experiment(model="a").key(TEXT, **FACTS)
+    assert later(model="a", place="layer 1").key(TEXT, **FACTS) != Experiment(model="a").key(TEXT, **FACTS)
+
+
+def test_a_dataset_on_the_hub_is_not_asked_for_before_its_texts_are(offline):
+    for source in ("hub:some/tales#text", "pg19", "after:4:shuffled:fanfics", "chunks:pg19_books"):
+        assert sweep.grid(model="llama-64", source=source, n_texts=2)[1].source == source
+
+
+def experiments_of(notebook, monkeypatch, **parameters):
+    """What a notebook asks `sweep.measure` for, its cells run up to there."""
+    found = []
+
+    def ask(experiments, *arguments, **options):
+        found.extend(experiments)
+        raise InterruptedError
+
+    monkeypatch.setattr(sweep, "measure", ask)
+    space = {}
+    with contextlib.suppress(InterruptedError):
+        for cell in (resources.notebooks() / f"{notebook}.py").read_text().split("\n# %%"):
+            exec(compile("#" + cell, notebook, "exec"), space)
+            space |= {name: value for name, value in parameters.items() if name in space}
+    return found
+
+
+def test_the_keys_of_the_travelling_rows_are_those_that_the_notebooks_make(monkeypatch):
+    for recipe in QUICK:
+        monkeypatch.delitem(fitting.RECIPES, recipe)
+    speed = str(resources.data() / "measured" / "speed")
+    names = [
+        "01_decoding_capacity",
+        "02_information_gain",
+        "03_many_vectors",
+        "04_theory_and_utilisation",
+        "05_geometry",
+        "10_baselines",
+    ]
+    wanted = [one for name in names for one in experiments_of(name, monkeypatch)]
+    wanted += experiments_of("11_speed", monkeypatch, speed=speed)
+    wanted += experiments_of("02_information_gain", monkeypatch, models=["llama-64"], n_texts=8)  # as it was once
+    made = {cell.key: cell.experiment for cell in sweep.cells(dict.fromkeys(wanted))}
+    rows = store.read([sweep.measured()])
+    assert rows["key"].n_unique() == 2739
+    assert set(rows["key"]) == made.keys()
+    # What their measurement did not record is that of the experiment with the key.
+    recorded = rows.select("key", "text_seed", "budget", "limit").unique().sort("key").rows()
+    grown = {key: one.search != "fixed" for key, one in made.items()}
+    assert recorded == [
+        (key, one.text_seed, one.budget if grown[key] else None, one.length if grown[key] else None)
+        for key, one in sorted(made.items())
+    ]
+    assert rows["schema"].unique().to_list() == [1]
+    assert rows["threads"].null_count() == rows.height  # not recorded then
 
 
 def test_budget_is_no_part_of_a_fixed_length():

@@ -76,10 +76,11 @@ def start(code, path, *arguments, wrapper=(), **changes):
 
 def test_schema_is_the_documented_row():
     documented = """
-        key model revision architecture n_parameters d_model vocab_size tokenizer_digest bos attention dtype
-        source text_index text_id text_digest n_mem length scored_from recipe search probe seed init steps
-        token_steps status n_scored correct_without correct_with bits_without bits_with bits_with_min
-        first_bits_with first_correct decoded_tokens seconds device versions mem curve_right curve_bits
+        key schema model revision quantisation architecture n_parameters d_model vocab_size tokenizer_digest bos
+        attention dtype source text_index text_id text_digest n_mem length scored_from recipe search budget limit
+        text_seed source_bits_low source_bits_high probe seed init steps token_steps status n_scored correct_without
+        correct_with bits_without bits_with bits_with_min first_bits_with first_correct decoded_tokens seconds device
+        threads versions mem curve_right curve_bits
     """
     assert list(SCHEMA) == list(schema.COLUMNS) == documented.split()
     assert SCHEMA.keys() > schema.NULLABLE

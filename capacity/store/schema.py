@@ -10,8 +10,10 @@ _TEXT, _INT, _LONG, _REAL = pl.String(), pl.Int32(), pl.Int64(), pl.Float64()
 
 _ROW: dict[str, tuple[pl.DataType, str]] = {
     "key": (_TEXT, "hash of the experiment, the text, the model's revision and the protocol: names the cell"),
+    "schema": (_INT, "version of these columns when the row was measured; null: not recorded"),
     "model": (_TEXT, "name of the model"),
     "revision": (_TEXT, "digest of the model's files"),
+    "quantisation": (_TEXT, "how the weights in the files were rounded; null: they were not"),
     "architecture": (_TEXT, "class of the model"),
     "n_parameters": (_LONG, "parameters of the model, tied ones once"),
     "d_model": (_INT, "width of a [mem] vector, numbers"),
@@ -29,6 +31,11 @@ _ROW: dict[str, tuple[pl.DataType, str]] = {
     "scored_from": (_INT, "0: all N positions are scored; 1: positions 2..N, the first token given"),
     "recipe": (_TEXT, "name of the optimisation settings"),
     "search": (_TEXT, "name of the search over lengths"),
+    "budget": (_LONG, "token-steps that the search may spend; null: no search, or not recorded"),
+    "limit": (_INT, "most tokens that the search may try; null: no search, or not recorded"),
+    "text_seed": (_LONG, "seed of the sample of texts; null: not recorded"),
+    "source_bits_low": (_REAL, "least bits that the text's source can have spent on it; null: not known"),
+    "source_bits_high": (_REAL, "most bits that the text's source can have spent on it; null: not known"),
     "probe": (_INT, "place of the fit in its cell, from 0"),
     "seed": (_LONG, "seed of the fit"),
     "init": (_TEXT, "how the first [mem] vector was made"),
@@ -46,6 +53,7 @@ _ROW: dict[str, tuple[pl.DataType, str]] = {
     "decoded_tokens": (_INT, "tokens right before the first wrong one, decoding freely; null: not decoded"),
     "seconds": (_REAL, "wall-clock time of the fit, seconds"),
     "device": (_TEXT, "device the fit ran on"),
+    "threads": (_INT, "threads that the fit ran on; null: not on a processor, or not recorded"),
     "versions": (_TEXT, "versions of the libraries, JSON"),
     "mem": (pl.List(pl.Float32()), "the scored [mem] vectors, flat, n_mem * d_model numbers; null: not kept"),
     "curve_right": (pl.List(_INT), "scored positions right at every step; null: not traced"),
@@ -53,9 +61,11 @@ _ROW: dict[str, tuple[pl.DataType, str]] = {
 }
 SCHEMA: dict[str, pl.DataType] = {name: dtype for name, (dtype, _) in _ROW.items()}
 COLUMNS: dict[str, str] = {name: description for name, (_, description) in _ROW.items()}
-NULLABLE = frozenset(
-    {"bits_with_min", "first_bits_with", "first_correct", "decoded_tokens", "mem", "curve_right", "curve_bits"}
-)
+VERSION = 2  # of the columns: 1 had none of budget, limit, text_seed, threads, quantisation and source_bits_*
+NULLABLE = frozenset({
+    "schema", "quantisation", "budget", "limit", "text_seed", "source_bits_low", "source_bits_high", "threads",
+    "bits_with_min", "first_bits_with", "first_correct", "decoded_tokens", "mem", "curve_right", "curve_bits",
+})  # fmt: skip
 STATUSES = ("solved", "stalled", "budget", "diverged", "oom")
 
 

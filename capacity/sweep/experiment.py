@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from capacity import fitting, models, texts
 from capacity.fitting import BUDGET
@@ -40,9 +40,15 @@ class Experiment:
     trace: bool = False  # keep right tokens and bits at every step
 
     def check(self) -> None:
-        """Raise ValueError for the first setting that is not allowed, saying what is."""
+        """Raise ValueError for the first setting of another type or not allowed, saying what is; nothing is fetched."""
+        for name, kind in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), get_args(kind) or (kind,)
+            if type(value) not in kinds:
+                words = {int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
+                allowed = " or ".join(words[one] for one in kinds)
+                raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give {allowed}")
         fitting.recipe(self.recipe)
-        texts.check(self.source)
+        texts.check_name(self.source)
         for name, value, allowed in [
             ("search", self.search, SEARCHES),
             ("scored_from", self.scored_from, (0, 1)),
@@ -51,9 +57,14 @@ class Experiment:
         ]:
             if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, allowed))}")
-        for name, least in [("n_mem", 1), ("length", 1 + self.scored_from), ("budget", 1), ("text_index", 0)]:
+        for name, least, most in [
+            ("n_mem", 1, 2**31 - 1), ("length", 1 + self.scored_from, 2**31 - 1), ("budget", 1, 2**63 - 1),
+            ("text_index", 0, 2**31 - 1), ("text_seed", 0, 2**63 - 1), ("seed", 0, 2**63 - 1),
+        ]:  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+            if getattr(self, name) > most:  # the row's column holds no more
+                raise ValueError(f"{name} is {getattr(self, name)}; at most {most} is allowed")
         if self.bos == "after_mem" and not self.scored_from:
             raise ValueError("bos='after_mem' makes BOS the given first token; it needs scored_from=1")
 
@@ -64,11 +75,28 @@ class Experiment:
 
     def key(self, text: Text, *, revision: str, tokenizer_digest: str) -> str:
         """Return 32 hex digits that change with anything that may change the cell's rows."""
-        settings = asdict(self) | {"recipe": [self.recipe, asdict(fitting.recipe(self.recipe))]}
+        settings = _told_apart(self, _KEYED) | {
+            "recipe": [self.recipe, _told_apart(fitting.recipe(self.recipe), _KEYED_OF_RECIPE)]
+        }
         if self.search == "fixed":
             del settings["budget"]
         parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+# Fields of the first rows' keys; a later one is left out at its default, which means what was done before.
+_KEYED = frozenset({
+    "model", "source", "text_index", "text_seed", "n_mem", "length", "scored_from", "recipe", "search", "budget",
+    "seed", "bos", "dtype", "attention", "device", "trace",
+})  # fmt: skip
+_KEYED_OF_RECIPE = frozenset({
+    "loss", "lr", "betas", "eps", "weight_decay", "margin", "steps", "patience", "relative",
+})  # fmt: skip
+
+
+def _told_apart(settings: Any, keyed: frozenset[str]) -> dict[str, Any]:
+    values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
+    return {name: value for name, (value, default) in values.items() if name in keyed or value != default}
 
 
 @dataclass(frozen=True)

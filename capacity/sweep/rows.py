@@ -11,7 +11,7 @@ from capacity import fitting, provenance
 from capacity.decoding import counts, decoded_tokens, teacher_forced
 from capacity.fitting import Probe, Task
 from capacity.models import Frozen
-from capacity.store import SCHEMA
+from capacity.store import NULLABLE, SCHEMA, VERSION
 from capacity.sweep.experiment import Cell
 
 
@@ -49,6 +49,7 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
     what, ids = cell.experiment, torch.tensor([cell.text.ids])
     without = teacher_forced(frozen, None, ids)
     exact = [number for number, probe in enumerate(probes) if probe.status == "solved"]
+    searched = what.search in fitting.SEARCHES
     found = []
     for number, probe in enumerate(probes):
         stored = probe.mem.numpy().tobytes()
@@ -58,16 +59,21 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
         if exact and number == exact[-1]:
             decoded = decoded_tokens(frozen, mem, cell.text.ids[: probe.length], scored_from=what.scored_from)
         found.append(
-            {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
+            dict.fromkeys(NULLABLE)
+            | {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
             | counts(score, without, probe.length)
             | {
-                "key": cell.key, "source": what.source, "text_index": what.text_index,
+                "key": cell.key, "schema": VERSION, "source": what.source, "text_index": what.text_index,
                 "text_id": cell.text.id, "text_digest": cell.text.digest, "n_mem": what.n_mem,
                 "length": probe.length, "scored_from": what.scored_from, "recipe": what.recipe,
-                "search": what.search, "probe": number, "seed": what.seed, "init": "embedding_std",
+                "search": what.search, "budget": what.budget if searched else None,
+                "limit": what.length if searched else None, "text_seed": what.text_seed, "probe": number,
+                "seed": what.seed, "init": "embedding_std",
                 "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
                 "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded,
-                "seconds": probe.seconds, "device": frozen.device.type, "versions": json.dumps(provenance.versions()),
+                "seconds": probe.seconds, "device": frozen.device.type,
+                "threads": torch.get_num_threads() if frozen.device.type == "cpu" else None,
+                "versions": json.dumps(provenance.versions()),
                 "mem": mem.flatten().numpy(),
                 "curve_right": None if probe.curve is None else probe.curve.right,
                 "curve_bits": None if probe.curve is None else np.array(probe.curve.bits, dtype=np.float32),

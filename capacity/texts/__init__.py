@@ -63,6 +63,11 @@ def check(source: str) -> None:
     sources.named(source)
 
 
+def check_name(source: str) -> None:
+    """Raise TextError if `source` names no source; nothing is fetched for it."""
+    sources.check_name(source)
+
+
 def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) -> list[Text]:
     """Return `n_texts` texts of exactly `length` tokens, the same for a seed on every machine.
 

@@ -56,10 +56,7 @@ def fetch(name: str) -> Dataset:
     Raises TextError for a name of another form, a dataset, revision, config or split that is not there, and where
     there is nothing to read.
     """
-    match = _NAME.fullmatch(name)
-    if match is None or ".." in name.partition("#")[0]:
-        raise TextError(f"{name[:200]!r} names no dataset; give {FORM}")
-    repo, config, split, revision, column = match.group("repo", "config", "split", "revision", "column")
+    repo, config, split, revision, column = check_name(name).group("repo", "config", "split", "revision", "column")
     card = _snapshot(repo, revision, ["README.md"])
     commit = card.name
     splits = _splits(_files(repo, card), _cards_configs(card / "README.md"), config, repo)
@@ -74,6 +71,14 @@ def fetch(name: str) -> Dataset:
     if missing:
         raise TextError(f"the cache of {repo} lacks {missing[0]}; get it where there is a network")
     return Dataset(f"{repo}@{commit[:8]}", tuple(folder / path for path in chosen), column)
+
+
+def check_name(name: str) -> re.Match[str]:
+    """Return the parts of a dataset's name; raises TextError for one of another form."""
+    match = _NAME.fullmatch(name)
+    if match is None or ".." in name.partition("#")[0]:
+        raise TextError(f"{name[:200]!r} names no dataset; give {FORM}")
+    return match
 
 
 def _snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:

@@ -44,6 +44,17 @@ def named(name: str) -> Source:
     return SOURCES[name]()
 
 
+def check_name(name: str) -> None:
+    """Raise TextError as `named`, but fetch nothing: of what lies on the hub the form of its name is checked alone."""
+    inner = name
+    while (head := inner.partition(":")[0]) in (*_CHANGES, "after"):
+        inner = inner.partition(":")[2].partition(":")[2] if head == "after" else inner.partition(":")[2]
+    if head == "hub" and len(name) <= _LONGEST:
+        hub.check_name(inner.partition(":")[2])
+    elif inner not in ("pg19", "pg19_books", "fanfics"):
+        named(name)
+
+
 # Documents
 
 
