@@ -6,6 +6,7 @@ theory         what could a vector hold at most (Eq. 1)?
 metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length
 gains          how many tokens and bits does a vector save, and of which limit is that how much?
 published      what do the papers' tables say?
+scaling        what does capacity grow with? laws, their exponents and how far they foretell
 provenance     on which machine, with which versions?
 store          which rows are there? append, find again, survive
 charts         how does it look? one function a figure

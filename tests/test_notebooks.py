@@ -38,6 +38,7 @@ SETTINGS = {
     "05_geometry": {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
     },
+    "06_scaling_laws": {"models": [SMALLEST], "n_texts": 2, "budget": 100, "longest": 8},
     "10_baselines": {
         "models": [SMALLEST], "prefix_models": [SMALLEST], "n_texts": 2, "sources": ["embedded", "random_tokens"],
         "budget": 200, "longest": 8, "prefixes": [8, 24, 64], "before": 24, "continuation": 2, "copied": [4, 12],

@@ -11,6 +11,7 @@ from capacity.charts.lengths import (
     rates_by_length,
     training_curves,
 )
+from capacity.charts.scaling import held_by_depth, laws
 from capacity.charts.texts import (
     bits_needed,
     byte_ledger,
@@ -35,6 +36,8 @@ __all__ = [
     "exact_length_by_model",
     "fit_curve",
     "gain_by_length",
+    "held_by_depth",
+    "laws",
     "norms_by_series",
     "prefix_share",
     "rates_by_length",

@@ -1,0 +1,57 @@
+"""Figures of scaling laws: rungs as dots on log axes, laws as lines."""
+
+import altair as alt
+import polars as pl
+
+from capacity.charts.style import WIDTH
+
+
+def laws(points: pl.DataFrame, lines: pl.DataFrame, *, across: str, up: str) -> alt.LayerChart | alt.FacetChart:
+    """Return what is held by what it may grow with, on log axes: a dot a rung, a dashed line a law.
+
+    points: x, y (above 0), rung (its name), series; lines: x, y, law; across, up: titles of the axes, with units.
+    """
+    x = alt.X("x:Q", title=across, scale=alt.Scale(type="log", nice=False, padding=16))
+    y = alt.Y("y:Q", title=up, scale=alt.Scale(type="log", nice=False, padding=16))
+    series = points["series"].unique(maintain_order=True).to_list()
+    dots = (
+        alt.Chart(points)
+        .mark_point(filled=True, size=65, opacity=0.85)
+        .encode(
+            x=x, y=y, tooltip=["rung", "series", alt.Tooltip("x", format=".4g"), alt.Tooltip("y", format=".4g")],
+            color=alt.Color("series:N", title=None, sort=series, legend=alt.Legend(orient="right", labelLimit=260)),
+        )
+    )  # fmt: skip
+    drawn = (
+        alt.Chart(lines)
+        .mark_line(color="#555", strokeWidth=1.5)
+        .encode(
+            x=x, y=y, strokeDash=alt.StrokeDash("law:N", title=None, sort=None, legend=alt.Legend(orient="right")),
+        )
+    )  # fmt: skip
+    return alt.layer(drawn, dots).properties(width=WIDTH + 60, height=300)
+
+
+def held_by_depth(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return tokens held by the first layers of models, one line a model, on log axes.
+
+    table: model, layers, value (tokens, above 0), whole (whether these are all its layers).
+    """
+    layers = sorted(set(table["layers"]))
+    base = alt.Chart(table).encode(
+        x=alt.X(
+            "layers:Q", title="layers kept, from the first", axis=alt.Axis(values=layers, format="d"),
+            scale=alt.Scale(type="log", base=2, nice=False, padding=14),
+        ),
+        y=alt.Y(
+            "value:Q", title="exact length (tokens, log scale)", scale=alt.Scale(type="log", nice=False, padding=14)
+        ),
+        color=alt.Color("model:N", title=None, sort=None, legend=alt.Legend(orient="right", labelLimit=260)),
+        tooltip=["model", "layers", "value"],
+    )  # fmt: skip
+    shape = alt.Shape(
+        "whole:N", title="the whole model", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"])
+    )
+    return (base.mark_line() + base.mark_point(filled=True, size=70).encode(shape=shape)).properties(
+        width=WIDTH + 60, height=280
+    )

@@ -1,0 +1,115 @@
+"""What capacity grows with: laws fitted in logarithms, their exponents with intervals, and how far they foretell.
+
+Two forms: y = a * x (a constant amount for each unit of x) and y = a * x^b. What is fitted are rungs (models), one
+number each: the interval is over rungs, however many texts each number is a mean of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+Numbers = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Law:
+    """y = scale * x^exponent, with what is needed to say how far it holds."""
+
+    scale: float  # in units of y
+    exponent: float  # 1 where it was held there
+    low: float  # of the exponent's 95% t interval; the exponent itself where it was held, or two rungs are all
+    high: float
+    spread: float  # residual standard deviation of ln y; NaN where no rung is left over to see it
+    n: int  # rungs
+    free: bool  # whether the exponent was fitted
+    mean_ln_x: float
+    squares_ln_x: float  # sum of squared deviations of ln x from its mean
+
+    @property
+    def freedom(self) -> int:
+        """The degrees of freedom of the residuals."""
+        return self.n - (2 if self.free else 1)
+
+    def predict(self, x: float) -> float:
+        """Return y at `x`.
+
+        >>> round(fit([1, 2, 4], [3, 6, 12]).predict(8), 6)
+        24.0
+        """
+        return float(self.scale * x**self.exponent)
+
+    def standard_error(self, x: float) -> float:
+        """Return the standard error of ln y of a further rung at `x`: its own spread and the law's uncertainty."""
+        lever = (np.log(x) - self.mean_ln_x) ** 2 / self.squares_ln_x if self.free else 0.0
+        return float(self.spread * np.sqrt(1 + 1 / self.n + lever))
+
+    def interval(self, x: float, *, confidence: float = 0.95) -> tuple[float, float]:
+        """Return where a further rung at `x` lies with this confidence; NaN where no spread was seen."""
+        if self.freedom < 1:
+            return float("nan"), float("nan")
+        reach = stats.t.ppf((1 + confidence) / 2, self.freedom) * self.standard_error(x)
+        return self.predict(x) * float(np.exp(-reach)), self.predict(x) * float(np.exp(reach))
+
+    def miss(self, x: float, y: float) -> float:
+        """Return how far a further rung is from the law, in standard errors of ln y; above 0 where it holds more."""
+        return float((np.log(y) - np.log(self.predict(x))) / self.standard_error(x))
+
+
+def fit(x: Numbers, y: Numbers, *, exponent: float | None = None) -> Law:
+    """Return the law of least squares in logarithms.
+
+    Args:
+        x: what y may grow with, of each rung, above 0.
+        y: what is held, of each rung, above 0.
+        exponent: held there; None fits it.
+
+    Raises ValueError for values that are not above 0, or too few different x: two to fit an exponent, else one.
+
+    >>> law = fit([64, 128, 256], [10.0, 20.0, 40.0])
+    >>> round(law.exponent, 6), round(law.scale, 6)
+    (1.0, 0.15625)
+    """
+    across, up = _logarithms(x, y)
+    free = exponent is None
+    if len(set(across)) < (2 if free else 1):
+        raise ValueError(f"{len(set(across))} different x among {len(across)} rungs; an exponent needs at least 2")
+    squares = float(((across - across.mean()) ** 2).sum())
+    slope = float(((across - across.mean()) * up).sum() / squares) if exponent is None else float(exponent)
+    residuals = up - up.mean() - slope * (across - across.mean())
+    freedom = len(across) - (2 if free else 1)
+    spread = float(np.sqrt((residuals**2).sum() / freedom)) if freedom > 0 else float("nan")
+    reach = 0.0
+    if free and freedom > 0:
+        reach = float(stats.t.ppf(0.975, freedom) * spread / np.sqrt(squares))
+    return Law(
+        scale=float(np.exp(up.mean() - slope * across.mean())), exponent=slope, low=slope - reach, high=slope + reach,
+        spread=spread, n=len(across), free=free, mean_ln_x=float(across.mean()), squares_ln_x=squares,
+    )  # fmt: skip
+
+
+def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None) -> float:
+    """Return the root mean square error of ln y of each rung, foretold from all others; 0.1 is about 10%.
+
+    Rungs that share an x are left out together: a second seed of a width would foretell the first. Raises ValueError
+    as `fit`, or where what remains can't be fitted.
+    """
+    across, up = (np.asarray(values, dtype=float) for values in (x, y))
+    _logarithms(across, up)
+    errors = []
+    for value in sorted(set(across)):
+        out = across == value
+        law = fit(across[~out], up[~out], exponent=exponent)
+        errors += [np.log(one) - np.log(law.predict(value)) for one in up[out]]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def _logarithms(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if across.shape != up.shape or across.ndim != 1:
+        raise ValueError(f"x has shape {across.shape} and y {up.shape}; give one number of each for every rung")
+    wrong = [float(value) for value in (*across, *up) if not (np.isfinite(value) and value > 0)]
+    if wrong:
+        raise ValueError(f"{wrong[:3]} are not finite and above 0; a law in logarithms has no place for them")
+    return np.log(across), np.log(up)

@@ -1,0 +1,94 @@
+"""Laws of known data: exponents, intervals that cover, errors of what was left out."""
+
+import doctest
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from capacity import scaling
+
+WIDTHS = np.array([32, 64, 128, 192, 256, 512.0])
+
+
+@pytest.mark.parametrize(("scale", "exponent"), [(0.15, 1.0), (3.0, 0.4), (700.0, -0.5)])
+def test_a_law_without_noise_is_found(scale, exponent):
+    law = scaling.fit(WIDTHS, scale * WIDTHS**exponent)
+    assert (law.scale, law.exponent) == pytest.approx((scale, exponent))
+    assert law.low == pytest.approx(law.high)
+    assert law.predict(1024) == pytest.approx(scale * 1024**exponent)
+    assert scaling.leave_one_out(WIDTHS, scale * WIDTHS**exponent) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_held_exponent_is_the_mean_quotient_in_logarithms():
+    held = np.array([5.0, 9.0, 22.0, 26.0, 40.0, 70.0])
+    law = scaling.fit(WIDTHS, held, exponent=1)
+    assert law.scale == pytest.approx(stats.gmean(held / WIDTHS))
+    assert (law.exponent, law.low, law.high, law.freedom) == (1, 1, 1, 5)
+    assert law.spread == pytest.approx(np.log(held / WIDTHS).std(ddof=1))
+
+
+def test_the_exponents_interval_is_that_of_a_regression():
+    held = np.array([5.0, 9.0, 22.0, 26.0, 40.0, 70.0])
+    found, law = stats.linregress(np.log(WIDTHS), np.log(held)), scaling.fit(WIDTHS, held)
+    reach = stats.t.ppf(0.975, 4) * found.stderr
+    assert (law.exponent, law.low, law.high) == pytest.approx((found.slope, found.slope - reach, found.slope + reach))
+
+
+@pytest.mark.parametrize("n", [4, 6, 12])
+def test_intervals_cover_what_they_say(n):
+    rng, trials = np.random.default_rng(n), 3000
+    x = np.geomspace(32, 512, n)
+    inside = foretold = 0
+    for _ in range(trials):
+        law = scaling.fit(x, 0.2 * x**0.7 * np.exp(0.15 * rng.standard_normal(n)))
+        inside += law.low <= 0.7 <= law.high
+        low, high = law.interval(1024)
+        foretold += low <= 0.2 * 1024**0.7 * np.exp(0.15 * rng.standard_normal()) <= high
+    assert 0.93 <= inside / trials <= 0.97
+    assert 0.93 <= foretold / trials <= 0.97
+
+
+def test_a_miss_is_counted_in_standard_errors():
+    law = scaling.fit(WIDTHS, np.array([5.0, 9.0, 22.0, 26.0, 40.0, 70.0]))
+    _, high = law.interval(1024)
+    assert law.miss(1024, high) == pytest.approx(stats.t.ppf(0.975, 4))
+    assert law.miss(1024, law.predict(1024)) == pytest.approx(0)
+    assert law.miss(1024, law.predict(1024) / 2) < 0
+
+
+def test_rungs_of_one_width_are_left_out_together():
+    x = np.array([1.0, 1.0, 2.0, 4.0])
+    y = np.array([1.0, 3.0, 2.0, 4.0])
+    errors = [
+        np.log(1) - np.log(1), np.log(3) - np.log(1),  # of (2, 2), (4, 4): y = x
+        np.log(2) - np.log(2 * 3**0.25),  # of (1, sqrt 3) twice and (4, 4): halfway
+        np.log(4) - np.log(4 / 3**0.5),  # of (1, sqrt 3) and (2, 2): ln 2 + (ln 2 - ln 3 / 2)
+    ]  # fmt: skip
+    assert scaling.leave_one_out(x, y) == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+
+
+def test_two_rungs_show_no_spread():
+    law = scaling.fit([1, 2], [1, 2])
+    assert law.exponent == pytest.approx(1)
+    assert np.isnan(law.spread)
+    assert np.isnan(law.interval(4)).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1, 2], [1, 0], r"\[0.0\] are not finite and above 0"),
+        ([1, float("nan")], [1, 2], "not finite and above 0"),
+        ([1, 2], [1], "one number of each"),
+        ([2, 2], [1, 3], "1 different x among 2 rungs"),
+    ],
+)
+def test_what_has_no_law_is_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        scaling.fit(x, y)
+
+
+def test_examples_in_the_documentation():
+    assert doctest.testmod(scaling).attempted == 3
+    assert doctest.testmod(scaling).failed == 0
