@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from inputs import random_ids, task_of
 from torch import Tensor
 
 from capacity import fitting
@@ -13,7 +14,7 @@ from capacity.fitting.batch import Batch
 from capacity.fitting.engine import run
 from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe
-from capacity.fitting.search import grow
+from capacity.fitting.search import grow, stop
 from capacity.fitting.slots import bucket_of
 from capacity.fitting.tasks import Advance, Task
 from capacity.models import Frozen
@@ -22,26 +23,12 @@ HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1)
 STILL = Recipe(loss="hinge", margin=0.05, lr=0.0, patience=3)  # never moves
 
 
-def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
 def random_mem(frozen: Frozen, n_mem: int, seed: int = 1) -> Tensor:
     return torch.randn(n_mem, frozen.dim, generator=torch.Generator().manual_seed(seed)) * frozen.embedding_std
 
 
-def task_of(frozen: Frozen, ids: list[int], *, n_mem: int = 1, length: int | None = None, **options) -> Task:
-    options = {"seed": 0, "scored_from": 0} | options
-    return fitting.task(frozen, ids, n_mem=n_mem, length=length or len(ids), **options)
-
-
 def batch_of(frozen: Frozen, recipe: Recipe, *, n_mem: int = 1, bucket: int = 8, slots: int = 4) -> Batch:
     return Batch(frozen, recipe, Shape(n_mem, bucket, slots))
-
-
-def stay(task: Task, right: int) -> None:
-    """Never ask for more than the first length."""
 
 
 def lengths_in_turn(*lengths: int) -> Advance:
@@ -92,7 +79,7 @@ def test_steps_are_those_of_adamw(tiny: Frozen) -> None:
             slot = len(plain)
             batch.put(slot, task_of(tiny, ids[slot], n_mem=2))
             plain[slot] = Plain(tiny, ids[slot], batch.state.mem[slot], recipe)
-        assert batch.step(stay) == []
+        assert batch.step(stop) == []
         for slot, one in plain.items():
             one.step(len(one.ids))
             torch.testing.assert_close(batch.state.mem[slot], one.mem.detach(), atol=1e-5, rtol=0)
@@ -105,7 +92,7 @@ def test_slots_are_taken_and_free_again(tiny: Frozen) -> None:
     batch.put(2, tasks[0])
     batch.put(0, tasks[1])
     assert (batch.free, batch.under_way) == ([1, 3], 2)
-    assert [batch.step(stay) for _ in range(4)] == [[], [], [], [tasks[1], tasks[0]]]  # patience is 3
+    assert [batch.step(stop) for _ in range(4)] == [[], [], [], [tasks[1], tasks[0]]]  # patience is 3
     assert (batch.free, batch.under_way) == ([0, 1, 2, 3], 0)
 
 
@@ -122,7 +109,7 @@ def test_a_task_put_aside_goes_on_as_if_it_had_not_been(tiny: Frozen) -> None:
                 batch = batch_of(tiny, recipe, n_mem=2)
                 batch.put(3, task_of(tiny, *random_ids(7), n_mem=2))
                 batch.put(0, task)
-            left = batch.step(stay)
+            left = batch.step(stop)
         assert left[:1] == [task]
         return task
 
@@ -292,7 +279,7 @@ def test_probes_of_a_growth_stand_for_themselves(tiny: Frozen) -> None:
 
 @pytest.mark.parametrize(("budget", "steps"), [(1, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
 def test_a_budget_counts_tokens_times_steps(budget: int, steps: int, tiny: Frozen) -> None:
-    (task,) = run(tiny, [task_of(tiny, *random_ids(5), budget=budget)], HINGE, stay)
+    (task,) = run(tiny, [task_of(tiny, *random_ids(5), budget=budget)], HINGE, stop)
     assert [(probe.status, probe.steps) for probe in task.probes] == [("budget", steps)]
 
 

@@ -53,6 +53,7 @@ def test_entropy_is_the_chain_rule_by_a_plain_loop(frozen):
     assert coding.entropy_bits(frozen, ids) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_token_costs_the_logarithm_of_the_vocabulary(frozen):
     assert coding.entropy_bits(frozen, [3]) == math.log2(frozen.vocab_size)
 

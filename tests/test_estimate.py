@@ -21,6 +21,7 @@ def quick(monkeypatch):
     monkeypatch.setitem(fitting.RECIPES, "quick", QUICK)
 
 
+@pytest.mark.slow
 def grid(folders, **settings):
     same = {"source": "random_tokens", "recipe": "quick", "search": "fixed", "device": "cpu", "n_texts": 2}
     return sweep.grid(model=str(folders["llama"]), **same | settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inputs import random_ids
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,11 +22,6 @@ HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1000, patience=500)
 FAST = dataclasses.replace(HINGE, steps=40)
 SAME = ("status", "steps", "n_correct", "n_scored", "bits_min", "curve")
 STILL = Recipe(loss="hinge", margin=0.05, lr=0.0, patience=7)  # never moves
-
-
-def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 @dataclass

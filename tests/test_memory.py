@@ -1,6 +1,5 @@
-"""What a batch takes of memory, by hand and against what torch takes, and how many texts run at once."""
+"""What a batch takes of memory, by hand and against what torch takes."""
 
-import copy
 import dataclasses
 import gc
 import json
@@ -15,42 +14,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from capacity import fitting, models
-from capacity.fitting import memory, slots, step
+from capacity.fitting import memory, step
 from capacity.fitting.memory import Shape, is_exhausted, peak_bytes, predicted_bytes, saved_bytes
 from capacity.fitting.recipes import Recipe
-from capacity.fitting.slots import bucket_of, shape_of
 from capacity.fitting.step import State
 from capacity.models import Frozen
-
-
-@pytest.mark.parametrize(
-    ("length", "bucket"),
-    [
-        (1, 8), (8, 8), (9, 12), (13, 16), (16, 16), (17, 24), (25, 32), (48, 48), (49, 64), (64, 64),
-        (65, 80), (96, 96), (97, 112), (128, 128), (129, 160), (1000, 1024),
-    ],
-)  # fmt: skip
-def test_buckets(length: int, bucket: int) -> None:
-    assert bucket_of(length) == bucket_of(bucket) == bucket
-
-
-def test_a_bucket_holds_its_length_with_little_padding() -> None:
-    for length in range(1, 5000):
-        bucket = bucket_of(length)
-        assert length <= bucket <= bucket_of(length + 1)
-        if length >= 6:
-            assert 3 * (bucket - length) <= bucket
-        if length > 64:
-            assert 5 * (bucket - length) <= bucket
-
-
-def test_buckets_are_few() -> None:
-    assert len({bucket_of(length) for length in range(1, 1025)}) == 6 + 1 + 4 * 4  # to 48; 64; four octaves of four
-
-
-@pytest.mark.parametrize(("length", "most", "bucket"), [(60, 61, 61), (40, 61, 48), (7, 8, 8), (5, 7, 7), (9, 100, 12)])
-def test_a_bucket_ends_where_the_context_does(length: int, most: int, bucket: int) -> None:
-    assert bucket_of(length, most=most) == bucket
 
 
 def test_room_is_what_the_context_leaves(tiny: Frozen) -> None:
@@ -138,28 +106,6 @@ def test_a_step_takes_what_is_predicted_or_at_least_half(
     own = sum(parameter.nbytes for parameter in frozen.model.parameters())
     predicted = predicted_bytes(frozen, Shape(n_mem, bucket, slots)) - own
     assert 0.95 * taken <= predicted <= 2 * taken
-
-
-@pytest.mark.parametrize(("bucket", "slots"), [(8, 64), (12, 64), (16, 32), (48, 16), (64, 8), (512, 8)])
-def test_slots(bucket: int, slots: int, tiny: Frozen) -> None:
-    config = copy.copy(tiny.model.config)
-    config.max_position_embeddings = 1024
-    model = copy.copy(tiny.model)
-    model.config = config
-    roomy = dataclasses.replace(tiny, model=model)
-    assert shape_of(roomy, bucket, n_mem=1) == Shape(1, bucket, slots)
-
-
-def test_slots_are_halved_until_they_fit(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
-    def predicted(slots: int) -> int:
-        return predicted_bytes(tiny, Shape(2, 16, slots))
-
-    found = []
-    for total in (predicted(16), predicted(9), predicted(8), predicted(5), predicted(1), 0):
-        monkeypatch.setattr(slots, "total_bytes", lambda device, total=total: total / slots.SHARE + 1)
-        found.append(shape_of(tiny, 16, n_mem=2).slots)
-        assert found[-1] == shape_of(tiny, 16, n_mem=2).slots  # the same again
-    assert found == [16, 8, 8, 4, 1, 1]
 
 
 def test_a_container_has_what_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

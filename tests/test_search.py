@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from inputs import random_ids
 
 from capacity import fitting
 from capacity.decoding import decoded_tokens, free_running
@@ -18,11 +19,6 @@ from capacity.models import Frozen, ModelError
 HINGE = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=1000, patience=500)
 FAST = dataclasses.replace(HINGE, steps=60)
 STILL = Recipe(loss="hinge", margin=0.05, lr=0.0, patience=3)  # never moves
-
-
-def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 def check(
