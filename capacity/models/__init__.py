@@ -26,8 +26,8 @@ from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
-    "describe", "digest", "fetch", "is_cached", "load", "locate", "tokenizer_digest",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of",
+    "context_of", "describe", "digest", "fetch", "is_cached", "load", "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 
