@@ -160,5 +160,7 @@ def test_every_distribution_imported_is_required():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     required = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     assert len(required) == len(project["dependencies"])  # each once
+    extras = project["optional-dependencies"]
+    required |= {canonicalize_name(Requirement(line).name) for name in extras if name != "dev" for line in extras[name]}
     missing = {name for name in third if required.isdisjoint(map(canonicalize_name, known[name]))}
     assert missing == set()

@@ -108,7 +108,7 @@ def _convert(path: Path, folder: Path, sha256: str) -> None:
 
 
 def _quantisation(path: Path) -> str:
-    """Return the name of a file's quantisation, as in Q4_1, after checking that the file is whole."""
+    """Return a file's quantisation, as in Q4_1, after checking that the file is whole and its tokenizer its own."""
     import gguf
 
     try:
@@ -118,6 +118,14 @@ def _quantisation(path: Path) -> str:
             f"{path} is no whole GGUF file that can be read ({first_line(error)}): it is cut short, damaged or has a "
             "quantisation that gguf does not know; fetch it again"
         ) from error
+    # The file's own tokens: transformers may add some (Gemma's has one that no row of the embedding stands for).
+    words = reader.get_field("tokenizer.ggml.tokens")
+    rows = next((int(tensor.shape[1]) for tensor in reader.tensors if tensor.name == "token_embd.weight"), 0)
+    if words is None or len(words.data) > rows:
+        raise ModelError(
+            f"the tokenizer of {path} has {0 if words is None else len(words.data):,} tokens, its model's embedding "
+            f"{rows:,} rows; give a file with its own tokenizer"
+        )
     field = reader.get_field("general.file_type")
     try:
         name = gguf.LlamaFileType(int(field.contents())).name if field is not None else ""
@@ -143,12 +151,6 @@ def _read(path: Path) -> tuple[Any, Any]:
             "GGUF file of an architecture, quantisation and tokenizer that it knows"
         ) from error
     model, report = found
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer of {path} has {len(tokenizer):,} tokens, its model's embedding {rows:,} rows; give a file "
-            "with its own tokenizer"
-        )
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         raise ModelError(
