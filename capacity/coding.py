@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capacity.decoding import teacher_forced, walk
 from capacity.models import Frozen
-from capacity.texts import Text
+from capacity.texts import Text, token_bytes
 
 _STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
 _QUEUE, _MODEL = _STREAM.queue, _STREAM.model
@@ -35,7 +35,7 @@ def entropy_bits(frozen: Frozen, ids: Sequence[int]) -> float:
 def densities(frozen: Frozen, sample: Sequence[Text]) -> list[dict[str, str | int | float]]:
     """Return how dense each text is for the model alone: one row a text.
 
-    Columns: source, text_id, n_tokens, n_bytes (UTF-8 of what the tokens decode to), tokens_per_byte, bits_per_token
+    Columns: source, text_id, n_tokens, n_bytes (that the tokens stand for), tokens_per_byte, bits_per_token
     (positions 2..N over N - 1, since nothing predicts t1) and bits_per_byte, the product of these two.
     Raises ValueError for a text of one token, past the context, or not of this vocabulary.
 
@@ -45,7 +45,9 @@ def densities(frozen: Frozen, sample: Sequence[Text]) -> list[dict[str, str | in
     for text in sample:
         if len(text.ids) == 1:
             raise ValueError(f"{text.id} has 1 token, which nothing predicts; give at least 2")
-        n_bytes = len(str(frozen.tokenizer.decode(list(text.ids))).encode())
+        n_bytes = len(token_bytes(frozen.tokenizer, text.ids))
+        if not n_bytes:
+            raise ValueError(f"the tokens of {text.id} stand for no bytes at all; give a text with some")
         per_byte = len(text.ids) / n_bytes
         per_token = (entropy_bits(frozen, text.ids) - math.log2(frozen.vocab_size)) / (len(text.ids) - 1)
         found.append({
@@ -99,16 +101,16 @@ def decode(frozen: Frozen, data: bytes, n_tokens: int) -> list[int]:
     return found
 
 
-def zstd(text: str) -> bytes:
+def zstd(text: str | bytes) -> bytes:
     """Return the UTF-8 text compressed by zstd at its strongest level, in a frame with the size and no checksum.
 
     It begins with an empty dictionary, so a short text comes out longer than it was.
     """
-    return zstandard.ZstdCompressor(level=zstandard.MAX_COMPRESSION_LEVEL).compress(text.encode("utf-8"))
+    return zstandard.ZstdCompressor(level=zstandard.MAX_COMPRESSION_LEVEL).compress(_utf8(text))
 
 
 def ledger(
-    frozen: Frozen, mem: Float[Tensor, "n_mem dim"], text: str, ids: Sequence[int], *, given: int = 0
+    frozen: Frozen, mem: Float[Tensor, "n_mem dim"], text: str | bytes, ids: Sequence[int], *, given: int = 0
 ) -> list[dict[str, str | int | float]]:
     """Return what each way of keeping one text takes: rows with `what`, `bytes` and `bits_per_token`.
 
@@ -118,7 +120,7 @@ def ledger(
     Args:
         frozen: the model.
         mem: the text's vectors; only their number of entries counts.
-        text: the text itself.
+        text: the text itself, or the bytes of it where it may end within a character.
         ids: its token ids.
         given: leading tokens that the decoder gets beside [mem] (with `scored_from=1`, 1), packed.
 
@@ -130,7 +132,7 @@ def ledger(
     sizes = {
         "[mem], float32": _whole_bytes(32 * mem.numel() + given * packed_bits),
         "[mem], 16 bits a number": _whole_bytes(16 * mem.numel() + given * packed_bits),
-        "text, UTF-8": len(text.encode("utf-8")),
+        "text, UTF-8": len(_utf8(text)),
         "text, zstd": len(zstd(text)),
         "token ids, packed": _whole_bytes(len(ids) * packed_bits),
         "token ids, coded by the model": len(encode(frozen, ids)),
@@ -151,6 +153,10 @@ def _walk(frozen: Frozen, n_tokens: int, code: Callable[[Any], int]) -> list[int
 
     inputs = frozen.inputs(None, frozen.embed(torch.tensor([found])))
     return found + list(islice(walk(frozen, inputs, choose), n_tokens - 1))
+
+
+def _utf8(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8")
 
 
 def _whole_bytes(bits: int) -> int:

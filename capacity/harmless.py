@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 import re
-from typing import Any
+from typing import Any, TextIO
 
 # Terminal sequences, by ECMA-48: control (colours, cursor), operating-system commands (links), others.
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
@@ -38,6 +39,26 @@ def visible(text: str) -> str:
     Tab, newline and carriage return stay. Applied twice it changes nothing more.
     """
     return _TERMINAL.sub("", text).translate(_VISIBLE)
+
+
+def show(text: str, stream: TextIO) -> None:
+    """Write a line for a person to a stream: what is in it can't steer a terminal, nor end the program.
+
+    It is `visible`; what the stream's encoding lacks is escaped; where nobody reads any more (`| head -1`), nothing is
+    shown from then on.
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(visible(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        mute(stream)
+
+
+def mute(stream: TextIO) -> None:
+    """Send what is still to be written to a stream nowhere: what waits in it would be an error at the program's end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def neutral(html: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from capacity import coding, metrics, published
 from capacity.decoding import free_running
 from capacity.models import Frozen
-from capacity.texts import Text
+from capacity.texts import Text, token_bytes
 
 TEXT, PACKED, ENTROPY = "text, UTF-8", "token ids, packed", "token ids, their entropy"
 VECTOR = "[mem], 16 bits a number"
@@ -51,7 +51,7 @@ def measured(frozen: Frozen, sample: Sequence[Text], *, n_mem: int = 1) -> list[
     """
     found = []
     for text in sample:
-        words = str(frozen.tokenizer.decode(list(text.ids)))
+        words = token_bytes(frozen.tokenizer, text.ids)
         lines = coding.ledger(frozen, torch.zeros(n_mem, frozen.dim), words, text.ids)
         sizes = {str(line["what"]): float(line["bytes"]) for line in lines}
         sizes[ENTROPY] = coding.entropy_bits(frozen, text.ids) / 8

@@ -38,6 +38,7 @@ import torch
 from IPython.display import Markdown
 
 from capacity import charts, coding, decoding, models, sweep
+from capacity.texts import token_bytes
 
 charts.enable()
 
@@ -110,7 +111,7 @@ Markdown(
 # ## What it costs in bytes
 
 # %%
-held = frozen.tokenizer.decode(back)
+held = token_bytes(frozen.tokenizer, back)
 ledger = pl.DataFrame(coding.ledger(frozen, mem, held, back))
 ledger.with_columns(pl.col("bits_per_token").round(1))
 
@@ -120,7 +121,7 @@ charts.byte_ledger(ledger)
 # %%
 smallest, vector = ledger.sort("bytes").row(0, named=True), ledger.row(0, named=True)
 Markdown(
-    f"The vector takes {vector['bytes']:,} bytes in float32, the text {len(held.encode()):,} in UTF-8, and "
+    f"The vector takes {vector['bytes']:,} bytes in float32, the text {len(held):,} in UTF-8, and "
     f"{smallest['bytes']} as *{smallest['what']}*: what is compressed is the number of inputs the model reads "
     f"({len(back)} tokens to {n_mem}), not the bytes."
 )

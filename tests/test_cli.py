@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capacity import models, resources, vector_files
-from capacity.__main__ import app
+from capacity.__main__ import _is_usage, _read, app
 from capacity.charts.display import MIMETYPE
 from capacity.store import Store
 
@@ -73,6 +74,11 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["run", "01_decoding_capacity", "-p", "treshold=0.9"], "threshold"),
         (["run", "01_decoding_capacity", "-p", "n_texts=many"], "n_texts"),
         (["run", "01_decoding_capacity", "-p", "n_texts"], "no name=value"),
+        (["run", "01_decoding_capacity", "-p", "n_texts={[1]}"], "-p n_texts: '{[1]}' is no value"),
+        (["run", "01_decoding_capacity", "-p", f"n_texts={'-' * 20_000}1"], "-p n_texts: '---"),
+        (["sweep", "--preset", "kuratov2025/table1", "-p", f"length={'-' * 100_000}1"], "-p length: '---"),
+        (["cram", "x", "--budget", "0"], "--budget is 0"),
+        (["cram", "x", "--save", "."], "is a folder"),
         (["sweep"], "unknown preset ''; known are kuratov2025/fanfics, "),
         (["sweep", "--preset", "kuratov2025/table1", "-p", "lengths=8"], "unknown setting 'lengths'; known are"),
         (["sweep", "--preset", "kuratov2025/random", "--model", "nobody/nothing", "--dry-run"], "no model 'nobody"),
@@ -159,3 +165,42 @@ def test_help_keeps_its_brackets(command):
     done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
     assert "[mem]" in done.stdout
+
+
+def test_a_vector_is_kept_although_it_cannot_be_shown(tmp_path):
+    text = "He said \N{RIGHTWARDS ARROW}"
+    command = [sys.executable, "-m", "capacity", "cram", text, "--model", SMALLEST, "--budget", "20000", "--save"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([*command, tmp_path / "a"], capture_output=True, check=False, env=environment)
+    if done.returncode == 0:  # the fit itself is not what is tested
+        assert b"He said \\u2192" in done.stdout
+        assert capacity("decode", tmp_path / "a").stdout == text
+    else:
+        assert done.returncode == 1, done.stderr
+        assert b"did not fit" in done.stderr
+    command[4] = "He said that"
+    with subprocess.Popen([*command, tmp_path / "b"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1`
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+    assert vector_files.load(tmp_path / "b").n_tokens == 4
+
+
+def test_a_place_that_takes_no_file_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = CliRunner().invoke(app, ["cram", "x", "--model", "nobody/nothing", "--save", str(tmp_path / "file" / "a")])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "can't be written" in done.stderr
+
+
+def test_errors_are_sorted_by_what_happened():
+    full = ValueError("the vectors could not be written")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert not _is_usage(full)
+    assert _is_usage(ValueError("no such thing"))
+    assert not _is_usage(OSError(errno.EIO, "Input/output error"))
+
+
+def test_a_mark_at_the_start_of_a_file_is_no_text_and_line_ends_stay(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\n")
+    assert _read(None, tmp_path / "a.txt") == "a\r\nb\n"

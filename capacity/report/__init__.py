@@ -32,6 +32,7 @@ from capacity.report.parameters import check, declared, share
 _TITLE = "How much fits into one vector?"
 _PICTURE = "01_decoding_capacity"  # its first chart stands on the index
 _DAY_SECONDS = 86_400.0
+_SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
 
 
@@ -82,12 +83,14 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
     with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
         draft = Path(scratch) / "draft.ipynb"
         # sockets in a folder of our own: of two kernels that start at once, both may pick the same TCP port
-        transport = "ipc" if os.name == "posix" else "tcp"
-        connection = {"transport": transport, "connection_file": str(Path(scratch) / "kernel.json")}
+        sockets = Path(scratch) / "kernel.json"
+        short = len(os.fsencode(sockets)) < _SOCKET_BYTES
+        transport = "ipc" if os.name == "posix" and short else "tcp"
+        connection = {"transport": transport, "connection_file": str(sockets)}
         try:
             papermill.execute_notebook(
                 notebook,
-                draft,
+                str(draft).replace("{", "{{").replace("}", "}}"),  # papermill puts parameters into paths
                 given,
                 kernel_name="python3",
                 language="python",

@@ -12,6 +12,7 @@ from typing import Any
 import jupytext
 
 _SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_SHOWN = 200  # characters of a value in a message
 _ANNOTATIONS = "int, float, str, bool, None, list[...] and unions of them with |"
 
 
@@ -57,7 +58,7 @@ def check(source: Path, given: dict[str, Any]) -> dict[str, Any]:
         annotation = known[name].annotation
         if not _fits(value, _expression(annotation)):
             raise ParameterError(
-                f"{source.stem}: {name} = {value!r} is a {type(value).__name__}; "
+                f"{source.stem}: {name} = {_shown(value)} is a {type(value).__name__}; "
                 f"allowed is {annotation}, for example {known[name].default!r}"
             )
     return {name: parameter.default for name, parameter in known.items()} | given
@@ -78,13 +79,26 @@ def share(sources: list[Path], given: dict[str, Any]) -> dict[str, dict[str, Any
     return shares
 
 
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: however long or deep it is, one short line."""
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # a list in a list ...; an integer of more digits than Python writes
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
 def _check_name(name: str, allowed: list[str], where: str) -> None:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ParameterError(f"{where}: {name!r} is no parameter name; allowed are {', '.join(allowed) or 'none'}")
+        raise ParameterError(
+            f"{where}: {_shown(name)} is no parameter name; allowed are {', '.join(allowed) or 'none'}"
+        )
     if name not in allowed:
         close = difflib.get_close_matches(name, allowed, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ParameterError(f"{where}: unknown parameter {name!r}; allowed are {', '.join(allowed) or 'none'}{hint}")
+        raise ParameterError(
+            f"{where}: unknown parameter {_shown(name)}; allowed are {', '.join(allowed) or 'none'}{hint}"
+        )
 
 
 def _parse(cell: str, where: str) -> dict[str, Parameter]:
