@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, summarise
+from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, summarise
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -122,7 +122,7 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
     bits: C of `plateau_of`; tokens: mean token gain over its rows with at least as many bits before, positions 2..N;
     solved: every row is exact, so that the plateau is not reached and both are the most that its rows show.
     """
-    made = rows.with_columns(
+    made = pooled(rows, by).with_columns(
         bits_with(rows).alias("after"), exact(), (pl.col("correct_with") - pl.col("correct_without")).alias("gain")
     )
 
@@ -157,7 +157,7 @@ def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame
 
     Raises ValueError if no group has them.
     """
-    failed = rows.with_columns(bits_with(rows).alias("after")).filter(~exact())
+    failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
     failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1)
     if failed.is_empty():
         raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
@@ -187,8 +187,10 @@ def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     longer than a token was decoded; over seeds, the mean.
     """
     whole = pl.col("decoded_tokens") == pl.col("length")
-    seeds = rows.group_by([*by, "text_id", "seed"], maintain_order=True).agg(
-        pl.col("bits_without").filter(whole).max().fill_null(0.0).alias("bits")
+    seeds = (
+        pooled(rows, by)
+        .group_by([*by, "text_id", "seed"], maintain_order=True)
+        .agg(pl.col("bits_without").filter(whole).max().fill_null(0.0).alias("bits"))
     )
     return seeds.group_by([*by, "text_id"], maintain_order=True).agg(pl.col("bits").mean()).sort([*by, "text_id"])
 

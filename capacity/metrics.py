@@ -2,13 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
 CONDITIONS = ("model", "source", "n_mem", "recipe", "scored_from")  # what rows are told apart by, unless said
+# What has to be the same in rows that are pooled: a mean over two of them would be of neither.
+ALIKE = (
+    *CONDITIONS, "revision", "quantisation", "tokenizer_digest", "bos", "dtype", "attention", "search", "budget",
+    "limit", "text_seed", "init",
+)  # fmt: skip
+UNFINISHED = ("diverged", "oom")  # fits without a result: they are counted, but no mean has them
 _SEED, _RESAMPLES = 0, 2000
 
 
@@ -17,10 +23,10 @@ class Interval:
     """A number and where 95% of its bootstrap replicates lie."""
 
     value: float
-    low: float
-    high: float
+    low: float | None  # None: not bounded
+    high: float | None
     n: int  # texts
-    degenerate: bool  # one text, or no variation: the interval says nothing about the spread
+    degenerate: bool  # one text, no variation, or not bounded: the interval says nothing about the spread
 
 
 def interval(
@@ -87,7 +93,7 @@ def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) ->
     def one(part: pl.DataFrame) -> Interval:
         return interval(part.group_by("text_id").agg(pl.col("accuracy").mean())["accuracy"])
 
-    return summarise(rows.with_columns(accuracy()), [*by, "length"], one)
+    return summarise(pooled(rows, by).with_columns(accuracy()), [*by, "length"], one)
 
 
 def check_threshold(threshold: float) -> None:
@@ -124,20 +130,21 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
         censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
         return asdict(found) | {"censored": censored}
 
-    return summarise(rows.with_columns(accuracy()), by, one)
+    return summarise(pooled(rows, by).with_columns(accuracy()), by, one)
 
 
 def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return each text's exact length: *by, text_id, seed, exact_length (tokens), censored.
 
-    The longest prefix decoded free-running; 0 where none was. Censored: the budget or the text's end came before a
-    length that fails, so the true one may be larger.
+    The longest prefix decoded free-running; 0 where none was. Censored: the budget, the text's end, or a fit without
+    a result came before a length that fails, so the true one may be larger. A text with no finished fit is left out.
     """
     exact = pl.col("length").filter(pl.col("status") == "solved").max()
     limit = exact.fill_null(pl.col("scored_from").first()) + 1
-    failed = pl.col("status").is_in(["stalled", "diverged"]) & (pl.col("length") == limit)
+    failed = (pl.col("status") == "stalled") & (pl.col("length") == limit)
     return (
-        rows.group_by([*by, "text_id", "seed"], maintain_order=True)
+        pooled(rows, by)
+        .group_by([*by, "text_id", "seed"], maintain_order=True)
         .agg(
             pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"),
             (~failed.any()).alias("censored"),
@@ -164,9 +171,13 @@ def exact_length_by_cost(
     cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
     teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
     """
-    each = rows.sort("key", "probe").with_columns(
-        pl.col(cost).cum_sum().over("key").alias("spent_then"),
-        pl.when(exact()).then("length").otherwise(0).alias("reached"),
+    each = (
+        pooled(rows, by)
+        .sort("key", "probe")
+        .with_columns(
+            pl.col(cost).cum_sum().over("key").alias("spent_then"),
+            pl.when(exact()).then("length").otherwise(0).alias("reached"),
+        )
     )
     tables = []
     for spent in at:
@@ -181,11 +192,51 @@ def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
     return ratio(rows.with_columns(value.alias("above"), pl.lit(1).alias("below")), "above", "below", by=by)
 
 
+def finished(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of fits with a result: not those that diverged or ran out of memory."""
+    return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
+
+
+def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Return the rows that a mean by these columns may have: finished ones, alike in all that is not told apart.
+
+    Fits that diverged or ran out of memory are left out. Of ALIKE those columns count that `rows` has; a null, which
+    was not recorded, is a value of its own.
+
+    Raises ValueError where rows of one group differ in a column of ALIKE, naming it and its values, and where a cell
+    (text, seed, length, probe) is there under two keys.
+    """
+    rows = finished(rows)
+    names = [name for name in ALIKE if name in rows.columns and name not in by]
+    if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:
+        names = ["search"]  # what else differs follows from it
+    groups = rows.group_by(by).agg(pl.col(names).n_unique()) if names and rows.height else None
+    if groups is not None and (differ := [name for name in names if groups[name].max() > 1]):  # pyright: ignore
+        values = "; ".join(f"{name} {rows[name].unique().sort().to_list()[:4]}" for name in differ)
+        raise ValueError(
+            f"rows to be pooled differ in {', '.join(differ)} ({values}); filter them to one value, or add these "
+            f"columns to by"
+        )
+    place = [*by, "text_id", "seed", "length", "probe"]
+    if "key" in rows.columns and {*place} <= {*rows.columns}:
+        twice = rows.group_by(*dict.fromkeys(place)).agg(pl.col("key").n_unique()).filter(pl.col("key") > 1)
+        if twice.height:
+            raise ValueError(
+                f"{twice.height} fits are there twice, alike in all settings that are told apart, the first is "
+                f"{twice.drop('key').row(0, named=True)}; they differ in what `by` and ALIKE do not name (a trace, "
+                "a device): filter the rows to one of them"
+            )
+    return rows
+
+
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
     """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
 
-    The interval resamples texts, each with all its rows; a text with 0 in both tells nothing and is left out. Raises
-    ValueError for no rows, or where `below` sums to 0.
+    The interval resamples texts, each with all its rows; a text with 0 in both tells nothing and is left out; fits
+    that did not finish are, too, see `pooled`. Where a draw of texts may have `below` sum to 0, or to another sign than
+    that of all, the ratio is not bounded: its low and high are null, and it is flagged as degenerate.
+
+    Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
     """
 
     def one(part: pl.DataFrame) -> Interval:
@@ -193,9 +244,18 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> p
         pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
         if not pairs[below].sum():
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
-        return interval(pairs.to_numpy().astype(float), statistic=lambda c: c[:, 0].sum() / c[:, 1].sum())
+        whole, bounded = float(pairs[below].sum()), True
 
-    return summarise(rows, by, one)
+        def quotient(chosen: np.ndarray) -> float:
+            nonlocal bounded
+            divisor = float(chosen[:, 1].sum())
+            bounded &= divisor * whole > 0
+            return float(chosen[:, 0].sum() / divisor) if divisor else 0.0  # then it is not bounded
+
+        found = interval(pairs.to_numpy().astype(float), statistic=quotient)
+        return found if bounded else replace(found, low=None, high=None, degenerate=True)
+
+    return summarise(pooled(rows, by), by, one)
 
 
 def summarise(
@@ -211,4 +271,5 @@ def summarise(
         found.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
     if not found:
         raise ValueError("no rows to summarise; check what they were filtered by")
-    return pl.DataFrame(found).sort(by)
+    made = pl.DataFrame(found, infer_schema_length=None).sort(by)
+    return made.with_columns(pl.col(name).cast(pl.Float64) for name in ("low", "high") if name in made.columns)

@@ -52,7 +52,7 @@ grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recip
 here = sweep.grid(model=models, n_texts=n_texts, **grid)
 done = sweep.measure(here, store or None, missing=missing)
 rows = done.rows
-rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"])).sort("d_model", "model", maintain_order=True)
+rows = metrics.finished(rows).sort("d_model", "model", maintain_order=True)
 
 # %% [markdown]
 # ## Bits before and after

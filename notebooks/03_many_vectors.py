@@ -61,7 +61,7 @@ grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=le
 grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
 done = sweep.measure(grid + grown, store or None, missing=missing)
 rows = done.rows
-rows = rows.filter(~pl.col("status").is_in(["diverged", "oom"]))
+rows = metrics.finished(rows)
 
 # %% [markdown]
 # ## Tokens by number of vectors

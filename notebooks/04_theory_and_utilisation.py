@@ -54,7 +54,7 @@ grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recip
 cells = sweep.grid(model=models, n_texts=n_texts, **grid)
 done = sweep.measure(cells, store or None, missing=missing)
 rows = done.rows
-failed = rows.filter(~pl.col("status").is_in(["diverged", "oom"]) & ~metrics.exact())
+failed = metrics.finished(rows).filter(~metrics.exact())
 
 # %% [markdown]
 # ## Gains and capacities

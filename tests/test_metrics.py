@@ -166,19 +166,18 @@ GROWN = rows(
 
 def test_exact_lengths_worked_by_hand():
     found = metrics.exact_lengths(GROWN).select("text_id", "exact_length", "censored")
-    # Text 1 ended before it failed, text 2 ran out of budget; 0 and 3 failed.
-    assert found.rows() == [(0, 3, False), (1, 6, True), (2, 0, True), (3, 0, False)]
+    # Text 1 ended before it failed, text 2 ran out of budget, 0 failed; 3 diverged and says nothing.
+    assert found.rows() == [(0, 3, False), (1, 6, True), (2, 0, True)]
 
 
 @pytest.mark.parametrize(
     ("scored_from", "probes", "censored"),
     [
         (0, [(1, "stalled")], False),
-        (1, [(2, "diverged")], False),
-        (0, [(1, "oom")], True),
         (1, [(2, "budget")], True),
         (0, [(1, "solved"), (9, "solved")], True),  # the text ends
-        (0, [(1, "solved"), (2, "diverged")], False),
+        (0, [(1, "solved"), (2, "diverged")], True),  # no result is no failure
+        (0, [(1, "solved"), (2, "oom")], True),
         (0, [(1, "solved"), (4, "stalled"), (2, "budget")], True),  # 2 may fit yet
         (0, [(1, "solved"), (4, "stalled"), (2, "solved"), (3, "stalled")], False),
         (0, [(1, "solved"), (4, "stalled"), (2, "solved"), (3, "solved")], False),
@@ -195,13 +194,13 @@ def test_a_length_is_censored_where_none_one_longer_failed(scored_from, probes, 
 
 def test_exact_length_is_their_mean():
     found = metrics.exact_length(GROWN)
-    assert found.select("value", "n", "degenerate", "n_censored").row(0) == (2.25, 4, False, 2)
-    assert 0 <= found["low"].item() < 2.25 < found["high"].item() <= 6
+    assert found.select("value", "n", "degenerate", "n_censored").row(0) == (3.0, 3, False, 2)
+    assert 0 <= found["low"].item() < 3 < found["high"].item() <= 6
 
 
 def test_exact_length_tells_seeds_apart():
     twice = pl.concat([GROWN, GROWN.with_columns(pl.lit(1, pl.Int64).alias("seed"))])
-    assert metrics.exact_lengths(twice).height == 8
+    assert metrics.exact_lengths(twice).height == 6
 
 
 # Text 0 is exact at 2 and 3, not at 4; text 1 never is. The probes' costs add up to 10, 30 and 130, and to 50.
@@ -400,3 +399,43 @@ def test_a_ratio_to_nothing_is_refused():
         metrics.ratio(rows, "above", "below", by=["k"])
     with pytest.raises(ValueError, match="no rows to summarise"):
         metrics.ratio(rows.head(0), "above", "below", by=["k"])
+
+
+def test_a_ratio_whose_denominator_may_vanish_has_no_bounds():
+    # Denominators 3, -2: their sum is 1, but a draw of the second text alone has -2.
+    table = pl.DataFrame({"g": [1, 1], "text_id": ["a", "b"], "above": [10.0, 10.0], "below": [3.0, -2.0]})
+    found = metrics.ratio(table, "above", "below", by=["g"])
+    assert found.row(0) == (1, 20.0, None, None, 2, True)
+    assert found.schema["low"] == pl.Float64
+    zero = table.with_columns(below=pl.Series([1.0, 0.0]))  # the second alone: 0
+    assert metrics.ratio(zero, "above", "below", by=["g"]).row(0) == (1, 20.0, None, None, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("bos", ["none", "before_mem"]), ("dtype", ["float32", "bfloat16"]), ("budget", [3000, 4000]),
+        ("limit", [40, 80]), ("text_seed", [0, None]), ("quantisation", [None, "Q8_0"]), ("revision", ["a", "b"]),
+        ("attention", ["sdpa", "eager"]), ("search", ["fixed", "grow"]), ("recipe", ["paper", "default"]),
+    ],
+)  # fmt: skip
+def test_rows_that_differ_in_a_setting_are_not_pooled(column, values):
+    table = GAINS.with_columns(pl.Series("x", [values[0]] * 3 + [values[1]]).alias(column), status=pl.lit("stalled"))
+    by = ["model", "source"]
+    for figure in (gains.token_gain, gains.plateaus, gains.information_gain, gains.utilisation):
+        with pytest.raises(ValueError, match=f"differ in {column} .*filter them to one value, or add"):
+            figure(table, by=by)
+    assert gains.token_gain(table, by=[*by, column]).height == 2
+
+
+def test_cells_alike_in_every_setting_are_not_pooled():
+    table = GAINS.head(2).with_columns(length=8, probe=0, key=pl.Series(["a", "b"]))
+    with pytest.raises(ValueError, match=r"1 fits are there twice, .*'text_id': 0"):
+        gains.token_gain(table)
+    assert gains.token_gain(table.with_columns(seed=pl.Series([0, 1])))["value"].item() == 13.0
+
+
+def test_fits_that_did_not_finish_are_in_no_mean():
+    table = GAINS.with_columns(status=pl.Series(["stalled", "diverged", "oom", "solved"]))
+    assert gains.token_gain(table)["value"].item() == 25.0  # of 9 and 41
+    assert metrics.finished(table)["text_id"].to_list() == [0, 2]
