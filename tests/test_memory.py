@@ -16,11 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTra
 
 from capacity import fitting, models
 from capacity.fitting import memory, slots, step
-from capacity.fitting.memory import Shape, is_exhausted, peak_bytes, predicted_bytes, saved_bytes
+from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, saved_bytes
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import bucket_of, shape_of
 from capacity.fitting.step import State
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 
 @pytest.mark.parametrize(

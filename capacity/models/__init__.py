@@ -22,11 +22,12 @@ from capacity.models.checkpoints import (
     locate,
     tokenizer_digest,
 )
+from capacity.models.exhaustion import is_exhausted
 from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
 
 __all__ = [
     "BOS", "DTYPES", "EMBEDDED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of", "context_of",
-    "describe", "digest", "load", "locate", "tokenizer_digest",
+    "describe", "digest", "is_exhausted", "load", "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 
