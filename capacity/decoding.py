@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice, takewhile
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,41 @@ class Score:
         return np.all(self.correct[:, scored_from:], axis=1)
 
 
-@torch.no_grad()
 def teacher_forced(
     frozen: Frozen, mem: Float[Tensor, "batch n_mem dim"] | None, ids: Int[Tensor, "batch tokens"]
 ) -> Score:
     """Return the score of `ids` after `mem`, or of `ids` alone where `mem` is None.
 
     Without [mem] t1 is not scored (nothing stands before it, or BOS alone): its prediction is -1, its surprisal NaN,
-    its correctness False.
+    its correctness False. Where memory runs out, half of the texts are scored at a time, and of one text half of the
+    logits; it raises where one position's don't fit.
     """
+    try:
+        return _scored(frozen, mem, ids, at_once=ids.shape[1])
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+    if len(ids) > 1:
+        half = len(ids) // 2
+        parts = [
+            teacher_forced(frozen, None if mem is None else mem[some], ids[some])
+            for some in (slice(None, half), slice(half, None))
+        ]
+        return Score(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Score)))
+    at_once = ids.shape[1] // 2
+    while at_once > 1:
+        try:
+            return _scored(frozen, mem, ids, at_once=at_once)
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+        at_once //= 2
+    return _scored(frozen, mem, ids, at_once=1)
+
+
+@torch.no_grad()
+def _scored(frozen: Frozen, mem: Tensor | None, ids: Tensor, *, at_once: int) -> Score:
+    """Return the score, the logits of `at_once` tokens at a time."""
     ids = ids.to(frozen.device)
     inputs = frozen.inputs(mem, frozen.embed(ids[:, :-1]))
     skipped = 1 if mem is None else 0
@@ -43,11 +69,14 @@ def teacher_forced(
     predicted = np.full(ids.shape, -1)
     bits = np.full(ids.shape, np.nan)
     if inputs.shape[1]:
-        logits = frozen.logits(inputs)[:, before - 1 + skipped :].float()
-        targets = ids[:, skipped:]
-        nats = torch.logsumexp(logits, -1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        predicted[:, skipped:] = logits.argmax(-1).cpu().numpy()
-        bits[:, skipped:] = nats.cpu().double().numpy() / math.log(2)  # MPS has no float64
+        hidden = frozen.hidden(inputs)
+        whole = frozen.head(hidden) if at_once >= ids.shape[1] else None  # a product of other sizes rounds otherwise
+        for at in range(skipped, ids.shape[1], at_once):
+            some, places = slice(at, at + at_once), slice(before - 1 + at, before - 1 + at + at_once)
+            logits = (frozen.head(hidden[:, places]) if whole is None else whole[:, places]).float()
+            nats = torch.logsumexp(logits, -1) - logits.gather(-1, ids[:, some].unsqueeze(-1)).squeeze(-1)
+            predicted[:, some] = logits.argmax(-1).cpu().numpy()
+            bits[:, some] = nats.cpu().double().numpy() / math.log(2)  # MPS has no float64
     return Score(predicted, predicted == ids.cpu().numpy(), bits)
 
 
@@ -109,6 +138,29 @@ def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequenc
     given, rest = list(ids[:scored_from]), ids[scored_from:]
     found = stream(frozen, mem, given=given)
     return len(given) + sum(1 for _ in takewhile(lambda token: token == next(found), rest))
+
+
+def decoded_back(
+    frozen: Frozen, exact: Sequence[tuple[int, Float[Tensor, "n_mem dim"]]], ids: Sequence[int], *, scored_from: int = 0
+) -> list[int | None]:
+    """Return what `decoded_tokens` gives of a text's exact vectors, from the last back to one that decodes whole.
+
+    Those before it are not decoded (None), nor is one that could not give more than a later one gave. What is exact
+    token by token may decode otherwise, where two logits are as close as rounding.
+
+    exact: length and vector, the lengths rising.
+    """
+    found: list[int | None] = [None] * len(exact)
+    most = -1
+    for place in reversed(range(len(exact))):
+        length, mem = exact[place]
+        if length <= most:
+            break
+        tokens = decoded_tokens(frozen, mem, ids[:length], scored_from=scored_from)
+        found[place], most = tokens, max(most, tokens)
+        if tokens == length:
+            break
+    return found
 
 
 def counts(with_mem: Score, without: Score, length: int) -> dict:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from capacity import models
-from capacity.decoding import decoded_tokens, free_running, teacher_forced
+from capacity.decoding import decoded_back, decoded_tokens, free_running, teacher_forced
 from capacity.models import Frozen, ModelError
 
 
@@ -233,3 +233,40 @@ def test_wrong_input_is_refused(tiny: Frozen) -> None:
     with pytest.raises(ModelError, match="at least one token"):
         free_running(tiny, mem, 0)
     assert len(free_running(tiny, mem, 62)) == 62
+
+
+@pytest.mark.parametrize("n_mem", [0, 2])
+@pytest.mark.parametrize("most", [8, 4, 3, 1])
+def test_scores_where_memory_runs_out_are_the_scores(
+    most: int, n_mem: int, frozen: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = random_ids(frozen, 3, 6)
+    mem = torch.stack([random_mem(frozen, n_mem, seed) for seed in range(3)]) if n_mem else None
+    whole, head = teacher_forced(frozen, mem, ids), Frozen.head
+
+    def limited(self: Frozen, hidden: Tensor) -> Tensor:
+        if hidden.shape[:-1].numel() > most:
+            raise RuntimeError("CUDA error: out of memory")
+        return head(self, hidden)
+
+    monkeypatch.setattr(Frozen, "head", limited)
+    parts = teacher_forced(frozen, mem, ids)
+    assert np.array_equal(parts.predicted, whole.predicted)
+    assert np.array_equal(parts.correct, whole.correct)
+    np.testing.assert_allclose(parts.bits, whole.bits, atol=1e-5)
+    monkeypatch.setattr(Frozen, "head", lambda self, hidden: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        teacher_forced(frozen, mem, ids)
+
+
+def test_decoding_goes_back_until_a_vector_decodes_whole(tiny: Frozen) -> None:
+    mem = [random_mem(tiny, 2, seed=seed) for seed in range(3)]
+    ids = free_running(tiny, mem[1], 9)
+    short = decoded_tokens(tiny, mem[2], ids)
+    assert short < 5  # the later one gives little back
+    exact = [(4, mem[0]), (8, mem[1]), (9, mem[2])]
+    assert decoded_back(tiny, exact, ids) == [None, 8, short]
+    assert decoded_back(tiny, [(4, mem[0]), (9, mem[1])], ids) == [None, 9]
+    assert decoded_back(tiny, [(4, mem[1]), (7, mem[0]), (9, mem[2])], ids)[0] == 4
+    assert decoded_back(tiny, [(short, mem[0]), (9, mem[2])], ids) == [None, short]  # could give no more
+    assert decoded_back(tiny, [], ids) == []

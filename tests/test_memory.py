@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTra
 
 from capacity import fitting, models
 from capacity.fitting import memory, step
-from capacity.fitting.memory import Shape, is_exhausted, peak_bytes, predicted_bytes, saved_bytes
+from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, saved_bytes
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import State
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 
 def test_room_is_what_the_context_leaves(tiny: Frozen) -> None:

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.decoding import decoded_tokens
+from capacity.decoding import decoded_back
 from capacity.fitting.engine import run
 from capacity.fitting.losses import LOSSES
-from capacity.fitting.memory import Shape, is_exhausted, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
+from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
 from capacity.fitting.recipes import RECIPES, Recipe, recipe
 from capacity.fitting.search import BUDGET, SEARCHES, censored, first_length, stop
 from capacity.fitting.slots import shape_of
 from capacity.fitting.tasks import Advance, Curve, Probe, Task, start, task
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 from capacity.texts import encode
 
 __all__ = [
@@ -260,13 +260,15 @@ def _threads(frozen: Frozen) -> Iterator[None]:
 
 
 def longest(frozen: Frozen, task: Task) -> Longest:
-    """Return what an ended search found: its last exact probe, decoded free-running from the stored vector, alone."""
-    exact = task.exact()
-    if not exact:
-        return Longest(0, None, task.probes, task.token_steps, censored(task))
-    best = exact[-1]  # in every search the last is the longest
-    length = decoded_tokens(frozen, best.mem, task.ids[: best.length], scored_from=task.scored_from)
-    return Longest(length, best.mem, task.probes, task.token_steps, censored(task))
+    """Return what an ended search found: its last exact probe that decodes whole, each decoded alone, free-running.
+
+    Where none does, the one that gives most tokens back.
+    """
+    exact = [(probe.length, probe.mem) for probe in task.exact()]  # in every search the last is the longest
+    decoded = decoded_back(frozen, exact, task.ids, scored_from=task.scored_from)
+    given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, exact, strict=True) if tokens is not None]
+    length, mem = max(given, key=lambda one: one[0], default=(0, None))
+    return Longest(length, mem, task.probes, task.token_steps, censored(task))
 
 
 def tasks(

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from capacity.fitting.batch import Batch
-from capacity.fitting.memory import is_exhausted
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import narrowed, shape_of
 from capacity.fitting.tasks import Advance, Task
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 
 def run(

@@ -9,10 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
-from capacity.fitting.memory import is_exhausted
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import Moved, State, Step, step
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 _COMPILED: WeakKeyDictionary[Frozen, dict[tuple, Step | None]] = WeakKeyDictionary()  # None: it can't be
 

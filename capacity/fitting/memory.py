@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import resource
 import sys
 from dataclasses import dataclass
@@ -17,12 +16,6 @@ from capacity.models import Frozen
 
 CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
-# CUDA, its driver, HIP, XPU and MPS; processors (two systems); cuBLAS, cuDNN and their like; MPS; SYCL.
-_EXHAUSTED = re.compile(
-    "out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|invalid buffer size"
-    "|OUT_OF_(DEVICE|HOST)_MEMORY|ErrorOutOfMemory|ErrorMemoryAllocation",
-    re.IGNORECASE,
-)
 _COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
 
 
@@ -100,17 +93,3 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def is_exhausted(error: BaseException) -> bool:
-    """Return whether an exception, or one that it came from, says that memory ran out, of a GPU or of the machine.
-
-    Most have no type of their own: allocators, drivers, libraries and compilers say it each in other words. What a
-    graph's recording raises after it says no more than that something went wrong before.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and _EXHAUSTED.search(str(error))
-    ):
-        return True
-    before = error.__cause__ or error.__context__
-    return before is not None and is_exhausted(before)

@@ -6,10 +6,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from capacity.fitting.memory import Shape, is_exhausted, predicted_bytes, total_bytes
+from capacity.fitting.memory import Shape, predicted_bytes, total_bytes
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import State, step
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 POSITIONS = {"cpu": 512, "cuda": 16384}  # of a batch; more is hardly faster
 SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most

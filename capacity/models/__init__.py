@@ -22,12 +22,13 @@ from capacity.models.checkpoints import (
     tokenizer_digest,
 )
 from capacity.models.errors import ModelError
+from capacity.models.exhaustion import is_exhausted
 from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
     "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of",
-    "context_of", "describe", "digest", "fetch", "is_cached", "load", "locate", "tokenizer_digest",
+    "context_of", "describe", "digest", "fetch", "is_cached", "is_exhausted", "load", "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from capacity import fitting, provenance
-from capacity.decoding import counts, decoded_tokens, teacher_forced
+from capacity.decoding import counts, decoded_back, teacher_forced
 from capacity.fitting import Probe, Task
 from capacity.models import Frozen
 from capacity.store import NULLABLE, SCHEMA, VERSION
@@ -48,16 +48,15 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
     """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector."""
     what, ids = cell.experiment, torch.tensor([cell.text.ids])
     without = teacher_forced(frozen, None, ids)
-    exact = [number for number, probe in enumerate(probes) if probe.status == "solved"]
+    exact = {number: (probe.length, probe.mem) for number, probe in enumerate(probes) if probe.status == "solved"}
+    back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
+    decoded = dict(zip(exact, back, strict=True))  # none of the others
     searched = what.search in fitting.SEARCHES
     found = []
     for number, probe in enumerate(probes):
         stored = probe.mem.numpy().tobytes()
         mem = torch.from_numpy(np.frombuffer(stored, dtype=np.float32).reshape(probe.mem.shape).copy())
         score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length])
-        decoded = None
-        if exact and number == exact[-1]:
-            decoded = decoded_tokens(frozen, mem, cell.text.ids[: probe.length], scored_from=what.scored_from)
         found.append(
             dict.fromkeys(NULLABLE)
             | {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
@@ -70,7 +69,7 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
                 "limit": what.length if searched else None, "text_seed": what.text_seed, "probe": number,
                 "seed": what.seed, "init": "embedding_std",
                 "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
-                "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded,
+                "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded.get(number),
                 "seconds": probe.seconds, "device": frozen.device.type,
                 "threads": torch.get_num_threads() if frozen.device.type == "cpu" else None,
                 "versions": json.dumps(provenance.versions()),

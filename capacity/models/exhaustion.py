@@ -1,0 +1,26 @@
+"""What says that memory ran out."""
+
+import re
+
+import torch
+
+# CUDA, its driver, HIP, XPU and MPS; processors (two systems); cuBLAS, cuDNN and their like; MPS; SYCL.
+_TEXTS = re.compile(
+    "out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|invalid buffer size"
+    "|OUT_OF_(DEVICE|HOST)_MEMORY|ErrorOutOfMemory|ErrorMemoryAllocation",
+    re.IGNORECASE,
+)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an exception, or one that it came from, says that memory ran out, of a GPU or of the machine.
+
+    Most have no type of their own: allocators, drivers, libraries and compilers say it each in other words. What a
+    graph's recording raises after it says no more than that something went wrong before.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and _TEXTS.search(str(error)):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_exhausted(before)
