@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from capacity import models
+from capacity import models, store, sweep
 from capacity.models import ModelError, contract
 from capacity.models.contract import TOLERANCES
 from capacity.sweep import engines, experiment
@@ -95,7 +96,8 @@ def test_tiny_models_hold(dtype: str, folders: dict[str, Path]) -> None:
     ("kind", "settings"),
     [
         ("Mamba", {"state_size": 8}), ("Mamba2", {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1}),
-        ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2}), ("Mixtral", {"num_local_experts": 4, "num_key_value_heads": 2}),
+        ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+        ("Mixtral", {"num_local_experts": 4, "num_key_value_heads": 2}),
     ],
 )  # fmt: skip
 def test_recurrent_models_and_experts_hold_in_half_precision(kind: str, settings: dict, make: Make) -> None:
@@ -309,3 +311,48 @@ def test_a_model_that_changed_between_its_key_and_its_loading_is_refused(llama: 
     other = dataclasses.replace(cell, revision=tiny.revision, tokenizer_digest="0" * 16)
     with pytest.raises(ModelError, match="its tokenizer_digest was 0000000000000000"):
         engines.check(tiny, [other])
+
+
+# The beginning of a sequence
+
+
+def begins(folder: Path) -> None:
+    found = json.loads((folder / "tokenizer.json").read_text())
+    begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    found["post_processor"]["single"].insert(0, begin)
+    found["post_processor"]["special_tokens"] = special
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+
+
+def test_auto_is_what_the_tokenizer_does_or_the_model_names(llama: Path) -> None:
+    assert load(llama, bos="auto").bos == "none"
+    begins(llama)
+    assert load(llama, bos="auto").bos == "before_mem"
+    (llama / "training.json").write_text('{"bos": "none"}')
+    assert load(llama, bos="auto").bos == "none"
+    (llama / "training.json").write_text('{"bos": "after_mem"}')
+    with pytest.raises(ModelError, match="names bos 'after_mem'; none and before_mem are allowed"):
+        load(llama, bos="auto")
+
+
+def test_auto_is_resolved_before_the_key_is_made(llama: Path) -> None:
+    def cell(bos: str) -> experiment.Cell:
+        grid = experiment.grid(model=str(llama), length=8, n_texts=1, source="random_tokens", bos=bos)
+        return experiment.cells(grid)[0]
+
+    assert cell("auto") == cell("none")
+    begins(llama)
+    assert cell("auto") == cell("before_mem")
+    assert cell("auto").key != cell("none").key
+
+
+def test_keys_of_the_rows_that_travel_come_out_as_they_are() -> None:
+    names = ["key", "model", "source", "text_index", "n_mem", "length", "scored_from", "recipe", "seed", "dtype"]
+    rows = store.read([sweep.measured()], [*names, "search", "bos", "curve_right"])
+    fixed = rows.filter((pl.col("search") == "fixed") & pl.col("curve_right").is_null())
+    assert set(fixed["bos"]) == {"none"}
+    settings = fixed.select(names[1:]).to_dicts()
+    made = experiment.cells([experiment.Experiment(**one, search="fixed", bos="auto") for one in settings])
+    assert len(made) > 1000
+    assert [cell.key for cell in made] == fixed["key"].to_list()
