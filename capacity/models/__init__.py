@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import transformers  # its classes take seconds to import: not before a model is
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from capacity.models import gguf, heads
+from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
     commit_of,
@@ -21,14 +22,16 @@ from capacity.models.checkpoints import (
     locate,
     tokenizer_digest,
 )
+from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
 from capacity.models.exhaustion import is_exhausted
-from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, check_length
+from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, check_length
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Frozen", "ModelError", "bos_id", "check_length", "commit_of",
-    "context_of", "describe", "digest", "fetch", "is_cached", "is_exhausted", "load", "locate", "tokenizer_digest",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
+    "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "is_cached", "is_exhausted", "load",
+    "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 
@@ -49,19 +52,23 @@ def load(
         device: None takes CUDA, then MPS, then CPU; `auto` spreads the model over all GPUs (extra `sharded`).
         dtype: float32 (None), bfloat16 or float16.
         attention: an implementation of transformers (`sdpa`, `eager`, ...); None takes the model's own choice.
-        bos: policy for the beginning-of-sequence token, one of BOS.
+        bos: policy for the beginning-of-sequence token, one of BOS, or `auto` (see bos_policy).
 
-    Raises ModelError when there is no such model, it has no safetensors, it needs code from a hub, the device is not
-    there, or the tokenizer has no token that the policy needs.
+    What the project relies on is measured on the model (see contract.Contract), once in a process.
+
+    Raises ModelError where that does not hold, where weights are left over, missing or not finite, and when there is no
+    such model, it has no safetensors, it needs code from a hub, the device is not there, or the tokenizer has no token
+    that the policy needs.
     """
     kind = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype or "float32")
     if kind not in DTYPES.values():
         raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    if bos not in BOS:
-        raise ModelError(f"unknown bos {bos!r}; known are {', '.join(BOS)}")
+    if bos not in ("auto", *BOS):
+        raise ModelError(f"unknown bos {bos!r}; known are auto, {', '.join(BOS)}")
     place = _place(device)
     folder = locate(name, revision=revision)
     config, tokenizer = describe(name, folder)
+    bos = bos_policy(tokenizer, folder) if bos == "auto" else bos
     if bos != "none":
         bos_id(tokenizer, name=name)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
@@ -79,12 +86,29 @@ def load(
             f"{len(wrong)} weights of {name!r} are not in its files, or of another shape than its config says "
             f"({', '.join(wrong[:3])}); give files of a whole causal model"
         )
+    left_out = contract.unused(report["unexpected_keys"], name=name)
     if place is not None:
         torch.nn.Module.to(model, place)
-    return freeze(
-        model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder),
-        quantisation=gguf.facts(folder).get("quantisation"),
-    )  # fmt: skip
+    with contract.running(name):
+        frozen = freeze(
+            model, tokenizer, name=name, revision=digest(folder), bos=bos, commit=commit_of(folder),
+            quantisation=gguf.facts(folder).get("quantisation"),
+        )  # fmt: skip
+    return replace(frozen, contract=_checked(frozen, left_out))
+
+
+_CHECKED: dict[tuple, Contract] = {}  # by what the weights and their arithmetic are
+
+
+def _checked(frozen: Frozen, left_out: tuple[str, ...]) -> Contract:
+    """Return a model's contract, measured once in a process; raises ModelError where it does not hold."""
+    facts = frozen.facts()
+    at = (*(facts[name] for name in ("revision", "dtype", "attention")), str(frozen.device))
+    if at not in _CHECKED:
+        found = contract.measure(frozen, left_out=left_out)
+        found.require(frozen.name)
+        _CHECKED[at] = found
+    return _CHECKED[at]
 
 
 def freeze(

@@ -187,8 +187,19 @@ def loading(name: str) -> Iterator[None]:
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
-    """Return the most input vectors at once, [mem] included; None where the architecture sets no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    """Return the most input vectors at once, [mem] included; None where the architecture sets no limit.
+
+    With the rotary scaling `longrope` it is where the factors switch, for all positions at once: past it the vectors
+    before would be read otherwise than when they were fitted.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    rotary = getattr(text, "rope_parameters", None) or {}
+    for settings in (rotary, *rotary.values()):  # of all layers, or of each type of layer
+        if isinstance(settings, dict) and settings.get("rope_type", settings.get("type")) == "longrope":
+            own = settings.get("original_max_position_embeddings")
+            limits.append(own or getattr(text, "original_max_position_embeddings", None))
+    return min((limit for limit in limits if limit), default=None)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,10 +1,13 @@
 """A frozen causal language model behind four calls (`embed`, `hidden`, `head`, `logits`), and its facts."""
 
+import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
@@ -14,6 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
+
+if TYPE_CHECKING:
+    from capacity.models.contract import Contract
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
@@ -35,6 +41,7 @@ class Frozen:
     commit: str | None = None  # of the hub, where it came from there
     tail: "transformers.PreTrainedModel | None" = None  # makes logits of hidden states, where the head is not linear
     quantisation: str | None = None  # of the GGUF file that the weights were dequantised from; None for others
+    contract: "Contract | None" = None  # what was measured as it was loaded; None where it was made in memory
 
     @property
     def _embedding(self) -> Tensor:
@@ -124,7 +131,7 @@ class Frozen:
             if self.weight is None and self.tail is None:
                 return self.model(inputs_embeds=embeds, use_cache=False).logits
             states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return states.to(embeds.device)  # elsewhere where the model is spread over devices
+        return states.to(embeds)  # elsewhere where the model is spread over devices, wider in some recurrent ones
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """Return the logits of final hidden states: h Wᵀ + b, or `tail`'s, or the identity where `hidden` made them."""
@@ -137,6 +144,18 @@ class Frozen:
     def logits(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocab"]:
         """Return the next-token logits at every position of the input vectors."""
         return self.head(self.hidden(embeds))
+
+    def carried(
+        self, embeds: Float[Tensor, "batch tokens dim"], state: dict[str, Any] | None = None
+    ) -> tuple[Float[Tensor, "batch tokens vocab"], dict[str, Any]]:
+        """Return the logits of input vectors read after a state, and the state after them.
+
+        What a model puts out that it also takes in (keys and values, a recurrent state) is the state; it is empty for a
+        model that carries nothing on, which has to read everything again.
+        """
+        out = self.model(inputs_embeds=embeds, use_cache=True, **(state or {}))
+        taken = inspect.signature(self.model.forward).parameters.keys()
+        return out.logits, {name: value for name, value in out.items() if name in taken}
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -213,6 +232,24 @@ def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_b
             f"{length} tokens and {n_mem} [mem]{before} are {positions} positions, past the context of {name} "
             f"({context}); shorten the text to {max(0, context - n_mem - n_before)} tokens"
         )
+
+
+def bos_policy(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    """Return what `auto` stands for: the policy that the model's own training.json names, as `bos`, where it does.
+
+    Else `before_mem` where the tokenizer begins a text with BOS, so that the model never read a text without; else
+    `none`. Raises ModelError for another policy than those two.
+    """
+    try:
+        own = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("bos")
+    except (OSError, ValueError, AttributeError):  # it says nothing of its training
+        own = None
+    if own is not None:
+        if own not in ("none", "before_mem"):
+            raise ModelError(f"{folder / 'training.json'} names bos {own!r}; none and before_mem are allowed")
+        return own
+    begin = tokenizer.bos_token_id
+    return "before_mem" if begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin] else "none"
 
 
 def bos_id(tokenizer: PreTrainedTokenizerBase, *, name: str) -> int:

@@ -22,7 +22,7 @@ def linear(model: "transformers.PreTrainedModel") -> tuple[Tensor | None, Tensor
     states = getattr(model.base_model(inputs_embeds=embeds, use_cache=False), "last_hidden_state", None)
     if states is None or states.shape[-1] != head.weight.shape[1]:
         return None, None
-    states = states.to(head.weight.device)
+    states = states.to(head.weight)  # some recurrent models keep theirs wider
     larger = states * (300 / head(states).abs().max().clamp_min(1e-3))
     own = model(inputs_embeds=embeds, use_cache=False).logits
     handle = head.register_forward_pre_hook(lambda *_: (larger,))

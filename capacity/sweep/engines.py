@@ -6,10 +6,23 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from capacity import models
+from capacity.models import Frozen, ModelError
 from capacity.sweep import rows
 from capacity.sweep.experiment import LOADED, Cell
 
 Keep = Callable[[list[dict]], None]  # takes the rows of a cell that has ended
+
+
+def check(frozen: Frozen, cells: Sequence[Cell]) -> None:
+    """Raise ModelError if a model that was loaded is not the one that the cells' keys were made with."""
+    for cell in cells:
+        for name in ("revision", "tokenizer_digest"):
+            expected, found = getattr(cell, name), getattr(frozen, name)
+            if expected and found != expected:
+                raise ModelError(
+                    f"{frozen.name!r} changed while it was in use: its {name} was {expected} when the cells were made, "
+                    f"and is {found} now that it is loaded; leave its files alone and run again"
+                )
 
 
 def local(cells: Sequence[Cell], keep: Keep, *, compile: bool = False, progress: bool = True) -> None:
@@ -24,6 +37,7 @@ def local(cells: Sequence[Cell], keep: Keep, *, compile: bool = False, progress:
         for settings, members in by_model.items():
             bar.set_description(settings[0])
             frozen = models.load(settings[0], **dict(zip(LOADED, settings[1:], strict=True)))
+            check(frozen, members)
             for made in rows.run(frozen, members, compile=compile):
                 keep(made)
                 bar.update()

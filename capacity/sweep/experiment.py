@@ -33,7 +33,7 @@ class Experiment:
     search: str = "grow"  # `fixed`: one fit at `length`; else a key of fitting.SEARCHES
     budget: int = BUDGET  # token-steps of a search
     seed: int = 0  # of the start
-    bos: str = "none"  # a key of models.BOS; `after_mem`: it is t1, given and counted, as in the paper's Llama runs
+    bos: str = "none"  # one of models.BOS (`after_mem`: t1, given and counted, as the paper's Llama), or auto
     dtype: str = "float32"  # of the weights
     attention: str | None = None  # implementation of transformers; None: the model's own choice
     device: str | None = None  # cpu, cuda or mps; None: the best of the machine
@@ -53,7 +53,7 @@ class Experiment:
             ("search", self.search, SEARCHES),
             ("scored_from", self.scored_from, (0, 1)),
             ("dtype", self.dtype, tuple(DTYPES)),
-            ("bos", self.bos, BOS),
+            ("bos", self.bos, ("auto", *BOS)),
         ]:
             if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, allowed))}")
@@ -101,11 +101,13 @@ def _told_apart(settings: Any, keyed: frozenset[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment with its text and key."""
+    """An experiment with its text and key, and what they were made with."""
 
-    experiment: Experiment
+    experiment: Experiment  # bos is resolved
     text: Text
     key: str
+    revision: str = ""  # digest of the model's files
+    tokenizer_digest: str = ""
 
 
 def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
@@ -140,18 +142,21 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
     Raises ValueError (ModelError, TextError) for an unknown model or source, or texts too short or too few.
     """
     experiments = list(experiments)
+    known: dict[str, tuple] = {}
+    for one in experiments:
+        if one.model not in known:
+            folder = models.locate(one.model)
+            config, tokenizer = models.describe(one.model, folder)
+            facts = models.context_of(config), models.digest(folder), models.tokenizer_digest(tokenizer)
+            known[one.model] = tokenizer, models.bos_policy(tokenizer, folder), *facts
+    experiments = [replace(one, bos=known[one.model][1]) if one.bos == "auto" else one for one in experiments]
     groups: dict[tuple, list[Experiment]] = defaultdict(list)
     for one in experiments:
+        one.check()
         groups[one.model, one.source, one.length, one.text_seed, one.bos].append(one)
     found: dict[Experiment, Cell] = {}
-    known: dict[str, tuple] = {}
     for (name, source, length, seed, bos), members in groups.items():
-        if name not in known:
-            folder = models.locate(name)
-            config, tokenizer = models.describe(name, folder)
-            context = models.context_of(config)
-            known[name] = tokenizer, context, models.digest(folder), models.tokenizer_digest(tokenizer)
-        tokenizer, context, revision, digest = known[name]
+        tokenizer, _, context, revision, digest = known[name]
         models.check_length(
             length, max(one.n_mem for one in members), context=context, name=name, n_before=int(bos == "before_mem")
         )
@@ -162,5 +167,5 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
             text = sample[one.text_index]
             text = replace(text, ids=(*lead, *text.ids))
             key = one.key(text, revision=revision, tokenizer_digest=digest)
-            found[one] = Cell(one, text, key)
+            found[one] = Cell(one, text, key, revision, digest)
     return [found[one] for one in experiments]

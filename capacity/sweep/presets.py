@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from capacity import resources, texts
-from capacity.models import context_of, describe, locate
+from capacity.models import bos_policy, context_of, describe, locate
 from capacity.sweep.experiment import Experiment, grid
 
 # What a run may set, with its type: of the fields of an experiment only the text's place follows from others.
@@ -162,13 +162,14 @@ def within_context(wanted: Sequence[Experiment]) -> tuple[list[Experiment], list
 
     Raises ModelError for a model that can't be had, ValueError where nothing is left.
     """
-    contexts: dict[str, int | None] = {}
+    contexts: dict[str, tuple[int | None, str]] = {}
     kept, left_out = [], []
     for one in wanted:
         if one.model not in contexts:
-            config, _ = describe(one.model, locate(one.model))
-            contexts[one.model] = context_of(config)
-        context = contexts[one.model]
+            config, tokenizer = describe(one.model, folder := locate(one.model))
+            contexts[one.model] = context_of(config), bos_policy(tokenizer, folder)
+        context, policy = contexts[one.model]
+        one = replace(one, bos=policy) if one.bos == "auto" else one
         room = one.length if context is None else context - one.n_mem - (one.bos == "before_mem")
         fitting = one if one.search == "fixed" else replace(one, length=max(1, min(one.length, room)))
         fits = max(one.n_mem, 1 + one.scored_from) <= fitting.length <= room
