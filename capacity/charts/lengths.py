@@ -92,7 +92,7 @@ def capacity_by_width(
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"))
     both = pl.concat([ours, published], how="diagonal_relaxed").filter(pl.col("value") > 0)
     names = [*both["series"].unique(maintain_order=True), EQ1]
-    colors = alt.Scale(domain=names, range=["#f58518", "#4c78a8", "#54a24b"][: len(names) - 1] + ["black"])
+    colors = alt.Scale(domain=names, range=[*["#f58518", "#4c78a8", "#54a24b"][:len(names) - 1], "black"])
     color = alt.Color("series:N", title=None, sort=names, scale=colors, legend=alt.Legend(labelLimit=260))
     points = (
         alt.Chart(both)
