@@ -131,8 +131,8 @@ verdicts.judge(
     fall, unit="tokens", paper=True,
     change=f"texts: {n_texts} a source leave a difference below "
     f"{max((one.high - one.low) / 2 for one in fall.values()):.1f} tokens unseen",
-    headline=f"{most['value']:.1f} tokens ({most['low']:.1f} to {most['high']:.1f}, 95% over {most['n']} texts) of "
-    f"{sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
+    headline=f"At least {most['value']:.1f} tokens ({most['low']:.1f} to {most['high']:.1f}, 95% over {most['n']} "
+    f"texts) of {sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
 )  # fmt: skip
 
 # %% [markdown]

@@ -42,7 +42,9 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
     recipes = table["recipe"].unique(maintain_order=True).to_list()
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])),
-        strokeDash=alt.StrokeDash("recipe:N", sort=recipes, title=None, legend=alt.Legend(orient="bottom")),
+        strokeDash=alt.StrokeDash(
+            "recipe:N", sort=recipes, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke")
+        ),
         tooltip=["model", "recipe", "length", *tips(("value", "low", "high"), digits=3), "n"],
     )
     rule = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(threshold))
@@ -92,7 +94,7 @@ def capacity_by_width(
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"))
     both = pl.concat([ours, published], how="diagonal_relaxed").filter(pl.col("value") > 0)
     names = [*both["series"].unique(maintain_order=True), EQ1]
-    colors = alt.Scale(domain=names, range=[*["#f58518", "#4c78a8", "#54a24b"][:len(names) - 1], "black"])
+    colors = alt.Scale(domain=names, range=[*["#f58518", "#4c78a8", "#54a24b"][: len(names) - 1], "black"])
     color = alt.Color("series:N", title=None, sort=names, scale=colors, legend=alt.Legend(labelLimit=260))
     points = (
         alt.Chart(both)

@@ -97,7 +97,7 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
         strokeDash=alt.StrokeDash(
-            "series:N", sort=None, title=None, legend=alt.Legend(orient="bottom", labelLimit=260)
+            "series:N", sort=None, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke", labelLimit=260)
         ),
         tooltip=["model", "series", "n_context", *tips(("share", "share_low", "share_high"), digits=3)],
     )
