@@ -4,6 +4,7 @@ resources      where data, papers and notebooks lie, in a checkout and in a whee
 harmless       what a terminal, page or chart may show of any text
 theory         what could a vector hold at most (Eq. 1)?
 metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length
+verdicts       does a claim hold by the rows, and which number decides?
 gains          how many tokens and bits does a vector save, and of which limit is that how much?
 published      what do the papers' tables say?
 scaling        what does capacity grow with? laws, their exponents and how far they foretell

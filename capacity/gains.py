@@ -48,6 +48,18 @@ def utilisation(
     return pl.concat(mean(rows, share, by).with_columns(unit=pl.lit(unit)) for unit, share in shares.items())
 
 
+def capacities(facts: pl.DataFrame, *, bits: float = 16) -> pl.DataFrame:
+    """Return what one vector could hold at most by Eq. 1: model, d_model, unit (tokens, bits), value.
+
+    facts: model, d_model, vocab_size, of several frames of rows perhaps: each model counts once, sorted by width.
+    """
+    facts = facts.select("model", "d_model", "vocab_size").unique().sort("d_model", "model")
+    width = pl.col("d_model") * float(bits)
+    return facts.select(
+        "model", "d_model", (width / pl.col("vocab_size").log(2)).alias("tokens"), width.alias("bits")
+    ).unpivot(["tokens", "bits"], index=["model", "d_model"], variable_name="unit", value_name="value")
+
+
 def _bits_with(rows: pl.DataFrame, *, least: bool) -> pl.Expr:
     if least and rows["bits_with_min"].null_count():
         raise ValueError(

@@ -70,6 +70,27 @@ def _bootstrap(data: np.ndarray, statistic: Callable, method: str, confidence: f
     return found.confidence_interval
 
 
+def difference(first: Sequence[float] | pl.Series, second: Sequence[float] | pl.Series) -> Interval:
+    """Return the mean of one sample of texts less that of another, whose texts are others, with its interval.
+
+    Both are resampled, each by itself; n: the texts of both. As `interval`, the bounds do not depend on order, and one
+    text or no variation in both is flagged.
+    """
+    values = [float(value) for sample in (first, second) for value in sample]
+    if not len(first) or not len(second):
+        raise ValueError(f"no texts to compare: {len(first)} in the first sample, {len(second)} in the second")
+    samples = [np.sort(np.asarray(sample, dtype=float)) for sample in (first, second)]
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
+    value = float(samples[0].mean() - samples[1].mean())
+    if all((sample == sample[0]).all() for sample in samples):
+        return Interval(value, value, value, len(values), True)
+    draws = np.random.default_rng(_SEED)
+    means = [draws.choice(sample, (_RESAMPLES, len(sample))).mean(1) for sample in samples]
+    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
+    return Interval(value, float(low), float(high), len(values), bool(low == high))
+
+
 def n_right() -> pl.Expr:
     """Return the number of scored positions that are right, t1 among them with `scored_from=0`."""
     first = pl.col("first_correct").fill_null(value=False) & (pl.col("scored_from") == 0)

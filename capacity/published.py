@@ -1,5 +1,6 @@
 """The numbers in `papers/` as frames: one row a number, with its table, unit and place."""
 
+import math
 from pathlib import Path
 
 import polars as pl
@@ -80,6 +81,32 @@ def wide(rows: pl.DataFrame) -> pl.DataFrame:
         )
     deviations = rows.filter(pl.col("sd").is_not_null()).with_columns(pl.col("metric") + "_sd", value="sd")
     return pl.concat([rows, deviations]).pivot("metric", index=cell, values="value")
+
+
+def table_1(metric: str) -> pl.DataFrame:
+    """Return one number of Kuratov et al. 2025, Table 1, by width, one row a model and source.
+
+    Columns: model, source, n_mem, d_model, vocab_size, value, low, high.
+
+    metric: decoding_capacity or token_gain (tokens), information_gain (bits, the paper's nats over ln 2). low and high:
+    one standard deviation over rows below and above, null where none is published. Models come by width, then name.
+
+    Raises ValueError for another metric.
+
+    >>> table_1("decoding_capacity").filter(model="EleutherAI/pythia-160m").select("source", "d_model", "value").row(0)
+    ('pg19', 768, 80.0)
+    """
+    rows = load("kuratov2025", "Table 1")
+    allowed = rows["metric"].unique(maintain_order=True).to_list()
+    if metric not in allowed:
+        raise ValueError(f"unknown metric {metric!r} of Table 1; choose one of {allowed}")
+    facts = wide(load("kuratov2025", "Eq. 1, Fig. 5")).select("model", pl.col("d_model", "vocab_size").cast(pl.Int64))
+    bits = pl.when(unit="nats").then(1 / math.log(2)).otherwise(1.0)
+    value, sd = pl.col("value") * bits, pl.col("sd") * bits
+    found = rows.filter(metric=metric).join(facts, on="model", maintain_order="left")
+    return found.select(
+        "model", "source", "n_mem", "d_model", "vocab_size", value=value, low=value - sd, high=value + sd
+    ).sort("d_model", "model", maintain_order=True)  # fmt: skip
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -36,9 +36,8 @@ missing: str = "measure"  # cells that are not there: measure them, skip them, o
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, metrics, published, sweep, theory
+from capacity import charts, gains, metrics, published, sweep, verdicts
 
-pl.Config.set_tbl_rows(-1)
 charts.enable()
 
 # %% [markdown]
@@ -83,7 +82,7 @@ figures = [
 ]
 columns = ["model", "source", "recipe", "figure", "value", "low", "high", "n", "censored"]
 table = pl.concat(figure.select(columns) for figure in figures).with_columns(pl.col("value", "low", "high").round(2))
-table
+table.sort("figure", "source", "value", descending=[True, False, True])
 
 # %%
 order = rows.select("model", "d_model").unique().sort("d_model", "model")["model"].to_list()
@@ -96,49 +95,45 @@ charts.exact_length_by_model(exact, order=order)
 # d_model · 16 / log2 V: what a vector of 16-bit numbers could hold at most.
 
 # %%
-facts = rows.select("model", "d_model", "vocab_size").unique().sort("d_model", "model")
-theirs = published.wide(published.load("kuratov2025", "Table 1")).filter(n_mem=1)
-widths = (
-    published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5"))
-    .drop("source")
-    .select("model", "d_model", "token_capacity")
-)
-paper_points = theirs.join(widths.select("model", "d_model"), on="model").select(
-    "model", "source", pl.col("d_model").cast(pl.Int64), pl.col("decoding_capacity").alias("value"),
-    pl.lit("Kuratov et al. 2025, decoding capacity").alias("series"),
-)  # fmt: skip
-our_points = exact.join(facts, on="model").select(
-    "model", "source", pl.col("d_model").cast(pl.Int64), "value", pl.lit("here, exact length").alias("series")
-)
-ours_eq1 = [theory.token_capacity(d, v) for d, v in facts.select("d_model", "vocab_size").iter_rows()]
-limit = pl.concat([
-    facts.select("model", pl.col("d_model").cast(pl.Float64), pl.Series("value", ours_eq1)),
-    widths.select("model", pl.col("d_model").cast(pl.Float64), pl.col("token_capacity").alias("value")),
-])  # fmt: skip
-charts.capacity_by_width(our_points, paper_points, limit)
+sizes = ["model", "d_model", "vocab_size"]
+theirs = published.table_1("decoding_capacity").with_columns(series=pl.lit("Kuratov et al. 2025, decoding capacity"))
+ours = exact.join(rows.select(sizes).unique(), on="model").with_columns(series=pl.lit("here, exact length"))
+limit = gains.capacities(pl.concat([theirs.select(sizes), ours.select(sizes)], how="vertical_relaxed"))
+drawn = ["model", "source", "d_model", "value", "series"]
+charts.capacity_by_width(ours.select(drawn), theirs.select(drawn), limit.filter(unit="tokens"))
 
 # %%
-by_paper = theirs.pivot("source", index="model", values="decoding_capacity").sort("pg19")
+by_paper = theirs.pivot("source", index="model", values="value").sort("pg19")
 by_paper
 
 # %%
 natural = exact.filter(source=sources[0]).sort("value")
 most, least = natural.row(-1, named=True), natural.row(0, named=True)
-eq1 = theory.token_capacity(*facts.filter(model=most["model"]).select("d_model", "vocab_size").row(0))
+eq1 = limit.filter(model=most["model"], unit="tokens")["value"].item()
 by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
-wide = exact.pivot("source", index="model", values="value")
-others = [f"{s} on {(wide[s] >= wide[sources[0]]).sum()} of {wide.height} models" for s in sources[1:]]
-pg19 = dict(theirs.filter(source="pg19").select("model", "decoding_capacity").iter_rows())
+pg19 = dict(theirs.filter(source="pg19").select("model", "value").iter_rows())
 Markdown(
     f"**Reading.** Of the embedded models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
     f"({most['low']:.1f} to {most['high']:.1f}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
     f"`{least['model']}` holds {least['value']:.1f}. By source, for `{most['model']}`: "
-    f"{', '.join(by_source.to_series())}. At least as much as {sources[0]} text hold: "
-    f"{', '.join(others) or 'no other sources'}; in the paper random words hold less than PG-19 on "
-    f"{(by_paper['random'] < by_paper['pg19']).sum()} of {by_paper.height}. The paper's Pythia-160M holds "
-    f"{pg19['EleutherAI/pythia-160m']:.0f} tokens of PG-19, its Llama-3.1-8B "
-    f"{pg19['meta-llama/Meta-Llama-3.1-8B']:.0f}."
+    f"{', '.join(by_source.to_series())}. In the paper random words hold less than PG-19 on "
+    f"{(by_paper['random'] < by_paper['pg19']).sum()} of {by_paper.height}; Pythia-160M holds "
+    f"{pg19['EleutherAI/pythia-160m']:.0f} tokens of PG-19, Llama-3.1-8B {pg19['meta-llama/Meta-Llama-3.1-8B']:.0f}."
 )
+
+# %%
+other = next((source for source in sources[1:] if source == "random_words"), sources[-1])
+each = metrics.exact_lengths(rows.filter(search="grow"))
+held = {key: part["exact_length"] for key, part in each.group_by("model", "source")}
+fall = {model: metrics.difference(held[model, sources[0]], held[model, other]) for model in models}
+verdicts.judge(
+    f"one vector holds fewer tokens of {other} than of {sources[0]} text, on every model",
+    fall, unit="tokens", paper=True,
+    change=f"texts: {n_texts} a source leave a difference below "
+    f"{max((one.high - one.low) / 2 for one in fall.values()):.1f} tokens unseen",
+    headline=f"At least {most['value']:.1f} tokens ({most['low']:.1f} to {most['high']:.1f}, 95% over {most['n']} "
+    f"texts) of {sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Limits
@@ -146,8 +141,7 @@ Markdown(
 # The models are small, one training each, and differ in more than width: `llama-128-bos` has `llama-128`'s shape, but
 # its training sequences had other lengths and all began with one token, whose place [mem] takes
 # (`papers/fitting-notes.md`). Three widths are no scaling law. Exact lengths whose search ended with its budget are
-# lower bounds (column *censored*). Decoding capacity here predicts the first token, the paper's has it given. Next:
-# `07_free_running` and `09_exact_length`, to come.
+# lower bounds (column *censored*). Decoding capacity here predicts the first token, the paper's has it given.
 
 # %%
 print(done)

@@ -38,10 +38,8 @@ import math
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, gains, metrics, published, sweep
+from capacity import charts, gains, metrics, published, sweep, verdicts
 
-pl.Config.set_tbl_rows(-1)
-pl.Config.set_fmt_str_lengths(80)
 charts.enable()
 
 # %% [markdown]
@@ -132,25 +130,41 @@ last = paper.filter(pl.col("n_mem") == pl.col("n_mem").max().over("model"))
 longer = theirs.sort("n_mem").group_by("model", maintain_order=True).agg(
     (pl.col("decoding_capacity") / pl.col("decoding_capacity").first()).filter(pl.col("n_mem") == 16).first()
 )  # fmt: skip
+
+# %%
+carries = [
+    f"{100 * r['share']:.0f}% of one vector's bits ({100 * r['share_low']:.0f} to {100 * r['share_high']:.0f}%; "
+    f"{r['what']}, `{r['model']}`)"
+    for r in lost.drop_nulls("share").iter_rows(named=True)
+]
+against = [
+    f"{r['figure']} {r['value']:.1f} against {r['one']:.1f} tokens (`{r['model']}`"
+    + (f"; {r['censored']} searches ended with their budget)" if r["figure"] == "exact length" else ")")
+    for r in ends.iter_rows(named=True)
+]
+
+# %%
 Markdown(
-    f"**Reading.** {most} vectors against one: "
-    + "; ".join(
-        f"{r['figure']} {r['value']:.1f} against {r['one']:.1f} tokens (`{r['model']}`"
-        + (f"; {r['censored']} searches ended with their budget)" if r["figure"] == "exact length" else ")")
-        for r in ends.iter_rows(named=True)
-    )
-    + f". Of {most} vectors each carries "
-    + "; ".join(
-        f"{100 * r['share']:.0f}% of one vector's bits ({100 * r['share_low']:.0f} to {100 * r['share_high']:.0f}%; "
-        f"{r['what']}, `{r['model']}`)"
-        for r in lost.drop_nulls("share").iter_rows(named=True)
-    )
-    + ". In the paper 16 vectors hold "
+    f"**Reading.** {most} vectors against one: {'; '.join(against)}. Of {most} vectors each carries "
+    f"{'; '.join(carries)}. In the paper 16 vectors hold "
     + " and ".join(f"{r['decoding_capacity']:.0f} times ({r['model']})" for r in longer.iter_rows(named=True))
     + " the tokens of one, but by its own information gains each of them carries "
     + " and ".join(f"{100 * r['share']:.0f}% ({r['model']}, n = {r['n_mem']})" for r in last.iter_rows(named=True))
     + " of what one vector carries alone."
 )
+
+# %%
+given = lost.filter(what="given back").drop_nulls("share").to_dicts()
+censored = exact.filter(n_mem=most)["n_censored"].sum()
+verdicts.judge(
+    f"capacity grows almost in proportion: each of {most} vectors carries at least 0.9 of what one carries alone",
+    {
+        f"share, {r['model']}": metrics.Interval(r["share"], r["share_low"], r["share_high"], r["n"], r["degenerate"])
+        for r in given
+    } or {"share": metrics.Interval(0, 0, 0, 0, True)},
+    above=0.9, unit="", paper=True, floor=censored > 0,
+    change=f"a budget that grows faster than the vectors: {censored} searches with {most} ended with theirs",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Limits
@@ -158,7 +172,7 @@ Markdown(
 # Few texts and a small model. Vectors that were not exact at the end of their budget may hold more: exact lengths with
 # censored searches are lower bounds, for many vectors more than for one, as is a decoding capacity marked `above`. The
 # paper's gains average failed fits over lengths that differ from one number of vectors to the next; above 16 vectors it
-# gives none, and its Pythia runs into its context of 2048 there. Next: `04_theory_and_utilisation`.
+# gives none, and its Pythia runs into its context of 2048 there.
 
 # %%
 print(

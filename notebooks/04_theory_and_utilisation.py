@@ -32,15 +32,12 @@ store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 missing: str = "skip"  # cells that are not there (02_information_gain measures them): skip, measure or refuse
 
 # %%
-import math
 
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, gains, metrics, published, sweep, theory
+from capacity import charts, gains, metrics, published, sweep, verdicts
 
-pl.Config.set_tbl_rows(-1)
-pl.Config.set_fmt_str_lengths(80)
 charts.enable()
 
 # %% [markdown]
@@ -64,36 +61,33 @@ failed = metrics.finished(rows).filter(~metrics.exact())
 # ours. Nats are turned into bits.
 
 # %%
-names = {"pg19": "natural", "embedded": "natural", "random": "random words", "random_words": "random words",
+kinds = {"pg19": "natural", "embedded": "natural", "random": "random words", "random_words": "random words",
          "random_tokens": "random tokens"}  # fmt: skip
-in_bits = pl.col("value", "sd") * pl.when(unit="nats").then(1 / math.log(2)).otherwise(1.0)
-theirs = published.load("kuratov2025", "Table 1").filter(
-    pl.col("metric").is_in(["token_gain", "information_gain"]), pl.col("source").is_in(["pg19", "random"])
-).with_columns(in_bits).select(
-    "model", pl.col("source").replace(names).alias("kind"), pl.lit("Kuratov et al. 2025 (± sd)").alias("series"),
-    pl.col("unit").replace("nats", "bits"), pl.col("value").alias("gain"),
-    (pl.col("value") - pl.col("sd")).alias("low"), (pl.col("value") + pl.col("sd")).alias("high"),
-)  # fmt: skip
-by, ours = ["model", "source"], theirs.clear()
-if failed.height:
-    tokens, gained = gains.token_gain(failed, by=by), gains.information_gain(failed, by=by, least=True)
-    ours = pl.concat([tokens.with_columns(unit=pl.lit("tokens")), gained.with_columns(unit=pl.lit("bits"))]).select(
-        "model", pl.col("source").replace(names).alias("kind"), pl.lit("here (95% interval)").alias("series"), "unit",
-        pl.col("value").alias("gain"), "low", "high",
-    )  # fmt: skip
 sizes = ["model", "d_model", "vocab_size"]
-listed = published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5")).select(sizes)
-facts = pl.concat([listed, failed.select(sizes).unique().cast(listed.schema)]).sort("d_model", "model")
-limits = facts.with_columns(
-    pl.Series("tokens", [theory.token_capacity(d, v, bits=bits) for _, d, v in facts.iter_rows()]),
-    pl.Series("bits", [theory.bit_capacity(d, bits=bits) for _, d, _ in facts.iter_rows()]),
-).unpivot(["tokens", "bits"], index=["model", "d_model"], variable_name="unit", value_name="capacity")
-spread = pl.col("gain", "low", "high") / pl.col("capacity")
-used = pl.concat([theirs, ours]).join(limits, on=["model", "unit"]).with_columns(
-    spread.name.map(lambda name: {"gain": "share", "low": "share_low", "high": "share_high"}[name])
+theirs = pl.concat(
+    published.table_1(metric).filter(pl.col("source") != "fanfics").with_columns(
+        unit=pl.lit(unit), series=pl.lit("Kuratov et al. 2025 (± sd)")
+    )
+    for unit, metric in {"tokens": "token_gain", "bits": "information_gain"}.items()
 )  # fmt: skip
-order = [*facts.join(ours, on="model", how="semi", maintain_order="left")["model"], *facts["model"]]
-order = list(dict.fromkeys(order))
+here = rows.select(sizes).unique() if failed.height else theirs.select(sizes).clear()
+facts = pl.concat([theirs.select(sizes).unique(), here], how="vertical_relaxed").sort("d_model", "model")
+limits = gains.capacities(facts, bits=bits).rename({"value": "capacity"})
+
+# %%
+columns, by, ours = ["model", "source", "unit", "series", "value", "low", "high"], ["model", "source"], []
+if failed.height:
+    gained = {"tokens": gains.token_gain(failed, by=by), "bits": gains.information_gain(failed, by=by, least=True)}
+    ours = [
+        table.with_columns(unit=pl.lit(unit), series=pl.lit("here (95% interval)")).select(columns)
+        for unit, table in gained.items()
+    ]
+used = pl.concat([theirs.select(columns), *ours], how="vertical_relaxed").join(limits, on=["model", "unit"])
+used = used.with_columns(
+    (pl.col(end) / pl.col("capacity")).alias(name)
+    for end, name in {"value": "share", "low": "share_low", "high": "share_high"}.items()
+).rename({"value": "gain"}).with_columns(pl.col("source").replace(kinds).alias("kind"))  # fmt: skip
+order = list(dict.fromkeys([*here.sort("d_model", "model")["model"], *facts["model"]]))
 
 # %% [markdown]
 # ## In tokens, as the paper counts
@@ -119,7 +113,7 @@ charts.utilisation_by_model(used.filter(unit="bits"), order=order, unit="bits")
 
 # %%
 ratios = published.load("kuratov2025", "Fig. 5").select(
-    "model", pl.col("source").replace(names).alias("kind"), pl.col("value").alias("listed")
+    "model", pl.col("source").replace(kinds).alias("kind"), pl.col("value").alias("listed")
 )
 shares = used.pivot("unit", index=["model", "d_model", "kind", "series"], values=["share", "gain"]).join(
     ratios, on=["model", "kind"], how="left", maintain_order="left"
@@ -141,6 +135,8 @@ mine = [
     f"`{r['model']}`, {r['kind']}, {100 * r['share_tokens']:.1f}% in tokens and {100 * r['share_bits']:.1f}% in bits"
     for r in here.iter_rows(named=True)
 ]
+
+# %%
 more = {unit: (natural[f"share_{unit}"] > random[f"share_{unit}"]).sum() for unit in ("tokens", "bits")}
 Markdown(
     f"**Reading.** In tokens the {paper['model'].n_unique()} published models use from "
@@ -154,14 +150,25 @@ Markdown(
     "furthest off."
 )
 
+# %%
+texts = failed.with_columns(gain=pl.col("correct_with") - pl.col("correct_without"))
+means = {k: p.group_by("text_id").agg(pl.col("gain").mean())["gain"] for k, p in texts.group_by("model", "source")}
+pairs = [model for model in models if {(model, source) for source in (sources[0], sources[-1])} <= means.keys()]
+verdicts.judge(
+    f"a vector gains more tokens of {sources[0]} text than of {sources[-1]}, on every model",
+    {model: metrics.difference(means[model, sources[0]], means[model, sources[-1]]) for model in pairs},
+    unit="tokens", paper=True, change=f"texts: {n_texts} a source were fitted",
+) if pairs else verdicts.measured(
+    f"In the paper natural text uses more of Eq. 1 than random words in {more['tokens']} of {natural.height} models"
+)  # fmt: skip
+
 # %% [markdown]
 # ## Limits
 #
-# The 16 bits a dimension are assumed: the vectors are float32, and how many of their bits matter is asked in
-# `08_precision`. Eq. 1 takes every token to be as likely as any other. What was optimised is a floor of what could be
-# used. The embedded models have widths of 64 to 192 and a vocabulary of 512, and their texts are short, so a gain is
-# less of a plateau there (`02_information_gain`, which says what is not memory in `llama-128-bos`'s gain). Next:
-# `05_geometry`.
+# The 16 bits a dimension are assumed: the vectors are float32, and how many of their bits matter is not asked here.
+# Eq. 1 takes every token to be as likely as any other. What was optimised is a floor of what could be used. The
+# embedded models have widths of 64 to 192 and a vocabulary of 512, and their texts are short, so a gain is less of a
+# plateau there (`02_information_gain`, which says what is not memory in `llama-128-bos`'s gain).
 
 # %%
 print(f"{paper.height} published ratios; {len(models)} models here: {done}")

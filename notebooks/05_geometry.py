@@ -43,9 +43,8 @@ import polars as pl
 import torch
 from IPython.display import Markdown
 
-from capacity import charts, connections, fitting, geometry, metrics, models, sweep
+from capacity import charts, connections, fitting, geometry, metrics, models, sweep, verdicts
 
-pl.Config.set_tbl_rows(-1)
 charts.enable()
 
 # %% [markdown]
@@ -109,6 +108,23 @@ Markdown(
     )
     + f" Those of random vectors of this width would be 0 ± {chance:.2f}."
 )
+
+# %%
+alike = cosines.filter("within").group_by("text", maintain_order=True).agg(
+    pairs=pl.len(), above=(pl.col("cosine") > published_cosine).mean()
+).sort("above", "text")  # fmt: skip
+charts.texts_by_source(
+    alike.with_columns(source=pl.lit(model)), "above",
+    title=f"share of a text's pairs above {published_cosine} (a tick a text, a dot their median)",
+)  # fmt: skip
+
+# %%
+verdicts.judge(
+    f"almost no two solutions of a text are more alike than {published_cosine}: at least 0.95 of a text's pairs",
+    {"share of pairs below it": metrics.interval(1 - alike["above"])},
+    above=0.95, unit="", paper=True,
+    change=f"texts: of {alike.height} here {(alike['above'] > 0).sum()} have such pairs; 16 or more would tell",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Lines and curves (Fig. 8)
@@ -223,7 +239,7 @@ Markdown(
 # and two solutions it does not join may be joined through a third. Cosines of pairs that share a solution are not
 # independent; the intervals are over texts. Norms and angles depend on the recipe's learning rate and decay as much as
 # on the model. Curves between solutions were fitted before, with two vectors and all tokens read off at once, by
-# Mezentsev and Oseledets 2025. Next: `07_free_running`.
+# Mezentsev and Oseledets 2025.
 
 # %%
 print(f"{done}; {len(every)} lines and {len(chain)} curves, scored at {points} places each, now")

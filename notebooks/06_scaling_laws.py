@@ -35,7 +35,7 @@ import math
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, metrics, published, scaling, sweep
+from capacity import charts, metrics, published, scaling, sweep, verdicts
 
 charts.enable()
 
@@ -131,14 +131,21 @@ Markdown(
 )
 
 # %%
-constant = "does not hold" if not power.low <= 1 <= power.high else "cannot tell"
 deep = "holds" if grows == deeper.height else "cannot tell"
 Markdown(
-    f"Are bits a dimension constant? *{constant}* (exponent {power.low:.2f} to {power.high:.2f}; families and "
-    "trainings differ, too). Does capacity grow with width when training is alike? *cannot tell*: several trainings of "
-    f"each width would. With depth? *{deep}* for the first layers of one model ({grows} of {deeper.height} intervals "
-    "above 0); *cannot tell* for models trained at each depth. With more training? *cannot tell*: no published model "
-    "is measured at two of its checkpoints."
+    f"With depth capacity grows, for the first layers of one model: *{deep}* ({grows} of {deeper.height} intervals above "
+    "0); for models trained at each depth: *cannot tell*. With width, training alike: *cannot tell*, several trainings "
+    "of each width would. With more training: *cannot tell*, no published model is measured at two of its checkpoints."
+)
+
+# %%
+verdicts.Verdict(
+    outcome="cannot tell" if power.low <= 1 <= power.high else "does not hold",
+    claim="bits a dimension are constant",
+    number=f"bits grow as d_model to the power of {power.exponent:.2f} ({power.low:.2f} to {power.high:.2f}) over "
+    f"{power.n} published models",
+    change="models of one family, trained alike at several widths, each more than once",
+    headline=f"{line.scale:.2f} bits a dimension, over {line.n} published models",
 )
 
 # %% [markdown]

@@ -39,10 +39,9 @@ missing: str = "measure"  # cells that are not there: measure them, skip them, o
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import baselines, charts, ledgers, metrics, sweep, texts
+from capacity import baselines, charts, ledgers, metrics, sweep, texts, verdicts
 from capacity.models import load
 
-pl.Config.set_tbl_rows(-1).set_tbl_cols(-1)
 charts.enable()
 
 # %% [markdown]
@@ -79,6 +78,8 @@ read = pl.DataFrame([
         sizes,
     )
 ])  # fmt: skip
+
+# %%
 ours = baselines.prefix_gains(read, rows.filter(source=later)).with_columns(series=pl.lit("here"))
 theirs = baselines.published_prefixes().with_columns(series=pl.lit("Kuratov et al. 2025"))
 gains = pl.concat([ours, theirs], how="diagonal")
@@ -114,6 +115,8 @@ copies = pl.DataFrame([
         instruction=texts.encode(frozen.tokenizer, instruction) if instruction else [],
     )
 ])  # fmt: skip
+
+# %%
 alone = copies.with_columns(correct_with="correct_without", first_correct=pl.lit(False))
 accuracy = pl.concat([
     metrics.accuracy_by_length(frame, by=["model", "source"]).with_columns(recipe=pl.lit(name))
@@ -164,10 +167,10 @@ charts.bytes_per_token(natural, order=list(dict.fromkeys(kept["what"])))
 # %% [markdown]
 # ## What it takes to make every token the argmax
 #
-# Three amounts for the texts that the vectors hold, tokens 2 to N, bits a token. *Entropy*: what the model alone needs
-# to be told. *Shortfall*: by how much the targets fall short of the best other token, which is what their logits must
-# rise by, all others left as they are, for greedy decoding to give the text. *Saved*: what the vectors that decode to
-# these texts did save.
+# Three amounts for the texts that the vectors hold, tokens 2 to N, bits a token. *Cross-entropy*: what the model alone
+# needs to be told; a code made for these very tokens may need less. *Shortfall*: by how much the targets fall short of
+# the best other token, which is what their logits must rise by, all others left as they are, for greedy decoding to
+# give the text. *Saved*: what the vectors that decode to these texts did save.
 
 # %%
 of_text = pl.DataFrame([row for name, frozen in loaded.items() for row in baselines.shortfalls(frozen, held[name])])
@@ -175,7 +178,7 @@ of_text = of_text.filter(pl.col("n_tokens") > 1).join(
     exact.select("model", "source", "text_id", saved=pl.col("bits_without") - pl.col("bits_with")),
     on=["model", "source", "text_id"],
 ).with_columns(scored=pl.col("n_tokens") - 1)  # fmt: skip
-kinds = {"entropy without [mem]": "bits", "saved by [mem]": "saved", "shortfall of the margin": "shortfall_bits"}
+kinds = {"cross-entropy without [mem]": "bits", "saved by [mem]": "saved", "shortfall of the margin": "shortfall_bits"}
 needed = pl.concat([
     metrics.ratio(of_text, column, "scored", by=["model", "source"]).with_columns(kind=pl.lit(kind))
     for kind, column in kinds.items()
@@ -192,7 +195,12 @@ alone_right = accuracy.filter(recipe="alone", length=max(copied))["value"]
 spans = {name: f"{copy_table[name].min():.2f} to {copy_table[name].max():.2f}" for name in copy_table.columns[2:]}
 largest, widest = by_what.row(-1, named=True), by_what.filter(mine).row(-1, named=True)
 coded = ledger.filter(what=ledgers.VECTOR)
-means = dict(needed.group_by("kind").agg(pl.col("value").mean()).iter_rows())
+margins = [
+    f"{source}: " + ", ".join(f"{kind} {part.filter(kind=kind)['value'].mean():.2f}" for kind in kinds)
+    for (source,), part in needed.group_by("source", maintain_order=True)
+]
+
+# %%
 Markdown(
     f"**Reading.** *Prefix:* the best real prefix here, {share['n_context']} tokens for `{share['model']}`, saves "
     f"{share['saved_bits']:.1f} bits of {share['length']} tokens, {100 * share['share']:.0f}% of what one vector does "
@@ -201,16 +209,29 @@ Markdown(
     f"*Copy:* after a text of {max(copied)} tokens the share of its tokens that are right is, by model and source, "
     f"{spans['share right']}; with nothing read before it is {alone_right.min():.2f} to {alone_right.max():.2f}. The "
     f"text read first saves {spans['bits saved a token']} bits a token. Decoded freely, copies give back "
-    f"{spans['given back (tokens)']} tokens, one trained vector {spans['exact length, [mem]']}.\n\n"
+    f"{spans['given back (tokens)']} tokens, one trained vector {spans['exact length, [mem]']}."
+)
+
+# %%
+Markdown(
     f"*× 1500 of what:* of model inputs. `{largest['model']}` takes one vector for {largest['model inputs']:,.0f} "
     f"tokens; at 16 bits a number that vector has {1 / largest[ledgers.TEXT]:.1f} times the bytes of the UTF-8 text, "
     f"{1 / largest[ledgers.PACKED]:.1f} times those of the token ids, and {1 / largest[ledgers.ENTROPY]:.1f} times the "
-    f"entropy of the text for the same model. `{widest['model']}` takes one for {widest['model inputs']:.1f}, of "
-    f"{1 / widest[ledgers.ENTROPY]:.0f} times the entropy. {coded['came_back'].sum()} of {coded.height} texts came "
+    f"cross-entropy of the text for the same model. `{widest['model']}` takes one for {widest['model inputs']:.1f}, of "
+    f"{1 / widest[ledgers.ENTROPY]:.0f} times that. {coded['came_back'].sum()} of {coded.height} texts came "
     f"back from the range coder.\n\n"
-    f"*Margin:* means over models and sources, bits a token: entropy {means['entropy without [mem]']:.2f}, shortfall "
-    f"{means['shortfall of the margin']:.2f}, saved by [mem] {means['saved by [mem]']:.2f}."
+    f"*Margin:* means over models, bits a token, by source: {'; '.join(margins)}."
 )
+
+# %%
+verdicts.judge(
+    "one trained vector saves at least twice the bits of the best real prefix: the prefix's share is below 0.5",
+    {"share that the vector saves alone": metrics.Interval(
+        1 - share["share"], 1 - share["share_high"], 1 - share["share_low"], share["n"], share["n"] < 2
+    )},
+    above=0.5, unit="", paper=True,
+    change=f"longer continuations and prefixes: {continuation} tokens after at most {max(sizes)} were read here",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Limits
@@ -221,8 +242,7 @@ Markdown(
 # texts of a few tokens; zstd begins without a dictionary, so it makes them longer. Not counted as bytes: the model,
 # which every way but UTF-8 and zstd needs at hand, and the paper's first token, which is given. The shortfall is not a
 # lower bound of the bits saved: raising a target takes probability from the best other token too, and a vector may
-# lower that one alone. Texts that no vector gave back at all are left out of bytes and margins. Next: `08_precision`,
-# how many of the 16 bits a number are used.
+# lower that one alone. Texts that no vector gave back at all are left out of bytes and margins.
 
 # %%
 here = [name for name in rows["model"].unique(maintain_order=True).sort() if name in loaded]

@@ -49,9 +49,8 @@ from pathlib import Path
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import benchmark, charts, fitting, metrics, resources, sweep
+from capacity import benchmark, charts, fitting, metrics, resources, sweep, verdicts
 
-pl.Config.set_tbl_rows(-1)
 charts.enable()
 
 # %% [markdown]
@@ -155,43 +154,60 @@ driver = benchmark.kept(
 driver.select("texts", "rate", "bare", "share").with_columns(pl.col("rate", "bare").round(0), pl.col("share").round(2))
 
 # %%
-theirs = reached.filter(recipe="paper")
-first = [r.filter(pl.col("value") >= theirs["value"].max())["spent"].min() for r in (
-    theirs, reached.filter(recipe="default"))]  # fmt: skip
+totals = narrow.group_by("recipe", "text_id").agg(
+    pl.col("token_steps", "seconds").sum(), pl.col("decoded_tokens").max().fill_null(0)
+)
+held = totals.filter(pl.col("decoded_tokens").sum().over("recipe") > 0)
+costs_a_token = pl.concat(
+    metrics.ratio(held, cost, "decoded_tokens", by=["recipe"]).with_columns(cost=pl.lit(cost))
+    for cost in ("token_steps", "seconds")
+).sort("cost", "value")
+costs_a_token.drop("degenerate").with_columns(pl.selectors.float().round(3))
+
+# %%
 near = plain_and_engine.filter(pl.col("length") == min(lengths, key=lambda n: abs(n - cost_length)))
 pace = {row["method"]: row["rate"] for row in benchmark.medians(near).iter_rows(named=True)}
-faster = "`default` does not reach `paper`'s length within this budget."
-if first[1] is not None:
-    faster = (
-        f"On {search_models[0]}, `default` is at `paper`'s {theirs['value'].max():.1f} tokens after {first[1]:.0f} "
-        f"token-steps instead of {first[0]:.0f} (of those drawn); with the rates above that is "
-        f"{first[0] / first[1] * pace['engine'] / pace['plain']:.0f} times fewer seconds than the plain procedure."
-    )
+cost = {(row["recipe"], row["cost"]): row["value"] for row in costs_a_token.iter_rows(named=True)}
+steps, in_seconds = (  # inf where not a token came back
+    cost.get(("paper", name), float("inf")) / cost.get(("default", name), float("inf"))
+    for name in ("token_steps", "seconds")
+)
+factors = (
+    f"`paper` spends {steps:.1f} times `default`'s token-steps a token that comes back, {in_seconds:.1f} times its "
+    f"seconds by the clock of the searches themselves; at equal recipes the engine does "
+    f"{pace['engine'] / pace['plain']:.1f} times the plain procedure's token-steps a second in full batches"
+)
+
+# %%
 best = rates.sort("share").row(-1, named=True)
 gained = {name: decoded.filter(recipe=name)["gain"].drop_nulls() for name in recipes if name != "default"}
+spans = [f"{gain.min():.2f} to {gain.max():.2f} times `{name}`'s" for name, gain in gained.items() if len(gain)]
+times = [
+    f"{row['ratio']:.1f} times the plain procedure's token-steps at length {row['length']} ({row['method']})"
+    for row in rates.filter(pl.col("method") != "plain").iter_rows(named=True)
+]
+
+# %%
 Markdown(
     f"**Reading.** On {plain_and_engine['machine'][0]} (measured {plain_and_engine['date'][0]}) the engine does "
-    + ", ".join(
-        f"{row['ratio']:.1f} times the plain procedure's token-steps at length {row['length']} ({row['method']})"
-        for row in rates.filter(pl.col("method") != "plain").iter_rows(named=True)
-    )
-    + f". The largest share of the matrix-product peak is {100 * best['share']:.0f}% ({best['method']}, length "
-    f"{best['length']}). Exact lengths at {budget} token-steps a text and vector: `default` reaches "
-    + " and ".join(
-        f"{gain.min():.2f} to {gain.max():.2f} times `{name}`'s" for name, gain in gained.items() if len(gain)
-    )
-    + f", by model, number of vectors and `scored_from` (the table's `gain`). {faster} "
-    f"Searches by growth of {', '.join(map(str, driver['texts']))} texts run at "
+    f"{', '.join(times)}. The largest share of the matrix-product peak is {100 * best['share']:.0f}% "
+    f"({best['method']}, length {best['length']}). Exact lengths at {budget} token-steps a text and vector: `default` "
+    f"reaches {' and '.join(spans)}, by model, number of vectors and `scored_from` (the table's `gain`). On "
+    f"{search_models[0]}, {factors}: factors that are not to be multiplied, for searches by growth of "
+    f"{', '.join(map(str, driver['texts']))} texts run at "
     f"{', '.join(f'{100 * share:.0f}%' for share in driver['share'])} of the rate of full batches at the same lengths, "
     "which a few texts can't fill."
 )
+
+# %%
+verdicts.measured(factors)
 
 # %% [markdown]
 # ## Limits
 #
 # Two rates of one run may be compared, two runs of a busy machine may not. Peaks are those of one large product in the
 # same number type. `progressive` has a constant rate here, the warm-up and cosine of Tarasov et al. are left out. No
-# rates of a machine with a GPU were measured yet; `data/measured/speed/` is their place. Next: `03_many_vectors`.
+# rates of a machine with a GPU were measured yet; `data/measured/speed/` is their place.
 
 # %%
 kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))

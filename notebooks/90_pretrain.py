@@ -35,7 +35,7 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from capacity import charts, pretraining
+from capacity import charts, pretraining, verdicts
 
 charts.enable()
 torch.set_num_threads(threads)
@@ -77,8 +77,12 @@ records
 # %%
 charts.training_curves(curves)
 
+# %%
+losses = records.sort("held_out_nats_per_token").select("model", "held_out_nats_per_token").rows()
+verdicts.measured("Held-out loss, nats a token: " + ", ".join(f"`{name}` {nats:.2f}" for name, nats in losses))
+
 # %% [markdown]
 # ## Limits
 #
 # The loss is over blocks of 512 tokens of books by authors not in the training file. A model this small, seen this
-# little text, is a fixture for measuring, not a model of English. Next: `00_one_vector`.
+# little text, is a fixture for measuring, not a model of English.

@@ -33,7 +33,7 @@ from dataclasses import asdict
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, coding, metrics, models, published, texts
+from capacity import charts, coding, metrics, models, published, texts, verdicts
 
 pl.Config.set_fmt_str_lengths(shown + 10)
 charts.enable()
@@ -111,10 +111,15 @@ Markdown(
     f"The shortest whole text has {min(short.values(), default=length)} tokens."
 )
 
+# %%
+verdicts.measured(
+    f"{least['source']} {least['bits a token']:.2f} bits a token ({least['low']:.2f} to {least['high']:.2f}), "
+    f"{most['source']} {most['bits a token']:.2f} ({most['low']:.2f} to {most['high']:.2f}), `{model}`"
+)
+
 # %% [markdown]
 # ## Limits
 #
 # The hub's sources (`pg19`, `pg19_books`, `fanfics`, `hub:…`) are left out by default: they need a network, or a cache,
 # once. Random tokens need not be text: what they decode to may hold replacement characters of three bytes each. A short
-# text is dearer a token than a long one, since the model has read less of it. Next: `01_decoding_capacity`, which crams
-# these sources.
+# text is dearer a token than a long one, since the model has read less of it.

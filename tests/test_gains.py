@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from capacity import gains, metrics
+from capacity import gains, metrics, theory
 
 BY = ["model", "source"]
 
@@ -218,3 +218,12 @@ def test_order_of_rows_does_not_matter_and_conditions_do_not_mix(call):
 def test_examples_in_the_documentation():
     failed, tried = doctest.testmod(gains)
     assert (failed, tried) == (0, 1)
+
+
+def test_capacities_are_those_of_the_theory_each_model_once():
+    facts = pl.DataFrame({"model": ["b", "a", "b"], "d_model": [768, 64, 768], "vocab_size": [50304, 512, 50304]})
+    found = gains.capacities(facts, bits=8)
+    assert found["model"].to_list() == ["a", "b", "a", "b"]
+    assert found["unit"].to_list() == ["tokens"] * 2 + ["bits"] * 2
+    tokens = [theory.token_capacity(64, 512, bits=8), theory.token_capacity(768, 50304, bits=8)]
+    assert found["value"].to_list() == pytest.approx([*tokens, 512, 6144])

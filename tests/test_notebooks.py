@@ -1,7 +1,9 @@
+import ast
 import csv
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import nbformat
@@ -109,8 +111,59 @@ def test_every_notebook_has_the_shape_and_small_settings_here():
         assert f"# # {path.stem[:2]} · " in text
         assert "# ## Limits" in text
         assert all(one.comment for one in parameters.declared(path).values())
-        blocks = [block for block in text.split("\n# %%") if "\ndef " in block]
-        assert not blocks, f"{path.name} defines a function: it belongs in the package, with a test"
+        ends = [block for block in text.split("\n# %%") if "verdicts." in block]
+        assert ends, f"{path.name} ends in no verdict and no measured sentence"
+        assert "Next:" not in text  # the pages link those beside them
+
+
+def code_cells(text):
+    """The code cells of a py:percent text, without the parameters."""
+    blocks = [block.partition("\n") for block in text.split("\n# %%")[1:]]
+    return [body.strip() for head, _, body in blocks if "markdown" not in head and "parameters" not in head]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_are_short_and_functions_belong_in_the_package(path):
+    for cell in code_cells(path.read_text()):
+        assert cell.count("\n") < 15, f"a cell of {path.name} has more than 15 lines:\n{cell}"
+        functions = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.FunctionDef)]
+        long = [node.name for node in functions if node.end_lineno - node.lineno + 1 > 3]
+        assert not long, f"{path.name} defines {long}: it belongs in the package, with a test"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_name_only_notebooks_that_exist(path):
+    named = set(re.findall(r"`(\d\d_\w+)`", path.read_text()))
+    assert named <= {other.stem for other in NOTEBOOKS}
+
+
+def test_the_one_vector_shown_is_that_of_a_median_text():
+    given = {name: value.default for name, value in parameters.declared(NOTEBOOKS[0]).items()}
+    same = {name: given[name] for name in ("model", "source", "length", "budget")}
+    rows = sweep.measure(sweep.grid(**same, search="grow", n_texts=16), missing="refuse").rows
+    longest = rows.group_by("text_index").agg(pl.col("decoded_tokens").max().fill_null(0))
+    ranked = longest["decoded_tokens"].sort().to_list()
+    assert len(ranked) == 16
+    assert longest.filter(text_index=given["text_index"])["decoded_tokens"].item() in ranked[7:9]
+
+
+def test_no_difference_is_seen_between_natural_text_and_random_words():
+    names = list(models.EMBEDDED)
+    grid = sweep.grid(
+        model=names, source=["embedded", "random_words"], search="grow", length=40, budget=4000, n_texts=16
+    )
+    rows = sweep.measure(grid, missing="refuse").rows
+    longest = rows.group_by("model", "source", "text_index").agg(pl.col("decoded_tokens").max().fill_null(0))
+    for name in names:  # Welch's interval, by its formula, where the page has a bootstrap
+        part = [longest.filter(model=name, source=source)["decoded_tokens"].to_numpy() for source in
+                ("embedded", "random_words")]  # fmt: skip
+        difference = part[0].mean() - part[1].mean()
+        error = math.sqrt(sum(sample.var(ddof=1) / len(sample) for sample in part))
+        assert abs(difference) < 2.04 * error
+        found = metrics.difference(*part)
+        assert found.value == pytest.approx(difference)
+        assert found.low < 0 < found.high
+        assert found.high - found.low == pytest.approx(2 * 2.04 * error, rel=0.2)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -392,7 +445,7 @@ def test_bytes_and_margins_are_those_of_the_texts_that_vectors_hold(executed):
             short += float(logs.max() - logs[target])
     scored = sum(len(ids) - 1 for ids in held["embedded"])
     found = {row["kind"]: row["value"] for row in values(needed) if row["source"] == "embedded"}
-    assert found["entropy without [mem]"] == pytest.approx(bits / scored, rel=1e-4)
+    assert found["cross-entropy without [mem]"] == pytest.approx(bits / scored, rel=1e-4)
     assert found["shortfall of the margin"] == pytest.approx(short / scored, rel=1e-4)
     gained = rows.filter(pl.col("decoded_tokens") > 1, source="embedded")
     assert found["saved by [mem]"] == pytest.approx((gained["bits_without"] - gained["bits_with"]).sum() / scored)

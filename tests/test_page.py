@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from capacity import report
+from capacity import report, verdicts
 from capacity.charts import display
 from capacity.report import page
 
@@ -206,6 +206,8 @@ def test_tables_keep_their_cells_and_lose_all_else(tmp_path: Path) -> None:
         '<tr><td>x</td><td class="number">NaN</td></tr></tbody></table></div></div>'
     )
     assert expected in written(tmp_path / "a.ipynb", shown({"text/html": table}))
+    short = table.replace(">x<", ">a text cut shor…<")  # polars shows every row
+    assert "shape:" not in written(tmp_path / "a.ipynb", shown({"text/html": short}))
     cut = table.replace("3.5", "…")  # polars left out rows: how many is told
     assert "<small>shape: (2, 2)</small>" in written(tmp_path / "a.ipynb", shown({"text/html": cut}))
 
@@ -230,3 +232,23 @@ def test_streams_errors_pictures_and_markdown_are_shown_as_what_they_are(tmp_pat
     assert "<p>The <em>claim</em> [x](javascript:a()) ⟨U+202E⟩</p>" in text
     assert '<td class="number">1</td>' in text
     assert "<code>1 &lt; 2</code>" in text
+
+
+def test_a_verdict_stands_in_a_frame_and_is_read_back(tmp_path: Path) -> None:
+    hostile = verdicts.measured(f"Five tokens {HOSTILE}", headline="*Five* (4 to 6)")
+    bundle = hostile._repr_mimebundle_()
+    text = written(
+        tmp_path / "a.ipynb", {"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": bundle}
+    )
+    frame = re.search(r'<div class="verdict">(.*?)</div>', text, re.DOTALL)
+    assert frame
+    assert "<strong>Measured.</strong> Five tokens &lt;/script&gt;" in frame[1]
+    notebook = page.read(tmp_path / "a.ipynb")
+    assert page.verdict(notebook).headline == "*Five* (4 to 6)"
+    line = page.entry("a", notebook, link="a.html")
+    assert line.outcome == "measured"
+    index = page.index("T", [line], None, headline=page.verdict(notebook).headline)
+    assert '<p class="headline"><em>Five</em> (4 to 6)</p>' in index
+    assert "<b>measured</b>: Five tokens &lt;/script&gt;" in index
+    assert "<script>doc" not in index + text
+    assert page.verdict({"cells": []}) is None

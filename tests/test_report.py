@@ -106,8 +106,20 @@ def test_the_index_has_a_line_for_each_notebook(built: report.Summary) -> None:
         ("01_good.html", "What is seven times <em>n</em>?"),
         ("02_dies.html", "What if the kernel dies?"),
     ]
-    assert re.findall(r'class="question">(.*?)<', text) == ["It is said.", "Sevenfold.", ""]
+    questions = [question.strip() for question in re.findall(r'class="question">(.*?)<', text, re.DOTALL)]
+    assert questions == ["It is said.", "Sevenfold.", ""]
     assert "1 of 3 notebooks complete" in text
+
+
+def test_pages_link_those_beside_them_and_no_other(built: report.Summary) -> None:
+    names = ("00_raises", "01_good", "02_dies")
+    pages = {name: built.index.with_name(f"{name}.html").read_text() for name in names}
+    links = {name: re.findall(r'<a rel="(\w+)" href="(.*?)">', text) for name, text in pages.items()}
+    assert links == {
+        "00_raises": [("next", "01_good.html")] * 2,
+        "01_good": [("prev", "00_raises.html"), ("next", "02_dies.html")] * 2,
+        "02_dies": [("prev", "01_good.html")] * 2,
+    }
 
 
 def test_given_parameters_reach_a_kernel_of_this_interpreter(built: report.Summary) -> None:

@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 import altair as alt
+import polars as pl
 
 from capacity.harmless import plain, script_json
 
@@ -36,7 +37,12 @@ _SOURCES = [
 
 
 def enable() -> None:
-    """Return None; from now on Altair charts are shown as `bundle` gives them, in Jupyter and in a report."""
+    """Return None; from now on charts are shown as `bundle` gives them, in Jupyter and in a report, tables whole.
+
+    A chart may have any number of rows: accuracy along all pairs of paths has ten thousands, which a page can hold.
+    """
+    alt.data_transformers.enable("default", max_rows=None)
+    pl.Config.set_tbl_rows(-1).set_tbl_cols(-1).set_fmt_str_lengths(100)
     alt.renderers.register("capacity", bundle)
     alt.renderers.enable("capacity")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH
+from capacity.charts.style import EQ1, WIDTH, band, tips, whole_numbers
 
 
 def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
@@ -36,7 +36,7 @@ def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
     cloud = base.transform_filter("datum.layer === 'point'").mark_point(size=45, filled=True, opacity=0.7).encode(
         color=alt.Color("fit:N", title=None, scale=colors, legend=alt.Legend(orient="bottom")),
         shape=alt.Shape("fit:N", title=None, scale=shapes),
-        tooltip=["source", "text_id", "length", *(alt.Tooltip(name, format=".1f") for name in ("before", "after"))],
+        tooltip=["source", "text_id", "length", *tips(("before", "after"), digits=1)],
     )  # fmt: skip
     fitted = base.transform_filter("datum.layer === 'plateau'").mark_line(color="black", strokeWidth=1.5)
     nothing = base.transform_filter("datum.layer === 'none'").mark_line(strokeDash=[4, 3], color="gray")
@@ -58,17 +58,16 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
             "length:Q",
             title="length of the text (tokens)",
             scale=alt.Scale(type="log", base=2, nice=False, padding=8),
-            axis=alt.Axis(values=sorted(set(table["length"])), format="d"),
+            axis=whole_numbers(table["length"]),
         ),
         color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom", symbolOpacity=1)),
     )
-    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="information gain (bits)", scale=alt.Scale(zero=True)),
-        tooltip=["source", "length", *(alt.Tooltip(name, format=".1f") for name in ("value", "low", "high")), "n"],
+        tooltip=["source", "length", *tips(("value", "low", "high"), digits=1), "n"],
     )
     return (
-        alt.layer(band, line, data=table)
+        alt.layer(band(base), line, data=table)
         .properties(width=WIDTH, height=230)
         .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=2)
     )
@@ -87,14 +86,20 @@ def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     )
     x = alt.X(
         "n_mem:Q", title="[mem] vectors", scale=alt.Scale(type="log", base=2, nice=False, padding=14),
-        axis=alt.Axis(values=sorted(set(held["n_mem"])), format="d"),
+        axis=whole_numbers(held["n_mem"]),
     )  # fmt: skip
     y = alt.Y("value:Q", title="tokens (log scale)", scale=alt.Scale(type="log"))
     color = _series(table)
-    dashed = alt.Chart(ideal).mark_line(strokeDash=[4, 3], opacity=0.6).encode(x=x, y=y, color=color)
+    named = alt.StrokeDash(
+        "kind:N", title=None, scale=alt.Scale(domain=["measured", "ideal"], range=[[1, 0], [4, 3]]),
+        legend=alt.Legend(labelExpr="datum.label == 'ideal' ? 'ideal: n times the first' : datum.label"),
+    )  # fmt: skip
+    dashed = alt.Chart(ideal.with_columns(kind=pl.lit("ideal"))).mark_line(opacity=0.6).encode(
+        x=x, y=y, color=color, strokeDash=named
+    )  # fmt: skip
     line = alt.Chart(held).mark_line(point=alt.OverlayMarkDef(size=50)).encode(
         x=x, y=y, color=color,
-        tooltip=["series", "n_mem", *(alt.Tooltip(name, format=".1f") for name in ("value", "low", "high"))],
+        tooltip=["series", "n_mem", *tips(("value", "low", "high"), digits=1)],
     )  # fmt: skip
     known = held.filter(pl.col("low") > 0)
     rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color)
@@ -108,13 +113,13 @@ def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """
     x = alt.X(
         "n_mem:Q", title="[mem] vectors", scale=alt.Scale(type="log", base=2, nice=False, padding=14),
-        axis=alt.Axis(values=sorted(set(table["n_mem"])), format="d"),
+        axis=whole_numbers(table["n_mem"]),
     )  # fmt: skip
     y = alt.Y("share:Q", title="information a vector / that of one vector alone", scale=alt.Scale(zero=True))
     color = _series(table)
     line = alt.Chart(table).mark_line(point=alt.OverlayMarkDef(size=50)).encode(
         x=x, y=y, color=color,
-        tooltip=["series", "n_mem", *(alt.Tooltip(f"share{end}", format=".3f") for end in ("", "_low", "_high"))],
+        tooltip=["series", "n_mem", *tips(("share", "share_low", "share_high"), digits=3)],
     )  # fmt: skip
     known = table.filter(pl.col("share_low").is_not_null() & (pl.col("n_mem") > 1))
     rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="share_low:Q", y2="share_high:Q", color=color)
@@ -137,7 +142,11 @@ def utilisation_by_model(table: pl.DataFrame, *, order: Sequence[str], unit: str
     numbers = ("capacity", "gain", "low", "high", "share", "share_low", "share_high")
     tips = ["model", "kind", "series", *(alt.Tooltip(name, format=".4g") for name in numbers)]
     base = alt.Chart(table)
-    capacity = base.mark_tick(color="black", thickness=2, width=24).encode(x=bare, y=alt.Y("capacity:Q", scale=log))
+    limit = alt.Chart(table.with_columns(limit=pl.lit(EQ1)))
+    capacity = limit.mark_tick(color="black", thickness=2, width=24).encode(
+        x=bare, y=alt.Y("capacity:Q", scale=log),
+        opacity=alt.Opacity("limit:N", title=None, scale=alt.Scale(range=[1]), legend=alt.Legend(orient="top")),
+    )  # fmt: skip
     dots = base.mark_point(filled=True, size=55).encode(
         x=bare, xOffset=kinds, y=alt.Y("gain:Q", title=f"gain and capacity ({unit}, log)", scale=log), color=color,
         shape=shape, tooltip=tips,

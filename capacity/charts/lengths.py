@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH
+from capacity.charts.style import EQ1, WIDTH, band, counts, model_color, rules, tips, whole_numbers
 
 
 def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
@@ -21,7 +21,7 @@ def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
         .encode(
             x=alt.X("tokens:Q", title="tokens seen", axis=alt.Axis(format="~s")),
             y=alt.Y("loss_nats:Q", title="training loss (nats a token)", scale=alt.Scale(zero=False)),
-            color=alt.Color("model:N", title="model"),
+            color=model_color(smooth["model"].sort()),
         )
         .properties(width=2 * WIDTH, height=280)
     )
@@ -33,21 +33,23 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
     table: from metrics.accuracy_by_length, with model, source, length, value, low, high, recipe.
     """
     base = alt.Chart().encode(
-        x=alt.X("length:Q", title="length of the text (tokens)", scale=alt.Scale(type="log", base=2)),
-        color=alt.Color(
-            "series:N", title=None, legend=alt.Legend(orient="bottom", columns=3, labelLimit=300, symbolOpacity=1)
+        x=alt.X(
+            "length:Q", title="length of the text (tokens)",
+            scale=alt.Scale(type="log", base=2, nice=False, padding=8), axis=whole_numbers(table["length"]),
         ),
-    )
-    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
+        color=model_color(table["model"]),
+    )  # fmt: skip
+    recipes = table["recipe"].unique(maintain_order=True).to_list()
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])),
-        tooltip=["series", "length", alt.Tooltip("value", format=".3f"), alt.Tooltip("low", format=".3f"),
-                 alt.Tooltip("high", format=".3f"), "n"],
-    )  # fmt: skip
+        strokeDash=alt.StrokeDash(
+            "recipe:N", sort=recipes, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke")
+        ),
+        tooltip=["model", "recipe", "length", *tips(("value", "low", "high"), digits=3), "n"],
+    )
     rule = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(threshold))
-    named = table.with_columns(pl.format("{}, {}", "model", "recipe").alias("series"))
     return (
-        alt.layer(band, line, rule, data=named)
+        alt.layer(band(base).encode(detail="recipe:N"), line, rule, data=table)
         .properties(width=WIDTH - 90, height=230)
         .facet(facet=alt.Facet("source:N", title=None), columns=3)
     )
@@ -63,15 +65,16 @@ def exact_length_by_model(table: pl.DataFrame, *, order: Sequence[str]) -> alt.L
         yOffset=alt.YOffset("source:N"),
         color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom")),
     )
-    bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title="exact length (tokens; mean over texts, 95% interval)", scale=alt.Scale(zero=True)),
-        x2="high:Q",
+    x = alt.X(
+        "value:Q",
+        title="exact length (tokens; mean over texts, 95% interval)",
+        scale=alt.Scale(zero=True),
+        axis=counts(),
     )
+    bars = rules(base, along="x")
     points = base.mark_point(filled=True, size=70).encode(
-        x="value:Q",
-        tooltip=["model", "source", alt.Tooltip("value", format=".2f"), alt.Tooltip("low", format=".2f"),
-                 alt.Tooltip("high", format=".2f"), "n", "n_censored"],
-    )  # fmt: skip
+        x=x, tooltip=["model", "source", *tips(("value", "low", "high")), "n", "n_censored"]
+    )
     return (bars + points).properties(width=2 * WIDTH - 60, height=60 * max(1, table["model"].n_unique()))
 
 
@@ -89,36 +92,44 @@ def capacity_by_width(
         scale=alt.Scale(type="log", base=2, nice=False, padding=20),
     )
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"))
-    both = pl.concat([ours, published], how="diagonal").filter(pl.col("value") > 0)
+    both = pl.concat([ours, published], how="diagonal_relaxed").filter(pl.col("value") > 0)
+    names = [*both["series"].unique(maintain_order=True), EQ1]
+    colors = alt.Scale(domain=names, range=[*["#f58518", "#4c78a8", "#54a24b"][: len(names) - 1], "black"])
+    color = alt.Color("series:N", title=None, sort=names, scale=colors, legend=alt.Legend(labelLimit=260))
     points = (
         alt.Chart(both)
         .mark_point(filled=True, size=75, opacity=0.85)
         .encode(
             x=x, y=y,
-            color=alt.Color("series:N", title=None, legend=alt.Legend(orient="right", labelLimit=260)),
+            color=color,
             shape=alt.Shape("source:N", title="source"),
             tooltip=["model", "source", "d_model", alt.Tooltip("value", format=".1f"), "series"],
         )
     )  # fmt: skip
-    bounds = alt.Chart(limit).mark_tick(color="black", thickness=2, width=14).encode(
-        x=x, y=y, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1")]
+    bounds = alt.Chart(limit.with_columns(series=pl.lit(EQ1))).mark_tick(thickness=2, width=14).encode(
+        x=x, y=y, color=color, tooltip=["model", "d_model", alt.Tooltip("value", format=".0f", title="Eq. 1")]
     )  # fmt: skip
     layers = [bounds, points]
     if "low" in both.columns:
         spread = alt.Chart(both.filter(pl.col("low") > 0)).mark_rule(opacity=0.6)
-        layers.append(spread.encode(x=x, y="low:Q", y2="high:Q", color="series:N"))
+        layers.append(spread.encode(x=x, y="low:Q", y2="high:Q", color=color))
     return alt.layer(*layers).properties(width=WIDTH + 180, height=340)
 
 
 def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return token-steps a second by length, one line a method: benchmark.medians of one model. Bars: the range."""
     base = alt.Chart(table).encode(
-        x=alt.X("length:Q", title="length (tokens)", scale=alt.Scale(type="log", base=2, nice=False, padding=16)),
+        x=alt.X(
+            "length:Q",
+            title="length (tokens)",
+            scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+            axis=whole_numbers(table["length"]),
+        ),
         color=alt.Color("method:N", title="", sort=None, legend=alt.Legend(orient="top")),
     )
     rate = alt.Y("rate:Q", title="token-steps a second", scale=alt.Scale(type="log"))
     tips = ["method", "length", "texts", "rate", "low", "high", "ratio", "share"]
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
+    bars = rules(base)
     line = base.mark_line(point=alt.OverlayMarkDef(size=45)).encode(y=rate, tooltip=tips)
     return (line + bars).properties(width=2 * WIDTH, height=280)
 
@@ -132,8 +143,7 @@ def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart |
         x=alt.X("spent:Q", title=title, scale=alt.Scale(type="log", nice=False)),
         color=alt.Color("recipe:N", title="recipe", sort=None, legend=alt.Legend(orient="top", symbolOpacity=1)),
     )
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="mean exact length (tokens)"), tooltip=["recipe", "spent", "value", "low", "high", "n"]
     )
-    return (band + line).properties(width=WIDTH, height=260)
+    return (band(base) + line).properties(width=WIDTH, height=260)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH
+from capacity.charts.style import WIDTH, band, model_color, rules, tips, whole_numbers
 
 
 def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
@@ -70,14 +70,14 @@ def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart |
 
 
 def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Return the bytes of each way to keep a text, as bars on a log axis. ledger: what, bytes."""
+    """Return the bytes of each way to keep a text, as dots on a log axis. ledger: what, bytes."""
     base = alt.Chart(ledger).encode(
         y=alt.Y("what:N", title=None, sort="-x", axis=alt.Axis(labelLimit=260)),
-        x=alt.X("bytes:Q", title="bytes (log scale)", scale=alt.Scale(type="log", domainMin=1)),
+        x=alt.X("bytes:Q", title="bytes (log scale)", scale=alt.Scale(type="log", nice=False, padding=24)),
     )
-    numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text("bytes:Q", format=","))
-    bars = base.mark_bar(color="#4c78a8").encode(x2=alt.datum(1))
-    return (bars + numbers).properties(width=WIDTH + 120, height=34 * ledger.height)
+    numbers = base.mark_text(align="left", dx=8).encode(text=alt.Text("bytes:Q", format=","))
+    dots = base.mark_point(filled=True, size=70, color="#4c78a8")
+    return (dots + numbers).properties(width=WIDTH + 120, height=34 * ledger.height)
 
 
 def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -85,28 +85,24 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
     table: n_context, share, share_low, share_high (95% interval, as bands), model, series (here or the paper).
     """
-    base = alt.Chart(table.with_columns(pl.format("{}, {}", "model", "series").alias("who"))).encode(
+    base = alt.Chart(table).encode(
         x=alt.X(
-            "n_context:Q",
-            title="real tokens before the text",
+            "n_context:Q", title="real tokens before the text", axis=whole_numbers(table["n_context"]),
             scale=alt.Scale(type="log", base=2, nice=False, padding=16),
         ),
-        color=alt.Color(
-            "who:N",
-            title=None,
-            sort=None,
-            legend=alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1),
+        color=model_color(
+            table["model"], legend=alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1)
         ),
-    )
-    band = base.mark_area(opacity=0.15).encode(y="share_low:Q", y2="share_high:Q")
+    )  # fmt: skip
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
-        strokeDash=alt.StrokeDash("series:N", sort=None, legend=None),
-        tooltip=["model", "n_context", alt.Tooltip("share", format=".3f"), alt.Tooltip("share_low", format=".3f"),
-                 alt.Tooltip("share_high", format=".3f")],
-    )  # fmt: skip
+        strokeDash=alt.StrokeDash(
+            "series:N", sort=None, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke", labelLimit=260)
+        ),
+        tooltip=["model", "series", "n_context", *tips(("share", "share_low", "share_high"), digits=3)],
+    )
     rule = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
-    return (band + line + rule).properties(width=2 * WIDTH - 60, height=300)
+    return (band(base, "share_low", "share_high") + line + rule).properties(width=2 * WIDTH - 60, height=300)
 
 
 def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
@@ -119,10 +115,10 @@ def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerCh
         yOffset=alt.YOffset("series:N", sort=None),
         color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", labelLimit=260)),
     )
-    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    bars = rules(base, along="x")
     points = base.mark_point(filled=True, size=50, opacity=0.7).encode(
         x=alt.X("value:Q", title="bytes a token (log scale)", scale=alt.Scale(type="log", nice=False, padding=12)),
-        tooltip=["what", "model", *(alt.Tooltip(name, format=".3f") for name in ("value", "low", "high"))],
+        tooltip=["what", "model", *tips(("value", "low", "high"), digits=3)],
     )
     return (bars + points).properties(width=2 * WIDTH - 120, height=alt.Step(12))
 
@@ -137,10 +133,10 @@ def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
         yOffset=alt.YOffset("kind:N", sort=list(order)),
         color=alt.Color("kind:N", title=None, sort=list(order), legend=alt.Legend(orient="bottom", labelLimit=400)),
     )
-    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    bars = rules(base, along="x")
     points = base.mark_point(filled=True, size=60).encode(
         x=alt.X("value:Q", title="bits a token (95% interval over texts)", scale=alt.Scale(zero=True)),
-        tooltip=["model", "source", "kind", *(alt.Tooltip(name, format=".2f") for name in ("value", "low", "high"))],
+        tooltip=["model", "source", "kind", *tips(("value", "low", "high"))],
     )
     return (
         alt.layer(bars, points, data=table)

@@ -30,7 +30,7 @@ from capacity.report import page
 from capacity.report.parameters import check, declared, share
 
 _TITLE = "How much fits into one vector?"
-_PICTURE = "01_decoding_capacity"  # its first chart stands on the index
+_PICTURE = "01_decoding_capacity"  # its first chart and its headline stand on the index
 _DAY_SECONDS = 86_400.0
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
@@ -149,7 +149,9 @@ def build(
     with tqdm(sources, unit="notebook", smoothing=0, file=sys.stderr, disable=hidden, leave=False) as bar:
         for source in bar:
             bar.set_description(source.stem)
-            results.append(result := _make(source, shares[source.stem], out, timeout))
+            results.append(
+                result := _make(source, shares[source.stem], out, timeout, _beside(source, sources, folder, out))
+            )
             _write(out / "index.html", _index(folder, sources, out))
             if progress:
                 why = f": {result.reason}" if result.reason else ""
@@ -166,13 +168,23 @@ class _KernelManager(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[])
 
 
-def _make(source: Path, given: dict[str, Any], out: Path, timeout: int | None) -> Result:
+def _beside(source: Path, sources: list[Path], folder: Path, out: Path) -> tuple[str, str]:
+    """Return the names of the notebooks before and after one, of those that have a page here or get one."""
+    there = [path for path in folder.glob("[0-9]*.py") if (out / f"{path.stem}.html").exists()]
+    names = sorted({path.stem for path in [*there, *sources]})
+    place = names.index(source.stem)
+    return names[place - 1] if place else "", names[place + 1] if place + 1 < len(names) else ""
+
+
+def _make(
+    source: Path, given: dict[str, Any], out: Path, timeout: int | None, beside: tuple[str, str] = ("", "")
+) -> Result:
     reason, started = "", time.monotonic()
     try:
         executed = execute(source, given, out=out, timeout=timeout)
     except NotebookError as error:
         executed, reason = error.executed, error.reason
-    _write(out / f"{source.stem}.html", page.page(executed))
+    _write(out / f"{source.stem}.html", page.page(executed, before=beside[0], after=beside[1]))
     status = "failed" if reason else "complete"
     return Result(name=source.stem, status=status, reason=reason, seconds=time.monotonic() - started)
 
@@ -190,25 +202,15 @@ def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:
 
 
 def _index(folder: Path, sources: list[Path], out: Path) -> str:
-    entries, picture = [], None
+    entries, picture, headline = [], None, ""
     for source in sorted({*folder.glob("[0-8]*.py"), *sources}):
         executed = out / f"{source.stem}.ipynb"
         notebook = page.read(executed) if executed.exists() else harmless.plain(jupytext.read(source))
-        run = notebook["metadata"].get("capacity", {"status": "not run", "seconds": None})
-        title, question = page.heading(notebook)
-        entries.append(
-            page.Entry(
-                name=source.stem,
-                title=title or source.stem,
-                question=question,
-                status=run["status"],
-                seconds=run["seconds"],
-                link=f"{source.stem}.html" if executed.exists() else "",
-            )
-        )
+        entries.append(page.entry(source.stem, notebook, link=f"{source.stem}.html" if executed.exists() else ""))
         if source.stem == _PICTURE:
-            picture = page.first_chart(notebook)
-    return page.index(_TITLE, entries, picture)
+            picture, end = page.first_chart(notebook), page.verdict(notebook)
+            headline = end.headline if end else ""
+    return page.index(_TITLE, entries, picture, headline=headline)
 
 
 def _provenance(source: Path, values: dict[str, Any]) -> dict[str, Any]:

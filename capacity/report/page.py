@@ -16,7 +16,7 @@ import vl_convert
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from capacity import harmless
+from capacity import harmless, verdicts
 from capacity.charts import display
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -28,9 +28,10 @@ _ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 _CELL = re.compile(r"<(t[hd])>(.*?)</t[hd]>", re.DOTALL)
 _QUOTED = re.compile(r'<td>"([^<]*?)"?</td>')  # how polars writes a string; one that it cuts has no second mark
 _NUMBER = re.compile(r"\s*([-+−]?\d[\d.,_]*(e[-+]?\d+)?\s*%?|NaN|-?inf|null|)\s*")
+_LEFT_OUT = re.compile(r"<t[hd]>(?:…|&hellip;)</t[hd]>")  # rows or columns; a text cut short ends in a mark, too
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
 
-Kind = Literal["markup", "code", "chart", "image", "text", "error"]
+Kind = Literal["markup", "code", "chart", "image", "text", "error", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class Entry:
     status: str  # complete, failed, not run
     seconds: float | None  # None: not run
     link: str  # "": there is no page
+    outcome: str = ""  # of its verdict; "": it has none, or was not run
+    decides: str | Markup = ""  # the number behind it
 
     @property
     def number(self) -> str:
@@ -66,8 +69,10 @@ class Entry:
         return self.name.split("_")[0]
 
 
-def page(executed: Path) -> str:
+def page(executed: Path, *, before: str = "", after: str = "") -> str:
     """Return the HTML page of an executed notebook, to stand beside `assets/vega.js`.
+
+    before, after: names of the notebooks whose pages are linked as previous and next; "": none.
 
     Markdown is rendered without HTML, code is folded, tables lose their attributes, charts are drawn from
     their specification, anything else is shown as text. What the notebook was run with stands at the foot.
@@ -86,12 +91,40 @@ def page(executed: Path) -> str:
         "versions": [],
     }
     run |= notebook["metadata"].get("capacity", {})
-    return _render("page.html", title=title.striptags() or executed.stem, blocks=blocks, run=run, draws=draws)
+    return _render(
+        "page.html", title=title.striptags() or executed.stem, blocks=blocks, run=run, draws=draws,
+        before=before, after=after,
+    )  # fmt: skip
 
 
-def index(title: str, entries: list[Entry], picture: Chart | None) -> str:
-    """Return the HTML page that links all others, below at most one chart."""
-    return _render("index.html", title=title, entries=entries, picture=picture, draws=picture is not None)
+def index(title: str, entries: list[Entry], picture: Chart | None, *, headline: str = "") -> str:
+    """Return the HTML page that links all others, below one number in words and at most one chart."""
+    return _render(
+        "index.html", title=title, entries=entries, picture=picture, draws=picture is not None,
+        headline=_inline(headline),
+    )  # fmt: skip
+
+
+def verdict(notebook: dict[str, Any]) -> verdicts.Verdict | None:
+    """Return the last verdict among the outputs of a notebook, None if it has none."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    found = [output["data"][verdicts.MIMETYPE] for output in outputs if verdicts.MIMETYPE in output.get("data", {})]
+    return verdicts.Verdict(**found[-1]) if found else None
+
+
+def entry(name: str, notebook: dict[str, Any], *, link: str) -> Entry:
+    """Return the line of a notebook, run or not, on the index."""
+    run = notebook["metadata"].get("capacity", {"status": "not run", "seconds": None})
+    title, question = heading(notebook)
+    end = verdict(notebook)
+    return Entry(
+        name=name, title=title or name, question=question, status=run["status"], seconds=run["seconds"], link=link,
+        outcome=end.outcome if end else "", decides=_inline(end.number) if end else "",
+    )  # fmt: skip
+
+
+def _inline(text: str) -> Markup:
+    return Markup(_MARKDOWN.renderInline(text))
 
 
 def script() -> str:
@@ -116,7 +149,7 @@ def heading(notebook: dict[str, Any]) -> tuple[Markup, Markup]:
     )
     # renderInline escapes all but the marks of markdown: html is off
     title, paragraph = tokens[opens[0] + 1].content, next(paragraphs, "")
-    return Markup(_MARKDOWN.renderInline(title)), Markup(_MARKDOWN.renderInline(paragraph))
+    return _inline(title), _inline(paragraph)
 
 
 def first_chart(notebook: dict[str, Any]) -> Chart | None:
@@ -178,6 +211,8 @@ def _output(output: dict[str, Any]) -> Block | None:
         case {display.MIMETYPE: dict() as spec}:
             chart = Chart(caption=display.caption(spec), json=Markup(harmless.script_json(spec)))
             return Block(kind="chart", content=chart)
+        case {verdicts.MIMETYPE: dict(), "text/markdown": str(text)}:
+            return Block(kind="verdict", content=Markup(_MARKDOWN.render(text)))
         case {"text/markdown": str(text)}:
             return _prose(text)
         case {"text/html": str(html)}:
@@ -200,7 +235,7 @@ def _prose(text: str) -> Block:
 
 
 def _tables(html: str) -> Block:
-    if "…" not in html:  # polars has left out no row, so the shape is seen
+    if not _LEFT_OUT.search(html):  # polars shows all rows and columns, so the shape is seen
         html = re.sub(r"<small>shape: \([\d_, ]*\)</small>", "", html)
     aligned = _TABLE.sub(lambda table: f'<div class="scroll">{_aligned(table[0])}</div>', html)
     return Block(kind="markup", content=Markup(aligned))

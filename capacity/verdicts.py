@@ -1,0 +1,90 @@
+"""What rows say of a claim: holds, does not hold or cannot tell, the number that decides, what would change it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from capacity.metrics import Interval
+
+MIMETYPE = "application/vnd.capacity.verdict+json"  # holds a verdict in an output; the report's index reads it
+OUTCOMES = ("holds", "does not hold", "cannot tell", "replicated", "not replicated", "measured")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a notebook's question ends; shown as a paragraph, and beside its link on the report's index."""
+
+    outcome: str  # of OUTCOMES
+    claim: str  # what was judged; "" where nothing was
+    number: str  # what decides, with its interval and unit
+    change: str = ""  # what would change the outcome
+    headline: str = ""  # a number with its interval that may stand above all others
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"outcome is {self.outcome!r}; choose one of {', '.join(OUTCOMES)}")
+
+    @property
+    def text(self) -> str:
+        """Return it as a paragraph of markdown."""
+        if self.outcome == "measured":
+            return f"**Measured.** {self.number}."
+        change = f" It would change with {self.change}." if self.change else ""
+        return f"**Verdict: {self.outcome}.** *{self.claim}*: {self.number}.{change}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {MIMETYPE: asdict(self), "text/markdown": self.text, "text/plain": self.text}
+
+
+def measured(sentence: str, *, headline: str = "") -> Verdict:
+    """Return what was measured where no claim is judged, a sentence without its full stop."""
+    return Verdict(outcome="measured", claim="", number=sentence, headline=headline)
+
+
+def judge(
+    claim: str,
+    found: Mapping[str, Interval],
+    *,
+    above: float = 0.0,
+    unit: str,
+    change: str,
+    paper: bool = False,
+    floor: bool = False,
+    headline: str = "",
+) -> Verdict:
+    """Return the verdict of a claim that each of some numbers lies above a bound.
+
+    It holds where every interval lies above the bound, does not hold where one lies below it, and cannot be told
+    otherwise: an interval that spans the bound, or one of a single text, decides nothing.
+
+    Args:
+        claim: in words.
+        found: the numbers by name, with their intervals.
+        above: the bound, in `unit`.
+        unit: of the numbers, as it stands behind one; "" for a quotient.
+        change: what would change the outcome.
+        paper: the claim is a paper's, which is replicated or not.
+        floor: the numbers are lower bounds (searches ended with their budget), so that none decides from below.
+        headline: as in `Verdict`.
+
+    Raises ValueError for no number.
+    """
+    if not found:
+        raise ValueError("no number decides; give at least one interval")
+    over = [one.low > above and not one.degenerate for one in found.values()]
+    under = [one.high < above and not one.degenerate and not floor for one in found.values()]
+    yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
+    outcome = yes if all(over) else no if any(under) else "cannot tell"
+    unit = f" {unit}" if unit else ""
+    if len(found) == 1:
+        ((name, one),) = found.items()
+        number = f"{name} {one.value:.2f}{unit} ({one.low:.2f} to {one.high:.2f}), the bound is {above:g}"
+    else:
+        values = [one.value for one in found.values()]
+        below = sum(one.high < above and not one.degenerate for one in found.values())
+        number = (
+            f"of {len(found)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
+            f"{len(found) - sum(over) - below} on both sides; the numbers "
+            f"go from {min(values):.2f} to {max(values):.2f}"
+        )
+    return Verdict(outcome=outcome, claim=claim, number=number, change=change, headline=headline)

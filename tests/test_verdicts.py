@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from capacity import metrics, verdicts
+from capacity.metrics import Interval
+
+
+def interval(low, value, high, *, degenerate=False):
+    return Interval(value, low, high, 8, degenerate)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ([(0.5, 1, 2), (0.1, 3, 9)], "holds"),
+        ([(0.5, 1, 2), (0, 3, 9)], "cannot tell"),  # the bound itself is not above the bound
+        ([(0.5, 1, 2), (-1, 3, 9)], "cannot tell"),
+        ([(0.5, 1, 2), (-3, -2, -1)], "does not hold"),  # one that is below decides
+        ([(-1, 0, 1)], "cannot tell"),
+    ],
+)
+def test_a_claim_holds_where_every_interval_lies_above_and_falls_with_one_below(ends, outcome):
+    found = {str(place): interval(*one) for place, one in enumerate(ends)}
+    options = {"unit": "tokens", "change": "more texts"}
+    assert verdicts.judge("c", found, **options).outcome == outcome
+    words = {"holds": "replicated", "does not hold": "not replicated"}
+    assert verdicts.judge("c", found, paper=True, **options).outcome == words.get(outcome, outcome)
+    moved = {name: Interval(one.value + 7, one.low + 7, one.high + 7, 8, False) for name, one in found.items()}
+    assert verdicts.judge("c", moved, above=7, **options).outcome == outcome
+
+
+def test_one_text_and_a_lower_bound_decide_nothing():
+    options = {"unit": "", "change": "more texts"}
+    assert verdicts.judge("c", {"x": interval(1, 1, 1, degenerate=True)}, **options).outcome == "cannot tell"
+    below = {"x": interval(0.5, 0.7, 0.8)}
+    assert verdicts.judge("c", below, above=0.9, **options).outcome == "does not hold"
+    assert verdicts.judge("c", below, above=0.9, floor=True, **options).outcome == "cannot tell"
+    assert verdicts.judge("c", below, above=0.4, floor=True, **options).outcome == "holds"
+
+
+def test_a_verdict_says_its_number_and_travels_as_data():
+    verdict = verdicts.judge("it grows", {"growth": interval(-0.5, 0.25, 1)}, unit="tokens", change="more texts")
+    assert verdict.text == (
+        "**Verdict: cannot tell.** *it grows*: growth 0.25 tokens (-0.50 to 1.00), the bound is 0. "
+        "It would change with more texts."
+    )
+    data = verdict._repr_mimebundle_()
+    assert verdicts.Verdict(**data[verdicts.MIMETYPE]) == verdict
+    assert data["text/markdown"] == verdict.text
+    many = {"a": interval(1, 2, 3), "b": interval(-1, 0, 1), "c": interval(-3, -2, -1)}
+    assert "of 3 intervals 1 lie above 0 bits, 1 below, 1 on both sides; the numbers go from -2.00 to 2.00" in (
+        verdicts.judge("c", many, unit="bits", change="x").number
+    )
+    assert verdicts.measured("Five tokens").text == "**Measured.** Five tokens."
+
+
+def test_what_is_no_outcome_is_refused():
+    with pytest.raises(ValueError, match="'maybe'; choose one of holds"):
+        verdicts.Verdict(outcome="maybe", claim="", number="")
+    with pytest.raises(ValueError, match="no number decides"):
+        verdicts.judge("c", {}, unit="", change="")
+
+
+def test_the_difference_of_two_samples_is_scipys_bootstrap_of_both():
+    first, second = [3.0, 5.0, 8.0, 9.0, 4.0], [1.0, 2.0, 2.0, 6.0]
+    found = metrics.difference(first, second)
+    assert (found.value, found.n, found.degenerate) == (pytest.approx(5.8 - 2.75), 9, False)
+    rng = np.random.default_rng(0)
+    expected = stats.bootstrap(
+        (sorted(first), sorted(second)), lambda a, b: a.mean() - b.mean(), vectorized=False, n_resamples=2000, rng=rng
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.3)
+    turned = metrics.difference(second, first)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low), abs=0.3)
+    assert metrics.difference(first[::-1], second) == found
+    same = metrics.difference([2.0, 2.0], [1.0])
+    assert (same.value, same.low, same.high, same.degenerate) == (1.0, 1.0, 1.0, True)
+    with pytest.raises(ValueError, match="no texts"):
+        metrics.difference([], second)
