@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
@@ -14,9 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from capacity.models.checkpoints import ModelError, context_of, tokenizer_digest
-
-if TYPE_CHECKING:
-    from capacity.models.contract import Contract
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
@@ -37,7 +34,7 @@ class Frozen:
     bos: str = "none"  # policy, one of BOS
     commit: str | None = None  # of the hub, where it came from there
     tail: "transformers.PreTrainedModel | None" = None  # makes logits of hidden states, where the head is not linear
-    contract: "Contract | None" = None  # what was measured as it was loaded; None where it was made in memory
+    contract: Any = None  # a contract.Contract: what was measured as it was loaded; None where it was made in memory
 
     @property
     def _embedding(self) -> Tensor:
