@@ -30,6 +30,7 @@ recipe: str = "default"  # how to optimise: default or paper
 budget: int = 4000  # token-steps
 seed: int = 0  # of the start
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -55,7 +56,7 @@ settings = {
     "budget": budget,
     "seed": seed,
 }
-cell = sweep.grid(**settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
+cell = sweep.grid(bos=bos, **settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
 done = sweep.measure(cell, store or None, missing=missing)
 rows = done.rows
 
@@ -81,7 +82,7 @@ charts.fit_curve(
 
 # %%
 best = rows.filter(pl.col("decoded_tokens").is_not_null()).row(-1, named=True)
-frozen = models.load(model)
+frozen = models.load(model, bos=bos)
 text = sweep.cells(cell)[0].text
 mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
 back = decoding.free_running(frozen, mem, best["decoded_tokens"])

@@ -30,6 +30,7 @@ threshold: float = 0.99  # mean accuracy that counts as decoded
 budget: int = 4000  # token-steps a text of the search for the exact length
 longest: int = 40  # tokens, the most the search tries
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -52,8 +53,8 @@ metrics.check_threshold(threshold)
 fixed = {"source": sources, "length": lengths, "search": "fixed"}
 grown = {"source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": paper_models, "source": sources[0], "length": paper_lengths, "search": "fixed", "recipe": "paper"}
-here = [e for s in (fixed, grown) for e in sweep.grid(model=models, n_texts=n_texts, **s)]
-here += sweep.grid(n_texts=n_texts, **paper)
+here = [e for s in (fixed, grown) for e in sweep.grid(bos=bos, model=models, n_texts=n_texts, **s)]
+here += sweep.grid(bos=bos, n_texts=n_texts, **paper)
 done = sweep.measure(here, store or None, missing=missing)
 rows = done.rows
 

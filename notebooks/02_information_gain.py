@@ -27,6 +27,7 @@ lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths; 2 at l
 recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -47,7 +48,7 @@ charts.enable()
 
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
-here = sweep.grid(model=models, n_texts=n_texts, **grid)
+here = sweep.grid(bos=bos, model=models, n_texts=n_texts, **grid)
 done = sweep.measure(here, store or None, missing=missing)
 rows = done.rows
 rows = metrics.finished(rows).sort("d_model", "model", maintain_order=True)

@@ -30,6 +30,7 @@ budget: int = 1500  # token-steps a text and vector of the search for the exact 
 longest: int = 12  # tokens a vector, the most the search tries
 threshold: float = 0.99  # mean accuracy that counts as decoded
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -55,8 +56,10 @@ sizes = sorted({1, *n_mem})
 same = {"model": models, "source": source, "n_texts": n_texts}
 fixed = {"search": "fixed", "recipe": recipe, "scored_from": scored_from}
 lengths = {n: sorted({max(n * tokens, 1 + scored_from) for tokens in per_vector}) for n in sizes}
-grid = [e for n in sizes for e in sweep.grid(**same, **fixed, n_mem=n, length=lengths[n])]
-grown = [e for n in sizes for e in sweep.grid(**same, search="grow", n_mem=n, length=n * longest, budget=n * budget)]
+grid = [e for n in sizes for e in sweep.grid(bos=bos, **same, **fixed, n_mem=n, length=lengths[n])]
+grown = [
+    e for n in sizes for e in sweep.grid(bos=bos, **same, search="grow", n_mem=n, length=n * longest, budget=n * budget)
+]
 done = sweep.measure(grid + grown, store or None, missing=missing)
 rows = done.rows
 rows = metrics.finished(rows)

@@ -29,6 +29,7 @@ recipe: str = "progressive"  # one that descends the cross-entropy: progressive 
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 bits: float = 16.0  # bits a dimension
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "skip"  # cells that are not there (02_information_gain measures them): skip, measure or refuse
 
 # %%
@@ -48,7 +49,7 @@ charts.enable()
 
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
-cells = sweep.grid(model=models, n_texts=n_texts, **grid)
+cells = sweep.grid(bos=bos, model=models, n_texts=n_texts, **grid)
 done = sweep.measure(cells, store or None, missing=missing)
 rows = done.rows
 failed = metrics.finished(rows).filter(~metrics.exact())

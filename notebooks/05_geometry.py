@@ -33,6 +33,7 @@ steps: int = 60  # of the fit of a curve, at most
 shares: list[float] = [0.9, 0.95, 0.99]  # of the variance, to be explained by principal components
 published_cosine: float = 0.8  # cosine that almost no two solutions of a text exceed: Kuratov et al. 2025, appendix E
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -54,7 +55,7 @@ charts.enable()
 
 # %%
 settings = {"model": model, "source": source, "length": length, "n_mem": n_mem, "recipe": recipe}
-grid = sweep.grid(**settings, search="fixed", seed=list(range(n_starts)), n_texts=n_texts)
+grid = sweep.grid(bos=bos, **settings, search="fixed", seed=list(range(n_starts)), n_texts=n_texts)
 done = sweep.measure(grid, store or None, missing=missing)
 rows = done.rows.sort("text_index", "seed")
 
@@ -137,7 +138,7 @@ verdicts.judge(
 # Thin: pairs. Thick: their mean. Dashed: their minimum and maximum.
 
 # %%
-frozen = models.load(model)
+frozen = models.load(model, bos=bos)
 tokens = {cell.text.id: cell.text.ids for cell in sweep.cells(grid)}
 ids, vectors = torch.tensor([tokens[name] for name in names]), torch.from_numpy(mem)
 every, chain = (geometry.pairs(names, chained=chained) for chained in (False, True))

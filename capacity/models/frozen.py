@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
@@ -17,9 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
-
-if TYPE_CHECKING:
-    from capacity.models.contract import Contract
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
@@ -41,7 +38,7 @@ class Frozen:
     commit: str | None = None  # of the hub, where it came from there
     tail: "transformers.PreTrainedModel | None" = None  # makes logits of hidden states, where the head is not linear
     quantisation: str | None = None  # of the GGUF file that the weights were dequantised from; None for others
-    contract: "Contract | None" = None  # what was measured as it was loaded; None where it was made in memory
+    contract: Any = None  # a contract.Contract: what was measured as it was loaded; None where it was made in memory
 
     @property
     def _embedding(self) -> Tensor:
