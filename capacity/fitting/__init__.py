@@ -20,9 +20,9 @@ from capacity.models import Frozen
 from capacity.texts import encode
 
 __all__ = [
-    "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "Advance", "Crammed", "Curve", "Fit", "Longest", "Probe", "Recipe", "Shape",
-    "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted", "peak_bytes", "predicted_bytes",
-    "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "total_bytes",
+    "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "Advance", "Crammed", "Curve", "Fit", "Longest", "Probe", "Recipe",
+    "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted", "peak_bytes",
+    "predicted_bytes", "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "total_bytes",
 ]  # fmt: skip
 
 
