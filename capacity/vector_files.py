@@ -1,10 +1,12 @@
 """A file that holds a text as [mem] vectors: safetensors, with what a decoder must know in its metadata."""
 
+import hashlib
 import json
 import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -14,7 +16,8 @@ from torch import Tensor
 from capacity import provenance
 from capacity.models import Frozen
 
-FORMAT = "capacity-mem-1"
+FORMAT = "capacity-mem-2"  # 1 had no digest of the numbers
+_KNOWN = ("capacity-mem-1", FORMAT)
 _FACTS = ("format", "model", "revision", "tokenizer_digest", "dtype", "bos", "n_tokens", "given", "versions")
 
 
@@ -45,6 +48,11 @@ class Stored:
                     f"({name} {theirs}); "
                     "decode them with that model"
                 )
+        if self.mem.shape[1] != frozen.dim or any(token >= frozen.vocab_size for token in self.given):
+            raise VectorError(
+                f"the vectors have {self.mem.shape[1]} numbers and given tokens {list(self.given)[:9]}; {frozen.name} "
+                f"takes {frozen.dim} numbers and tokens below {frozen.vocab_size}"
+            )
 
 
 def save(
@@ -64,7 +72,7 @@ def save(
     metadata = {name: str(facts[name]) for name in ("model", "revision", "tokenizer_digest", "dtype", "bos")}
     metadata |= {
         "format": FORMAT, "n_tokens": str(n_tokens), "given": json.dumps(list(given)),
-        "versions": json.dumps(provenance.versions()),
+        "versions": json.dumps(provenance.versions()), "digest": _digest(mem.float()),
     }  # fmt: skip
     part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
     try:
@@ -92,13 +100,36 @@ def load(path: Path | str) -> Stored:
             mem = file.get_tensor("mem") if "mem" in file.keys() else None  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise VectorError(f"{path} is no safetensors file ({error})") from error
-    if facts.get("format") != FORMAT or mem is None or mem.ndim != 2 or not set(_FACTS) <= facts.keys():
+    if facts.get("format") not in _KNOWN or mem is None or mem.ndim != 2 or not set(_FACTS) <= facts.keys():
         raise VectorError(
             f"{path} has format {facts.get('format')!r} and is not a vector file of format {FORMAT!r}; "
             "make it again with `capacity cram --save`"
         )
+    if str(mem.dtype) != "torch.float32" or not mem.numel() or not mem.isfinite().all():
+        raise VectorError(
+            f"{path} holds {str(mem.dtype).removeprefix('torch.')} numbers of shape {tuple(mem.shape)}; finite float32 "
+            "ones, a row a vector, are needed. Make it again with `capacity cram --save`"
+        )
+    if facts["format"] == FORMAT and facts.get("digest") != _digest(mem):
+        raise VectorError(f"{path} is damaged: its numbers are not those that were written; take another copy")
     return Stored(
-        mem=mem.float(), model=facts["model"], revision=facts["revision"], dtype=facts["dtype"], bos=facts["bos"],
-        tokenizer_digest=facts["tokenizer_digest"], n_tokens=int(facts["n_tokens"]),
-        given=tuple(json.loads(facts["given"])),
+        mem=mem, model=facts["model"], revision=facts["revision"], dtype=facts["dtype"], bos=facts["bos"],
+        tokenizer_digest=facts["tokenizer_digest"], **_counts(path, facts),
     )  # fmt: skip
+
+
+def _digest(mem: Float[Tensor, "n_mem dim"]) -> str:
+    return hashlib.sha256(mem.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _counts(path: Path, facts: dict[str, str]) -> dict[str, Any]:
+    """Return `n_tokens` and `given` of a file's metadata; raises VectorError where they are not what `save` writes."""
+    try:
+        n_tokens, given = json.loads(facts["n_tokens"]), json.loads(facts["given"])
+    except (ValueError, RecursionError) as error:
+        raise VectorError(f"{path} has n_tokens or given that is no JSON ({str(error)[:100]})") from error
+    if not isinstance(given, list) or any(type(token) is not int or token < 0 for token in given):
+        raise VectorError(f"{path} has given {facts['given'][:100]!r}; a list of token ids is needed")
+    if type(n_tokens) is not int or not max(1, len(given)) <= n_tokens < 2**31:
+        raise VectorError(f"{path} has n_tokens {facts['n_tokens'][:100]!r}; at least 1 and the given ones are needed")
+    return {"n_tokens": n_tokens, "given": tuple(given)}

@@ -71,17 +71,19 @@ def judge(
     """
     if not found:
         raise ValueError("no number decides; give at least one interval")
-    over = [one.low > above and not one.degenerate for one in found.values()]
-    under = [one.high < above and not one.degenerate and not floor for one in found.values()]
+    over = [one.low is not None and one.low > above and not one.degenerate for one in found.values()]
+    beneath = [one.high is not None and one.high < above and not one.degenerate for one in found.values()]
+    under = [one and not floor for one in beneath]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
     outcome = yes if all(over) else no if any(under) else "cannot tell"
     unit = f" {unit}" if unit else ""
     if len(found) == 1:
         ((name, one),) = found.items()
-        number = f"{name} {one.value:.2f}{unit} ({one.low:.2f} to {one.high:.2f}), the bound is {above:g}"
+        bounded = "no interval" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
+        number = f"{name} {one.value:.2f}{unit} ({bounded}), the bound is {above:g}"
     else:
         values = [one.value for one in found.values()]
-        below = sum(one.high < above and not one.degenerate for one in found.values())
+        below = sum(beneath)
         number = (
             f"of {len(found)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
             f"{len(found) - sum(over) - below} on both sides; the numbers "

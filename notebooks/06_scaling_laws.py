@@ -134,8 +134,9 @@ Markdown(
 deep = "holds" if grows == deeper.height else "cannot tell"
 Markdown(
     f"With depth capacity grows, for the first layers of one model: *{deep}* ({grows} of {deeper.height} intervals "
-    "above 0); for models trained at each depth: *cannot tell*. With width, training alike: *cannot tell*, several trainings "
-    "of each width would. With more training: *cannot tell*, no published model is measured at two of its checkpoints."
+    "above 0); for models trained at each depth: *cannot tell*. With width, training alike: *cannot tell*, several "
+    "trainings of each width would. With more training: *cannot tell*, no published model is measured at two of its "
+    "checkpoints."
 )
 
 # %%

@@ -180,6 +180,8 @@ def test_a_vector_is_kept_although_it_cannot_be_shown(tmp_path):
         assert b"did not fit" in done.stderr
     command[4] = "He said that"
     with subprocess.Popen([*command, tmp_path / "b"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()  # as `| head -1`
         assert (process.wait(), process.stderr.read()) == (0, b"")

@@ -494,3 +494,31 @@ def test_a_full_disk_harms_nothing_and_a_retry_works(tmp_path, kind):
     assert n_files == 1  # no part of a file stays
     assert while_full == [["early"]] * 3
     assert after == [[key, probe] for key in ("early", "late") for probe in range(3)]
+
+
+def test_what_is_no_file_is_left_out(tmp_path):
+    fill(tmp_path, "a")
+    (tmp_path / "x.parquet").mkdir()
+    (tmp_path / "y.parquet").symlink_to("nothing")
+    with pytest.warns(StoreWarning, match=r"[xy].parquet is no file, and is left out") as seen:
+        assert Store(tmp_path).keys() == {"a"}
+    assert len(seen) == 2
+
+
+def test_many_shards_become_one_when_a_store_is_closed(tmp_path):
+    names = [f"{number:03}" for number in range(66)]
+    with Store(tmp_path, flush_seconds=60) as opened:
+        for name in names:
+            opened.append(cell(name))
+            opened.flush()
+        assert len(shards(tmp_path)) == 66
+    assert len(shards(tmp_path)) == 1
+    assert Store(tmp_path).keys() == set(names)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"nothing can be written to .*choose another folder"):
+        Store(tmp_path / "file" / "s").check_writable()
+    Store(tmp_path / "s").check_writable()
+    assert list((tmp_path / "s").iterdir()) == []

@@ -398,7 +398,9 @@ def test_an_error_on_the_way_keeps_what_was_finished(folders, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "flush_seconds"), [(signal.SIGKILL, 0.0), (signal.SIGINT, 60.0)])
+@pytest.mark.parametrize(
+    ("number", "flush_seconds"), [(signal.SIGKILL, 0.0), (signal.SIGINT, 60.0), (signal.SIGTERM, 60.0)]
+)
 def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flush_seconds):
     kept = tmp_path / "kept"
     command = [sys.executable, "-c", IN_A_CHILD, str(kept), str(folders["llama"]), str(flush_seconds)]
@@ -409,7 +411,7 @@ def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flus
         watchdog.start()
         assert child.stdout.readline() == "under way\n"
         child.send_signal(number)
-        assert child.wait() == -number
+        assert child.wait() == (143 if number == signal.SIGTERM else -number)
         watchdog.cancel()
     files = {path.name: path.read_bytes() for path in kept.glob("*.parquet")}
     with Store(kept) as store:

@@ -71,6 +71,64 @@ def test_metadata_is_readable_without_this_package(frozen, tmp_path):
     vector_files.save(tmp_path / "x", torch.zeros(2, frozen.dim), frozen, n_tokens=4)
     with safe_open(tmp_path / "x", framework="pt") as file:
         facts = file.metadata()
-    assert facts["format"] == "capacity-mem-1"
+    assert facts["format"] == "capacity-mem-2"
     assert json.loads(facts["given"]) == []
     assert "torch" in json.loads(facts["versions"])
+
+
+@pytest.fixture
+def written(frozen, tmp_path):
+    """A vector file's path, numbers and metadata."""
+    mem = torch.randn(2, frozen.dim, generator=torch.Generator().manual_seed(1))
+    vector_files.save(tmp_path / "x", mem, frozen, n_tokens=4, given=(5,))
+    with safe_open(tmp_path / "x", framework="pt") as file:
+        return tmp_path / "x", mem, file.metadata()
+
+
+def test_format_1_is_still_read(written):
+    path, mem, facts = written
+    del facts["digest"]
+    save_file({"mem": mem}, path, facts | {"format": "capacity-mem-1"})
+    assert vector_files.load(path).mem.equal(mem)
+
+
+def test_one_flipped_bit_of_the_numbers_is_found(written):
+    path, _, _ = written
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1  # the least bit of the last number
+    path.write_bytes(data)
+    with pytest.raises(vector_files.VectorError, match="is damaged"):
+        vector_files.load(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda mem: mem.index_fill(0, torch.tensor([1]), torch.nan), lambda mem: mem / 0, lambda mem: mem.int(),
+    lambda mem: mem.bool(), lambda mem: mem.to(torch.complex64), lambda mem: mem.bfloat16(), lambda mem: mem[:0],
+])  # fmt: skip
+def test_numbers_of_another_type_or_not_finite_are_refused(written, change):
+    path, mem, facts = written
+    save_file({"mem": change(mem).contiguous()}, path, facts | {"format": "capacity-mem-1"})
+    with pytest.raises(vector_files.VectorError, match="finite float32 ones, a row a vector, are needed"):
+        vector_files.load(path)
+
+
+@pytest.mark.parametrize("changes", [
+    {"given": "5"}, {"given": "null"}, {"given": "[[1]]"}, {"given": "[Infinity]"}, {"given": "[true]"},
+    {"given": "[-1]"}, {"given": "["}, {"n_tokens": "0"}, {"n_tokens": "4.0"}, {"n_tokens": "x"},
+    {"given": "[1, 2, 3, 4, 5]"},
+])  # fmt: skip
+def test_metadata_of_another_type_or_range_is_refused(written, changes):
+    path, mem, facts = written
+    save_file({"mem": mem}, path, facts | changes)
+    with pytest.raises(vector_files.VectorError, match=r"given|n_tokens"):
+        vector_files.load(path)
+
+
+def test_tokens_and_widths_that_the_model_has_not_are_refused(written, frozen):
+    path, mem, facts = written
+    save_file({"mem": mem}, path, facts | {"given": "[99999]"})
+    with pytest.raises(vector_files.VectorError, match=f"tokens below {frozen.vocab_size}"):
+        vector_files.load(path).check(frozen)
+    save_file({"mem": mem[:, 1:].contiguous()}, path, facts | {"format": "capacity-mem-1"})
+    with pytest.raises(vector_files.VectorError, match=f"takes {frozen.dim} numbers"):
+        vector_files.load(path).check(frozen)

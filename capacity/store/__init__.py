@@ -1,6 +1,7 @@
 """Rows kept and found again: a folder of immutable Parquet shards, each named by the hash of its bytes."""
 
 import os
+import tempfile
 import threading
 import time
 import warnings
@@ -20,6 +21,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_MANY = 64  # shards that a store may have when it is closed
+
+
 def default_path() -> Path:
     """Return the folder rows are kept in: `$CAPACITY_STORE`, or `build/store`."""
     return Path(os.environ.get("CAPACITY_STORE") or "build/store")
@@ -32,7 +36,7 @@ class Store:
     or the end of a `with` block, also one left by an exception or Ctrl-C. Threads and processes may share it.
     """
 
-    def __init__(self, path: Path | str, *, flush_seconds: float = 60.0):
+    def __init__(self, path: Path | str, *, flush_seconds: float = 1.0):
         self.path = Path(path)
         self._flush_seconds = flush_seconds
         self._lock = threading.RLock()
@@ -78,7 +82,11 @@ class Store:
                 write(self.path, pl.concat(self._waiting))
                 self._waiting = []
 
-    close = flush
+    def close(self) -> None:
+        """Return nothing; what waits is written, and many small shards become one."""
+        self.flush()
+        if len(list(self.path.glob("*.parquet"))) > _MANY:
+            self.compact()
 
     def _flush_late(self) -> None:
         try:
@@ -96,6 +104,17 @@ class Store:
         wanted = None if keys is None else set(keys)
         with self._lock:
             return until_it_stays(lambda: collect(self._shards(), columns, wanted, self._waiting))
+
+    def check_writable(self) -> None:
+        """Raise StoreError where rows could not be written; called before what takes long is measured."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"nothing can be written to {self.path} ({error}); choose another folder (--store, CAPACITY_STORE)"
+            ) from error
 
     def keys(self) -> set[str]:
         """Return the keys of the cells in the store, waiting ones too."""

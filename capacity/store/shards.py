@@ -69,6 +69,9 @@ def valid(folder: Path, verified: set[tuple], *, set_aside: bool) -> list[Path]:
     """Return the shards of a folder whose bytes hash to their names; others are warned of, or moved to damaged/."""
     shards = []
     for path in sorted(folder.glob("*.parquet")):
+        if not path.is_file() and (path.is_dir() or path.is_symlink()):  # a link to nothing
+            warnings.warn(f"{path} is no file, and is left out; remove it", StoreWarning, stacklevel=2)
+            continue
         stat = path.stat()
         seen = (path.name, stat.st_size, stat.st_mtime_ns)
         if seen not in verified and not path.stem.endswith(hashlib.sha256(path.read_bytes()).hexdigest()):

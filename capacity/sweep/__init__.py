@@ -1,7 +1,11 @@
 """A grid of experiments over a store: what is there is loaded, what is missing is measured."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +83,29 @@ def measure(
             f"{todo[0].experiment}; measure them with missing='measure', or name another store"
         )
     if todo and missing == "measure":
-        with store.Store(place) as kept:
+        with _terminated(), store.Store(place) as kept:
+            kept.check_writable()
             engines.local(todo, kept.append, compile=compile, progress=progress)
     rows = store.read(places, keys=wanted)
     n_missing = len(wanted) - rows["key"].n_unique()
     return Measured(rows=rows, n_new=len(todo) - n_missing, n_there=len(there), n_missing=n_missing)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit(143), so that what was measured is written, where nobody else handles it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(experiments: Sequence[Experiment], folder: Path | str | None = None, **options: Any) -> pl.DataFrame:
