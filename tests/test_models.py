@@ -281,7 +281,7 @@ def test_gradients_reach_mem_through_inputs(folders: dict[str, Path]) -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ModelError, match="unknown bos 'first'; known are none, before_mem, after_mem"):
+    with pytest.raises(ModelError, match="unknown bos 'first'; known are auto, none, before_mem, after_mem"):
         models.load("", bos="first")
 
 

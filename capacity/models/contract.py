@@ -152,7 +152,7 @@ def running(name: str) -> Iterator[None]:
 
 @torch.no_grad()
 def measure(frozen: Frozen, *, left_out: tuple[str, ...] = ()) -> Contract:
-    """Return what a few passes show of a model; eight or nine, of 3 texts of 12 tokens or fewer.
+    """Return what a few passes show of a model; some of all and some of one of 3 texts of 12 tokens or fewer.
 
     left_out: parts of the files that were not loaded.
 
@@ -198,17 +198,18 @@ def _deviations(frozen: Frozen) -> dict[str, Any]:
         squares = (found.float() - expected.to(found.device)).square().mean(-1).sqrt() / spread.to(found.device)
         return squares.median(0).values.max().item() if squares.shape[1] else 0.0  # (texts, positions)
 
-    carried, cached = frozen.carried(embeds[:, :cut].clone())
-    with_cache = [] if cached else None
-    for at in range(cut, n_tokens) if cached else ():
-        carried, cached = frozen.carried(embeds[:, at : at + 1].clone(), cached)
-        assert with_cache is not None
-        with_cache.append(carried[:, -1:])
+    stepped: list[Tensor] = []
+    for text in embeds.split(1):  # alone, as it is decoded
+        _, state = frozen.carried(text[:, :cut].clone())
+        for at in range(cut, n_tokens) if state else ():
+            step, state = frozen.carried(text[:, at : at + 1].clone(), state)
+            stepped.append(step[:, -1].to(logits.device))
+    with_cache = torch.stack(stepped).view(_N_TEXTS, n_tokens - cut, -1) if stepped else None
     return {
         "given_vectors": (given - embeds).abs().max().item(),
         "embed_path": apart(frozen.model(input_ids=ids, use_cache=False).logits.to(logits.device), logits),
         "later_tokens": apart(frozen.logits(changed)[:, :cut], logits[:, :cut]),
         "padding": apart(frozen.logits(embeds[:, :cut].clone()), logits[:, :cut]),
-        "cache": apart(torch.cat(with_cache, 1).to(logits.device), logits[:, cut:]) if with_cache else None,
+        "cache": None if with_cache is None else apart(with_cache, logits[:, cut:]),
         "repeat": apart(frozen.logits(embeds.clone()), logits),
     }
