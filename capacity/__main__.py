@@ -279,7 +279,8 @@ def check(
     }.items():
         _say(f"{name:<24}{shown}")
     for policy, bits in decoding.bos_costs(frozen, texts.sample("embedded", frozen.tokenizer, n_texts=12, length=64)):
-        _say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts")
+        room = theory.entropy_capacity(frozen.dim, bits)
+        _say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts, for which Eq. 1 has {room:,.0f} tokens")
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:

@@ -57,6 +57,10 @@ unseen_tokens = pretraining.stream(unseen, tok)
 bytes_per_token = sum(len(b.encode()) for b in unseen) / len(unseen_tokens)
 print(f"{len(train_tokens):,} training tokens, {len(unseen_tokens):,} held out, {bytes_per_token:.3f} bytes a token")
 
+# %%
+words = pretraining.frequent_words(books, 20_000)  # data/words.txt, of which random texts are drawn
+print(f"{len(words):,} words, most frequent first: {', '.join(words[:8])} …")
+
 # %% [markdown]
 # ## Training
 #

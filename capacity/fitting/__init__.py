@@ -34,7 +34,7 @@ class Fit:
     """The result of `fit`: one entry a text, in the order given."""
 
     mem: Float[Tensor, "batch n_mem dim"]  # the best vectors, each as it was scored, float32, on the CPU
-    status: list[str]  # solved, stalled, budget, diverged
+    status: list[str]  # solved, stalled, diverged, oom
     steps: list[int]  # optimiser steps
     n_correct: list[int]  # scored positions right
     n_scored: list[int]

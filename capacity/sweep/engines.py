@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
-from capacity import models
 from capacity.models import Frozen, ModelError
 from capacity.sweep import rows
-from capacity.sweep.experiment import LOADED, Cell
+from capacity.sweep.experiment import Cell
 
 Keep = Callable[[list[dict]], None]  # takes the rows of a cell that has ended
 
@@ -34,9 +33,9 @@ def local(cells: Sequence[Cell], keep: Keep, *, compile: bool = False, progress:
     for cell in cells:
         by_model[cell.experiment.loaded].append(cell)
     with tqdm(total=len(cells), unit="cell", disable=not (progress and cells), smoothing=0.1) as bar:
-        for settings, members in by_model.items():
-            bar.set_description(settings[0])
-            frozen = models.load(settings[0], **dict(zip(LOADED, settings[1:], strict=True)))
+        for members in by_model.values():
+            bar.set_description(members[0].experiment.model)
+            frozen = members[0].experiment.load()
             check(frozen, members)
             for made in rows.run(frozen, members, compile=compile):
                 keep(made)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from capacity import fitting, models, store
+from capacity import fitting, store
 from capacity.fitting import Shape, shape_of
 from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
-from capacity.sweep.experiment import LOADED, Cell, Experiment, cells
+from capacity.sweep.experiment import Cell, Experiment, cells
 
 _TIMED = 3  # steps of a probe, after one that warms up
 
@@ -69,7 +69,7 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
         missing = [cell for key, cell in wanted.items() if key not in there]
         frozen = None
         if missing:
-            frozen = models.load(settings[0], **dict(zip(LOADED, settings[1:], strict=True)))
+            frozen = missing[0].experiment.load()
         yield Estimate(
             model=settings[0], n_cells=len(wanted), n_there=len(wanted) - len(missing),
             device=None if frozen is None else frozen.device.type,

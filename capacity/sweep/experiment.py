@@ -73,6 +73,10 @@ class Experiment:
         """The model's name and its settings LOADED: cells that share them share the weights in memory."""
         return self.model, *(getattr(self, name) for name in LOADED)
 
+    def load(self) -> models.Frozen:
+        """Return the model, loaded as the experiment says; raises ModelError as models.load."""
+        return models.load(self.model, **{name: getattr(self, name) for name in LOADED})
+
     def key(self, text: Text, *, revision: str, tokenizer_digest: str) -> str:
         """Return 32 hex digits that change with anything that may change the cell's rows."""
         settings = _told_apart(self, _KEYED) | {
