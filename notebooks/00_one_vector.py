@@ -81,11 +81,12 @@ charts.fit_curve(
 # stored bytes were decoded greedily, alone, and the decoder never saw the text. Dashed ones did not fit.
 
 # %%
-best = rows.filter(pl.col("decoded_tokens").is_not_null()).row(-1, named=True)
+best = rows.sort(pl.col("decoded_tokens").fill_null(0), maintain_order=True).row(-1, named=True)
+n_back = best["decoded_tokens"] or 0  # 0: nothing came back, and the page says so
 frozen = models.load(model, bos=bos)
 text = sweep.cells(cell)[0].text
 mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
-back = decoding.free_running(frozen, mem, best["decoded_tokens"])
+back = decoding.free_running(frozen, mem, n_back)
 assert tuple(back) == text.ids[: len(back)]
 without = decoding.teacher_forced(frozen, None, torch.tensor([text.ids])).bits[0]
 tokens = pl.DataFrame({
@@ -93,7 +94,7 @@ tokens = pl.DataFrame({
     "token": [frozen.tokenizer.decode([i]) for i in text.ids],
     "decoded": [i < len(back) for i in range(len(text.ids))],
     "bits_without": [None, *without[1:]],
-}).head(best["decoded_tokens"] + 12)  # fmt: skip
+}).head(n_back + 12)  # fmt: skip
 charts.token_strip(tokens)
 
 # %%

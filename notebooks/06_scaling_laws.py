@@ -62,6 +62,8 @@ laws = {
     "a · d_model^b": scaling.fit(rungs["d_model"], rungs["bits"]),
     "a · parameters^b": scaling.fit(rungs["n_parameters"], rungs["bits"]),
 }
+
+# %%
 by_width = {name: law for name, law in laws.items() if "d_model" in name}
 widths = sorted(set(rungs["d_model"]))
 charts.laws(

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from capacity import models, resources, vector_files
-from capacity.__main__ import _is_usage, _read, app
+from capacity.__main__ import _read, app
 from capacity.charts.display import MIMETYPE
+from capacity.exits import is_usage
 from capacity.store import Store
 
 pytestmark = pytest.mark.slow
@@ -198,9 +199,9 @@ def test_a_place_that_takes_no_file_is_found_before_the_work(tmp_path):
 def test_errors_are_sorted_by_what_happened():
     full = ValueError("the vectors could not be written")
     full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert not _is_usage(full)
-    assert _is_usage(ValueError("no such thing"))
-    assert not _is_usage(OSError(errno.EIO, "Input/output error"))
+    assert not is_usage(full)
+    assert is_usage(ValueError("no such thing"))
+    assert not is_usage(OSError(errno.EIO, "Input/output error"))
 
 
 def test_a_mark_at_the_start_of_a_file_is_no_text_and_line_ends_stay(tmp_path):

@@ -144,7 +144,7 @@ def test_facts_are_complete(family: str, loaded_of: Callable[[str], Frozen]) -> 
     hidden, width = frozen.model.config.hidden_size, frozen.model.get_input_embeddings().weight.shape[1]
     assert frozen.facts() == {
         "model": frozen.name, "revision": models.digest(Path(frozen.name)), "commit": None,
-        "architecture": type(frozen.model).__name__,
+        "quantisation": None, "architecture": type(frozen.model).__name__,
         "n_parameters": sum(weight.numel() for weight in frozen.model.parameters()),  # tied ones once
         "n_layers": 2, "d_model": width, "vocab_size": 300, "tokenizer_size": len(frozen.tokenizer),
         "tokenizer_digest": frozen.tokenizer_digest, "context": None if family in UNLIMITED else CONTEXT,

@@ -125,7 +125,7 @@ def code_cells(text):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_short_and_functions_belong_in_the_package(path):
     for cell in code_cells(path.read_text()):
-        assert cell.count("\n") < 15, f"a cell of {path.name} has more than 15 lines:\n{cell}"
+        assert cell.strip().count("\n") < 15, f"a cell of {path.name} has more than 15 lines:\n{cell}"
         functions = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.FunctionDef)]
         long = [node.name for node in functions if node.end_lineno - node.lineno + 1 > 3]
         assert not long, f"{path.name} defines {long}: it belongs in the package, with a test"
@@ -206,7 +206,7 @@ def test_decoding_capacity_agrees_with_a_plain_count(executed):
         longest = part.group_by("text_index").agg(pl.col("decoded_tokens").max())["decoded_tokens"]
         assert row["value"] == pytest.approx(longest.fill_null(0).mean())
     published = [row for row in values(against) if row.get("model") == "EleutherAI/pythia-160m"]
-    assert {row["value"] for row in published} >= {80.0, 787.0}
+    assert {round(row["value"]) for row in published} >= {80, 787}
     capacity = metrics.decoding_capacity(rows.filter(pl.col("length").is_in([1, 16]), search="fixed"))
     assert set(capacity["censored"]) <= {"no", "below"}  # length 16 fails: the grid brackets the limit from above
 
@@ -242,7 +242,7 @@ def test_information_gain_agrees_with_plain_loops(executed):
             every = [b - a for cells in found.values() for n, b, a, _ in cells if n == length]
             (shown,) = [row for row in values(by_length) if (row["source"], row["length"]) == (source, length)]
             assert shown["value"] == pytest.approx(sum(every) / 2)
-    pythia = [row["value"] for row in values(widths) if row["model"] == "EleutherAI/pythia-160m" and "series" in row]
+    pythia = [row["value"] for row in values(widths) if row["model"] == "EleutherAI/pythia-160m" and row.get("source")]
     assert sorted(pythia) == pytest.approx(sorted(nats / math.log(2) for nats in (396.4, 378.1, 500.8)))
 
 
@@ -329,7 +329,7 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     rows = store.Store(folder / "store").read().filter(search="fixed", length=2, status="solved")
     rows = rows.filter(pl.len().over("text_id") > 1).sort("text_index", "seed")
     vectors, names = np.array(rows["mem"].to_list()), rows["text_id"].to_list()
-    densities, accuracies, variance, sizes = charts_of(notebook)
+    densities, _, accuracies, variance, sizes = charts_of(notebook)
     reading = " ".join(outputs(notebook, "text/markdown"))
 
     alike = {True: [], False: []}
@@ -435,7 +435,7 @@ def test_bytes_and_margins_are_those_of_the_texts_that_vectors_hold(executed):
     _, _, size, needed = charts_of(notebook)
     ours = {row["what"]: row["value"] for row in values(size) if row["model"] == SMALLEST}
     n_tokens = sum(map(len, held["embedded"]))
-    n_bytes = sum(len(frozen.tokenizer.decode(list(ids)).encode()) for ids in held["embedded"])
+    n_bytes = sum(len(texts.token_bytes(frozen.tokenizer, ids)) for ids in held["embedded"])
     assert ours["text, UTF-8"] == pytest.approx(n_bytes / n_tokens)
     assert ours["[mem], 16 bits a number"] == pytest.approx(2 * frozen.dim * len(held["embedded"]) / n_tokens)
     short = bits = 0.0
@@ -538,7 +538,7 @@ def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
             logits = frozen.model(input_ids=torch.tensor([ids])).logits[0, :-1]
         nats = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]))
         assert row["bits_per_token"] == pytest.approx(nats.item() / math.log(2), rel=1e-4)
-        assert row["n_bytes"] == len(frozen.tokenizer.decode(list(ids)).encode())
+        assert row["n_bytes"] == len(texts.token_bytes(frozen.tokenizer, ids))
         by_source.setdefault(row["source"], []).append(row["bits_per_token"])
     assert by_source.keys() == {"embedded", "shuffled:embedded", "random_words", "random_tokens"}
     assert {len(found) for found in by_source.values()} == {3}
