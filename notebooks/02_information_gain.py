@@ -124,7 +124,8 @@ natural, last = sources[0], sorted(lengths)[-2:]
 texts = rows.with_columns((pl.col("bits_without") - gains.bits_with(rows)).alias("gain"))
 shorter, longer = (texts.filter(length=n).select(*by, "text_id", "gain") for n in (last[0], last[-1]))
 both = longer.join(shorter, on=[*by, "text_id"], suffix="_shorter")
-more = metrics.mean(both, pl.col("gain") - pl.col("gain_shorter"), ["source"])
+grown = (pl.col("gain") - pl.col("gain_shorter")).mean()  # over models: a text counts once
+more = metrics.mean(both.group_by("source", "text_id").agg(grown), pl.col("gain"), ["source"])
 more.with_columns(pl.selectors.float().round(1))
 
 # %%
