@@ -1,6 +1,7 @@
 """How many tokens and bits an optimised input vector of a frozen language model holds.
 
 resources      where data, papers and notebooks lie, in a checkout and in a wheel
+files          written whole or not at all; what an error says in one line
 harmless       what a terminal, page or chart may show of any text
 theory         what could a vector hold at most (Eq. 1)?
 metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length

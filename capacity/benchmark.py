@@ -1,7 +1,6 @@
 """How fast fits are: token-steps a second beside the plain published procedure and beside the machine's own peak."""
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from capacity import fitting, models, provenance
+from capacity import files, fitting, models, provenance
 from capacity.fitting import Recipe, shape_of, stop
 from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
@@ -266,13 +265,7 @@ def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:
             machine=pl.lit(provenance.machine()), versions=pl.lit(json.dumps(provenance.versions())),
             date=pl.lit(time.strftime("%Y-%m-%d", time.gmtime())),
         )  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            table.write_csv(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write(path, table.write_csv().encode())
     return pl.read_csv(path)
 
 

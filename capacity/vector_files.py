@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from capacity import provenance
+from capacity import files, provenance
 from capacity.models import Frozen
 
 FORMAT = "capacity-mem-2"  # 1 had no digest of the numbers
@@ -74,16 +72,10 @@ def save(
         "format": FORMAT, "n_tokens": str(n_tokens), "given": json.dumps(list(given)),
         "versions": json.dumps(provenance.versions()), "digest": _digest(mem.float()),
     }  # fmt: skip
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(to_bytes({"mem": mem.float().cpu().contiguous()}, metadata))
-        os.replace(part, path)
+        files.write(path, to_bytes({"mem": mem.float().cpu().contiguous()}, metadata))
     except OSError as error:
         raise VectorError(f"{path} could not be written ({error}); choose another place") from error
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 def load(path: Path | str) -> Stored:

@@ -14,8 +14,8 @@ import capacity
 PACKAGE = Path(capacity.__file__).parent
 # Where a reader may stop: a name imports only names before it. Behind a name that is a folder lies its machinery.
 FACES = (
-    "resources", "harmless", "theory", "metrics", "verdicts", "gains", "published", "scaling", "provenance", "store",
-    "charts", "texts", "report",
+    "resources", "files", "harmless", "theory", "metrics", "verdicts", "gains", "published", "scaling", "provenance",
+    "store", "charts", "texts", "report",
     "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "sweep",
     "baselines", "pretraining", "benchmark", "exits", "__main__",
 )  # fmt: skip
@@ -67,7 +67,7 @@ def python(code, folder):
 
 def test_the_faces_are_the_names_at_the_top():
     assert sorted(FACES) == sorted({name.partition(".")[0] for name in FILES})
-    assert len(set(FACES)) == len(FACES) == 27
+    assert len(set(FACES)) == len(FACES) == 28
 
 
 @pytest.mark.parametrize("module", MODULES)

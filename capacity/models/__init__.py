@@ -11,6 +11,7 @@ import transformers  # its classes take seconds to import: not before a model is
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from capacity.files import first_line
 from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
@@ -142,7 +143,7 @@ def _place(device: str | torch.device | None) -> torch.device | None:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise ModelError(
             f"no device {str(device)!r} here ({reason}); give cpu, cuda, cuda:N, mps, auto or None"
         ) from error

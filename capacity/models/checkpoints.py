@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from capacity import resources
+from capacity.files import first_line
 from capacity.models import gguf, packaged
-from capacity.models.errors import ModelError, first_line
+from capacity.models.errors import ModelError
 
 # What is downloaded and what a digest is of; settings of text generation are neither.
 _FILES = (

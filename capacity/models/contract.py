@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from capacity.files import first_line
 from capacity.models.checkpoints import ModelError
 from capacity.models.frozen import Frozen
 
@@ -143,7 +144,7 @@ def running(name: str) -> Iterator[None]:
     except (ModelError, torch.OutOfMemoryError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise ModelError(
             f"{name!r} can't be used: it does not run on input vectors alone ({reason}); take a model whose forward "
             "takes inputs_embeds and needs nothing else"

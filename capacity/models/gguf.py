@@ -18,7 +18,8 @@ import transformers
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from capacity.models.errors import ModelError, first_line
+from capacity.files import first_line
+from capacity.models.errors import ModelError
 
 _FACTS = "gguf.json"
 _EXTRA = ("gguf", "accelerate")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from capacity.files import first_line
 from capacity.models import gguf
-from capacity.models.errors import ModelError, first_line
+from capacity.models.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,11 @@
 """A notebook and parameters in, an executed notebook and an offline HTML page out."""
 
-import contextlib
 import difflib
 import importlib.metadata
 import os
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,13 +23,12 @@ from tqdm import tqdm
 from traitlets import default
 from traitlets.config import Config
 
-from capacity import harmless, provenance, resources
+from capacity import files, harmless, provenance, resources
 from capacity.report import page
 from capacity.report.parameters import check, declared, share
 
 _TITLE = "How much fits into one vector?"
 _PICTURE = "01_decoding_capacity"  # its first chart and its headline stand on the index
-_DAY_SECONDS = 86_400.0
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
 
@@ -105,7 +102,7 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
         except PapermillExecutionError as error:
             reason = f"{error.ename}: {error.evalue}".splitlines()[0]
         except CellTimeoutError as error:
-            reason = str(error).splitlines()[0]
+            reason = files.first_line(error)
         except DeadKernelError:
             reason = "the kernel died; it was killed, ran out of memory or left by itself"
         except RuntimeError as error:
@@ -141,7 +138,7 @@ def build(
     folder = folder or resources.notebooks()
     sources = _selected(names, folder)
     shares = share(sources, given or {})
-    _clean(out)
+    files.clean(out)
     _write_script(out / "assets" / "vega.js")
     results: list[Result] = []
     _write(out / "index.html", _index(folder, sources, out))
@@ -232,18 +229,5 @@ def _write_script(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        # a lone surrogate has no UTF-8; as \udXXX it is what JSON would write
-        part.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _clean(out: Path) -> None:
-    for part in out.rglob(".*.part"):  # left by a kill; a young one is being written by another build
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > _DAY_SECONDS:
-                part.unlink()
+    # a lone surrogate has no UTF-8; as \udXXX it is what JSON would write
+    files.write(path, text.encode("utf-8", "backslashreplace"))

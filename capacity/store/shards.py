@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import io
-import os
 import secrets
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from capacity import files
 from capacity.store.schema import SCHEMA
 
 
@@ -25,7 +24,6 @@ class StoreWarning(UserWarning):
     """A shard was left out of what was read, or could not be written yet."""
 
 
-_LEFTOVER_SECONDS = 3600.0  # a temporary file this old belongs to no writer any more
 _R = TypeVar("_R")
 
 
@@ -102,27 +100,8 @@ def write(folder: Path, frame: pl.DataFrame, *, when: str | None = None) -> None
     data = buffer.getvalue()
     when = when or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     name = f"{when}-{secrets.token_hex(8)}-{hashlib.sha256(data).hexdigest()}.parquet"
-    part = folder / f".{name}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.part"):
-            with contextlib.suppress(FileNotFoundError):  # its writer renamed it, or another one removed it
-                if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
-                    leftover.unlink()
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
-        if os.name == "posix":  # the new name outlasts a power cut only when the folder is on disk, too
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        files.write(folder / name, data)
     except OSError as error:
         raise StoreError(
             f"{frame.height} rows could not be written to {folder} ({error}); what is there is intact. "

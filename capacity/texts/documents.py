@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from capacity.files import first_line
 from capacity.texts import rows
 
 
@@ -134,7 +135,7 @@ def _reading(paths: Sequence[Path]) -> Iterator[None]:
     except rows.ColumnError as error:
         raise TextError(f"{_named(paths)} has no text column {error}: give #COLUMN after it") from error
     except (pl.exceptions.PolarsError, rows.RowError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = first_line(error)
         raise TextError(f"{_named(paths)} can't be read as {paths[0].suffix[1:]} in UTF-8: {reason}") from error
 
 

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
+from capacity.files import first_line
 from capacity.texts.documents import COLUMNAR, TextError
 
 FORM = "hub:OWNER/NAME[:CONFIG[/SPLIT]][@REVISION][#COLUMN]"
@@ -86,7 +87,7 @@ def _snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise TextError(
             f"dataset {repo[:120]!r}, revision {(revision or 'main')[:60]!r}, can't be had from hub or cache "
             f"({reason}). Check the name, or download it where there is a network; a gated dataset needs its terms "
