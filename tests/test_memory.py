@@ -1,5 +1,6 @@
 """What a batch takes of memory, by hand and against what torch takes."""
 
+import copy
 import dataclasses
 import gc
 import json
@@ -14,9 +15,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from capacity import fitting, models
-from capacity.fitting import memory, step
+from capacity.fitting import memory, slots, step
 from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, saved_bytes
 from capacity.fitting.recipes import Recipe
+from capacity.fitting.slots import shape_of
 from capacity.fitting.step import State
 from capacity.models import Frozen, is_exhausted
 
@@ -106,6 +108,27 @@ def test_a_step_takes_what_is_predicted_or_at_least_half(
     own = sum(parameter.nbytes for parameter in frozen.model.parameters())
     predicted = predicted_bytes(frozen, Shape(n_mem, bucket, slots)) - own
     assert 0.95 * taken <= predicted <= 2 * taken
+
+
+def test_of_two_devices_each_holds_its_own_part(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape(1, 16, 8)
+    (whole,) = memory.predicted_by_device(tiny, shape).values()
+    model = copy.deepcopy(tiny.model)
+    spread = dataclasses.replace(tiny, model=model)
+    memory._GROWTH[spread] = memory._growth(tiny)
+    part = model.model.layers[1].to("meta")
+    found = memory.predicted_by_device(spread, shape)
+    own = sum(tensor.nbytes for tensor in part.parameters())
+    share = own / sum(tensor.nbytes for tensor in model.parameters())
+    kept = 8 * 16 * memory._growth(tiny)[1] * 1.5 + 8 * memory._growth(tiny)[2]  # two layers: half of it again
+    assert list(found) == [torch.device("cpu"), torch.device("meta")]
+    assert found[torch.device("meta")] == pytest.approx(own + share * kept, rel=0.01)
+    assert sum(found.values()) == pytest.approx(whole, abs=2) == predicted_bytes(spread, shape)
+    # What is too much for one of them fits into both.
+    monkeypatch.setattr(slots, "total_bytes", lambda device: (found[device] + 1) / slots.SHARE)
+    monkeypatch.setitem(slots.SLOTS, "cpu", 8)
+    assert shape_of(spread, 16, n_mem=1).slots == 8
+    assert shape_of(tiny, 16, n_mem=1).slots < 8
 
 
 def test_a_container_has_what_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,11 @@ def _growth(frozen: Frozen) -> np.ndarray:
     return _GROWTH[frozen]
 
 
-def predicted_bytes(frozen: Frozen, shape: Shape) -> int:
-    """Return what a batch takes at its peak, weights included: activations, a chunk of logits, vectors, inputs."""
+def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]:
+    """Return what a batch takes of each device at its peak: weights, activations, a chunk of logits, vectors, inputs.
+
+    Where the model is spread over devices, activations are taken to lie as its weights do; the rest is where [mem] is.
+    """
     slots, bucket = shape.slots, shape.bucket
     positions = frozen.predicting(shape.n_mem) + bucket
     layers = getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None) or 1
@@ -73,8 +76,20 @@ def predicted_bytes(frozen: Frozen, shape: Shape) -> int:
     logits = _COPIES * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
     if frozen.weight is None and frozen.tail is None:  # all logits at once
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
-    weights = sum(tensor.nbytes for tensor in frozen.model.parameters())
-    return int(weights + activations + logits + 4 * slots * frozen.dim * (8 * shape.n_mem + 4 * positions))
+    weights: dict[torch.device, int] = {frozen.device: 0}
+    for tensor in frozen.model.parameters():
+        weights[tensor.device] = weights.get(tensor.device, 0) + tensor.nbytes
+    beside = logits + 4 * slots * frozen.dim * (8 * shape.n_mem + 4 * positions)
+    whole = sum(weights.values())
+    return {
+        device: int(own + activations * (own / whole) + (beside if device == frozen.device else 0))
+        for device, own in weights.items()
+    }
+
+
+def predicted_bytes(frozen: Frozen, shape: Shape) -> int:
+    """Return what a batch takes at its peak, of all devices together; see `predicted_by_device`."""
+    return sum(predicted_by_device(frozen, shape).values())
 
 
 def total_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from capacity.fitting.memory import Shape, predicted_bytes, total_bytes
+from capacity.fitting.memory import Shape, predicted_by_device, total_bytes
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import State, step
 from capacity.models import Frozen, is_exhausted
@@ -34,14 +34,15 @@ def shape_of(frozen: Frozen, length: int, *, n_mem: int) -> Shape:
     """Return the shape that texts of a length run at: the same whenever it is asked on one machine.
 
     As many texts at once as the least power of two that fills POSITIONS, from 8 to SLOTS, halved until the prediction
-    fits into SHARE of the device's memory.
+    fits into SHARE of each device's memory.
     """
     padded = bucket_of(length)
     kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
     slots = min(SLOTS[kind], max(8, 1 << (-(-POSITIONS[kind] // padded) - 1).bit_length()))
     shape = Shape(n_mem, bucket_of(length, most=frozen.room(n_mem)), slots)
-    room = SHARE * total_bytes(frozen.device)
-    while shape.slots > 1 and predicted_bytes(frozen, shape) > room:
+    while shape.slots > 1 and any(
+        taken > SHARE * total_bytes(device) for device, taken in predicted_by_device(frozen, shape).items()
+    ):
         shape = replace(shape, slots=shape.slots // 2)
     return shape
 
