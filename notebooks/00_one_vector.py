@@ -86,7 +86,7 @@ n_back = best["decoded_tokens"] or 0  # 0: nothing came back, and the page says 
 frozen = models.load(model, bos=bos)
 text = sweep.cells(cell)[0].text
 mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
-back = decoding.free_running(frozen, mem, n_back)
+back = decoding.free_running(frozen, mem, n_back) if n_back else []
 assert tuple(back) == text.ids[: len(back)]
 without = decoding.teacher_forced(frozen, None, torch.tensor([text.ids])).bits[0]
 tokens = pl.DataFrame({
