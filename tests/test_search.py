@@ -249,7 +249,7 @@ def test_the_length_after(n_tokens: int, probes: list[tuple[int, str]], right: i
     ("probes", "censored"),
     [
         ([(1, "stalled")], False),
-        ([(1, "diverged")], False),
+        ([(1, "diverged")], True),
         ([(1, "budget")], True),
         ([(1, "oom")], True),
         ([(1, "solved"), (2, "stalled")], False),

@@ -40,6 +40,9 @@ def first_length(scored_from: int) -> int:
 
 
 def censored(task: Task) -> bool:
-    """Return whether budget, memory or the text's end came before a length that fails, one past the last exact one."""
+    """Return whether budget, memory, a divergence or the text's end came before a length that fails.
+
+    That is one past the last exact one.
+    """
     limit = task.exact()[-1].length + 1 if task.exact() else task.probes[0].length
-    return not any(probe.length == limit and probe.status in ("stalled", "diverged") for probe in task.probes)
+    return not any(probe.length == limit and probe.status == "stalled" for probe in task.probes)
