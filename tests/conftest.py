@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
-import setuptools  # noqa: F401: before distutils, which it replaces, and which torch's compiler imports
+import setuptools  # noqa: F401 (before distutils, which it replaces, and which torch's compiler imports)
 import torch
 from huggingface_hub import constants
 from transformers import (
