@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
+from capacity.files import first_line
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import Moved, State, Step, step
 from capacity.models import Frozen, is_exhausted
@@ -34,8 +35,8 @@ def compiled(
         except Exception as error:  # whatever tracing and compilers raise: the fit itself can go on
             if is_exhausted(error):  # in smaller batches it may be compiled, too
                 raise
-            reason = (str(error).strip().splitlines() or [""])[0][:200]
-            warnings.warn(f"{frozen.name} runs uncompiled: {type(error).__name__}: {reason}", stacklevel=2)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            warnings.warn(f"{frozen.name} runs uncompiled: {reason}", stacklevel=2)
             known[name] = None
     return known[name] or plain
 

@@ -18,9 +18,10 @@ from capacity.sweep.experiment import Cell
 def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
     """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
 
-    What is stored is scored again, alone, from its bytes; the last exact vector of a cell is decoded free-running.
+    What is stored is scored again, alone, from its bytes; the exact vectors of a cell are decoded free-running,
+    from the last back to one that decodes whole.
 
-    frozen: the model of all cells; compile: see engine.run. Raises ValueError for a text that doesn't fit into its
+    frozen: the model of all cells; compile: see fitting.run. Raises ValueError for a text that doesn't fit into its
     context.
     """
 
