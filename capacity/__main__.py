@@ -112,16 +112,20 @@ def cram(
     texts.check_text(content)
     _obtain(model, fetch=fetch, accept_terms=accept_terms)
     number = None if n_mem == "auto" else int(n_mem)
-    config, tokenizer = models.describe(model, models.locate(model))  # what needs no weights is checked before them
+    folder = models.locate(model)
+    config, tokenizer = models.describe(model, folder)  # what needs no weights is checked before them
+    policy = models.bos_policy(tokenizer, folder) if bos == "auto" else bos
     ids = texts.encode(tokenizer, content, least=1 + given)
-    models.check_length(len(ids), number or 1, context=models.context_of(config), name=model)
+    models.check_length(
+        len(ids), number or 1, context=models.context_of(config), name=model, n_before=int(policy == "before_mem")
+    )
     if changed := texts.difference(tokenizer, content, ids):
         say(f"the tokenizer of {model} changes this text: {changed}")
         if not as_tokenized:
             raise Incomplete(
                 "the text would not come back as it is; --as-tokenized crams what the tokenizer makes of it"
             )
-    frozen = models.load(model, device=device, bos=bos)
+    frozen = models.load(model, device=device, bos=policy)
     say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
 
     def watch(crammed: fitting.Crammed) -> None:

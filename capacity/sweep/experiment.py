@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +17,11 @@ from capacity.texts import Text
 PROTOCOL = 1  # part of every key: raised when the meaning of a row changes
 LOADED = ("dtype", "attention", "device", "bos")  # settings of models.load
 SEARCHES = ("fixed", *fitting.SEARCHES)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class Experiment:
 
     def check(self) -> None:
         """Raise ValueError for the first setting of another type or not allowed, saying what is; nothing is fetched."""
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in _kinds().items():
             value, kinds = getattr(self, name), get_args(kind) or (kind,)
             if type(value) not in kinds:
                 words = {int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
