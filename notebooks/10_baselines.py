@@ -225,11 +225,11 @@ Markdown(
 
 # %%
 verdicts.judge(
-    "one trained vector saves at least twice the bits of the best real prefix: the prefix's share is below 0.5",
+    "one trained vector saves more bits than the best real prefix",
     {"share that the vector saves alone": metrics.Interval(
         1 - share["share"], 1 - share["share_high"], 1 - share["share_low"], share["n"], share["n"] < 2
     )},
-    above=0.5, unit="", paper=True,
+    above=0, unit="", paper=True,
     change=f"longer continuations and prefixes: {continuation} tokens after at most {max(sizes)} were read here",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from capacity import gains, metrics, theory
-from capacity.metrics import Interval
+from capacity.metrics import Interval, intervals
 
 BY = {"model": "m", "source": "s", "n_mem": 1, "recipe": "paper", "scored_from": 1}
 
@@ -370,7 +370,7 @@ def test_refuses_to_summarise_no_rows(call, frame):
 
 
 def test_examples_in_the_documentation():
-    failed, tried = doctest.testmod(metrics)
+    failed, tried = doctest.testmod(intervals)
     assert (failed, tried) == (0, 1)
 
 

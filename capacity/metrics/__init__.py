@@ -1,94 +1,19 @@
 """Rows in, numbers with intervals over texts out: bootstraps, and Welch's t where two samples differ (scipy)."""
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
-CONDITIONS = ("model", "source", "n_mem", "recipe", "scored_from")  # what rows are told apart by, unless said
-# What has to be the same in rows that are pooled: a mean over two of them would be of neither.
-ALIKE = (
-    *CONDITIONS, "revision", "quantisation", "tokenizer_digest", "bos", "dtype", "attention", "search", "budget",
-    "limit", "text_seed", "init",
-)  # fmt: skip
-UNFINISHED = ("diverged", "oom")  # fits without a result: they are counted, but no mean has them
-_SEED, _RESAMPLES = 0, 2000
+from capacity.metrics.intervals import Interval, difference, interval
+from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, finished, pooled
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A number and where 95% of its bootstrap replicates lie."""
-
-    value: float
-    low: float | None  # None: not bounded
-    high: float | None
-    n: int  # texts
-    degenerate: bool  # one text, no variation, or not bounded: the interval says nothing about the spread
-
-
-def interval(
-    values: Sequence[float] | np.ndarray | pl.Series,
-    *,
-    statistic: Callable[..., float] = np.mean,
-    method: str = "BCa",
-    confidence: float = 0.95,
-) -> Interval:
-    """Return `statistic` of one value a text, with its bootstrap interval.
-
-    values: (n_texts, ...), resampled along the first axis; statistic: takes such an array, returns a number. With one
-    text, or the same value for all, the interval is the value itself and flagged. Raises ValueError for no value.
-
-    >>> interval([2.0, 2.0, 2.0])
-    Interval(value=2.0, low=2.0, high=2.0, n=3, degenerate=True)
-    """
-    data = np.asarray(values, dtype=float)
-    if not len(data):
-        raise ValueError("no texts to take an interval over; check what the rows were filtered by")
-    if not np.isfinite(data).all():
-        raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
-    data = data[np.lexsort(data.reshape(len(data), -1).T)]  # one order, so that the order of rows changes nothing
-    value = float(statistic(data))
-    if len(data) == 1 or (data == data[0]).all():
-        return Interval(value, value, value, len(data), True)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):  # BCa divides by 0, then says so
-        warnings.simplefilter("error", stats.DegenerateDataWarning)
-        try:
-            low, high = _bootstrap(data, statistic, method, confidence)
-        except stats.DegenerateDataWarning:  # BCa has no answer where a replicate never differs
-            low, high = _bootstrap(data, statistic, "percentile", confidence)
-    return Interval(value, float(low), float(high), len(data), bool(low == high))
-
-
-def _bootstrap(data: np.ndarray, statistic: Callable, method: str, confidence: float) -> tuple[float, float]:
-    found = stats.bootstrap(
-        (np.arange(len(data)),), lambda chosen: statistic(data[chosen.astype(int)]), vectorized=False,
-        n_resamples=_RESAMPLES, confidence_level=confidence, method=method, rng=np.random.default_rng(_SEED),
-    )  # fmt: skip
-    return found.confidence_interval
-
-
-def difference(first: Sequence[float] | pl.Series, second: Sequence[float] | pl.Series) -> Interval:
-    """Return the mean of one sample of texts less that of another, whose texts are others, with its interval.
-
-    Welch's t interval (scipy.stats.ttest_ind); n: the texts of both. A sample of one text, or no variation in both, is
-    flagged.
-    """
-    values = [float(value) for sample in (first, second) for value in sample]
-    if not len(first) or not len(second):
-        raise ValueError(f"no texts to compare: {len(first)} in the first sample, {len(second)} in the second")
-    samples = [np.sort(np.asarray(sample, dtype=float)) for sample in (first, second)]
-    if not np.isfinite(values).all():
-        raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
-    value = float(samples[0].mean() - samples[1].mean())
-    if all((sample == sample[0]).all() for sample in samples):
-        return Interval(value, value, value, len(values), True)
-    if min(map(len, samples)) < 2:
-        return Interval(value, value, value, len(values), True)
-    low, high = stats.ttest_ind(*samples, equal_var=False).confidence_interval()
-    return Interval(value, float(low), float(high), len(values), False)
+__all__ = [
+    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "accuracy", "accuracy_by_length", "check_threshold",
+    "decoding_capacity", "difference", "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished",
+    "interval", "mean", "n_right", "pooled", "ratio", "summarise",
+]  # fmt: skip
 
 
 def n_right() -> pl.Expr:
@@ -211,43 +136,6 @@ def exact_length_by_cost(
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; texts are resampled as in `ratio`."""
     return ratio(rows.with_columns(value.alias("above"), pl.lit(1).alias("below")), "above", "below", by=by)
-
-
-def finished(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of fits with a result: not those that diverged or ran out of memory."""
-    return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
-
-
-def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Return the rows that a mean by these columns may have: finished ones, alike in all that is not told apart.
-
-    Fits that diverged or ran out of memory are left out. Of ALIKE those columns count that `rows` has; a null, which
-    was not recorded, is a value of its own.
-
-    Raises ValueError where rows of one group differ in a column of ALIKE, naming it and its values, and where a cell
-    (text, seed, length, probe) is there under two keys.
-    """
-    rows = finished(rows)
-    names = [name for name in ALIKE if name in rows.columns and name not in by]
-    if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:
-        names = ["search"]  # what else differs follows from it
-    groups = rows.group_by(by).agg(pl.col(names).n_unique()) if names and rows.height else None
-    if groups is not None and (differ := [name for name in names if groups[name].max() > 1]):  # pyright: ignore
-        values = "; ".join(f"{name} {rows[name].unique().sort().to_list()[:4]}" for name in differ)
-        raise ValueError(
-            f"rows to be pooled differ in {', '.join(differ)} ({values}); filter them to one value, or add these "
-            f"columns to by"
-        )
-    place = [*by, "text_id", "seed", "length", "probe"]
-    if "key" in rows.columns and {*place} <= {*rows.columns}:
-        twice = rows.group_by(*dict.fromkeys(place)).agg(pl.col("key").n_unique()).filter(pl.col("key") > 1)
-        if twice.height:
-            raise ValueError(
-                f"{twice.height} fits are there twice, alike in all settings that are told apart, the first is "
-                f"{twice.drop('key').row(0, named=True)}; they differ in what `by` and ALIKE do not name (a trace, "
-                "a device): filter the rows to one of them"
-            )
-    return rows
 
 
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:

@@ -1,0 +1,134 @@
+"""One text in as few [mem] vectors as it takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from capacity.fitting.lengths import Longest, exact_length
+from capacity.fitting.recipes import Recipe, recipe
+from capacity.fitting.search import BUDGET
+from capacity.models import Frozen
+from capacity.texts import encode
+
+_SMALL = 10_000_000  # parameters
+
+
+def doubling(
+    frozen: Frozen,
+    ids: Sequence[int],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    budget: int = BUDGET,
+    scored_from: int = 0,
+) -> Iterator[tuple[int, Longest]]:
+    """Yield (n_mem, what was found) of one text for 1, 2, 4, ... vectors, until all of it is decoded.
+
+    budget: token-steps for each vector. It ends without success where the next number of vectors would be no fewer
+    than the tokens, or pass the context.
+    """
+    n_mem = 1
+    while True:
+        (one,) = exact_length(
+            frozen, [ids], recipe, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=scored_from
+        )
+        yield n_mem, one
+        n_mem *= 2
+        room = frozen.room(n_mem)
+        if one.length == len(ids) or n_mem >= len(ids) or (room is not None and len(ids) > room):
+            return
+
+
+@dataclass(frozen=True)
+class Crammed:
+    """One text in as many [mem] vectors as it took, or in those that were allowed."""
+
+    ids: tuple[int, ...]  # the text's tokens
+    n_mem: int  # vectors of the last try
+    found: Longest  # of the last try
+    given: tuple[int, ...]  # leading tokens that the decoder gets beside the vectors
+
+    @property
+    def mem(self) -> Float[Tensor, "n_mem dim"] | None:
+        """The vectors, float32; None where no prefix was decoded."""
+        return self.found.mem
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole text is decoded."""
+        return self.found.length == len(self.ids)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget ended the search, so that a larger one may find more; False where the fits failed."""
+        return not self.complete and self.found.censored
+
+    def __repr__(self) -> str:
+        share = "all" if self.complete else f"{self.found.length} of"
+        vectors = f"{self.n_mem} vector{'s' * (self.n_mem > 1)}"
+        return f"Crammed({share} {len(self.ids)} tokens in {vectors}, {self.found.token_steps} token-steps)"
+
+
+def cram(
+    text: str | Sequence[int],
+    frozen: Frozen,
+    how: Recipe | str = "default",
+    *,
+    n_mem: int | None = None,
+    seed: int = 0,
+    budget: int = BUDGET,
+    given: int = 0,
+    watch: Callable[[Crammed], None] = lambda crammed: None,
+) -> Crammed:
+    """Return one text as [mem] vectors from which alone the model gives it back, if it fits.
+
+    A small model on the CPU is run on one thread: as fast alone, and far faster where the processor is shared.
+
+    Args:
+        text: the text, or its token ids.
+        frozen: the model.
+        how: a recipe, or the name of one.
+        n_mem: vectors; None: 1, 2, 4, ... until the text is decoded (see `doubling`).
+        seed: of the start.
+        budget: token-steps for each vector.
+        given: leading tokens that the decoder gets: 0, or 1 as in the paper.
+        watch: gets what each number of vectors came to, as soon as it is there.
+
+    Raises ValueError for a text that is empty, past the context or not of this vocabulary, as `texts.encode`, and as
+    `exact_length`.
+    """
+    if given not in (0, 1):
+        raise ValueError(f"given is {given}; 0 or 1 tokens can be given")
+    ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else [int(token) for token in text]
+    frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
+    chosen = recipe(how) if isinstance(how, str) else how
+    crammed = None
+    with _threads(frozen):
+        if n_mem is None:
+            tries = doubling(frozen, ids, chosen, seed=seed, budget=budget, scored_from=given)
+        else:
+            (one,) = exact_length(
+                frozen, [ids], chosen, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=given
+            )
+            tries = iter([(n_mem, one)])
+        for number, one in tries:
+            crammed = Crammed(tuple(ids), number, one, tuple(ids[:given]))
+            watch(crammed)
+    assert crammed is not None  # there is a first try
+    return crammed
+
+
+@contextmanager
+def _threads(frozen: Frozen) -> Iterator[None]:
+    """Run a small model on the CPU on one thread, then as many as before."""
+    before = torch.get_num_threads()
+    small = frozen.device.type == "cpu" and frozen.model.num_parameters() < _SMALL
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,97 @@
+"""The longest prefix of a text that its [mem] vectors give back: searched for, and decoded."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from capacity.decoding import decoded_back
+from capacity.fitting.engine import run
+from capacity.fitting.recipes import Recipe
+from capacity.fitting.search import BUDGET, SEARCHES, censored, first_length
+from capacity.fitting.tasks import Probe, Task, task
+from capacity.models import Frozen
+
+
+@dataclass(frozen=True)
+class Longest:
+    """What a search found of one text."""
+
+    length: int  # exact length: the longest prefix that is decoded, tokens; 0 if none
+    mem: Float[Tensor, "n_mem dim"] | None  # its vector; None if no prefix was decoded
+    probes: list[Probe]  # every fit, in the order in which it ended
+    token_steps: int  # spent in all
+    censored: bool  # the text's end or the budget came before a length that fails
+
+
+def exact_length(
+    frozen: Frozen,
+    ids: Int[Tensor, "batch tokens"] | Sequence[Sequence[int]],
+    recipe: Recipe,
+    *,
+    n_mem: int = 1,
+    seed: int = 0,
+    budget: int = BUDGET,
+    scored_from: int = 0,
+    search: str = "grow",
+    compile: bool = False,
+) -> list[Longest]:
+    """Return what was found of each text, in the order given, each at its own length, all texts at once.
+
+    Args:
+        frozen: the model.
+        ids: token ids, one row a text; no prefix longer than a row is tried.
+        recipe: how to optimise; its `steps` and `patience` hold for one length.
+        n_mem: vectors a text.
+        seed: of the start.
+        budget: token-steps (length x optimiser steps, summed over lengths) a text.
+        scored_from: 0 to predict t1 too, 1 to have it given.
+        search: a key of SEARCHES.
+        compile: see engine.run.
+
+    Raises ValueError for a search that does not exist, or as `fitting.task`.
+    """
+    if search not in SEARCHES:
+        raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
+    rows = [[int(token) for token in row] for row in ids]
+    begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
+    ended = sorted(
+        run(frozen, begun, recipe, SEARCHES[search], compile=compile),
+        key=lambda task: task.tag,
+    )
+    return [longest(frozen, task) for task in ended]
+
+
+def longest(frozen: Frozen, task: Task) -> Longest:
+    """Return what an ended search found: its last exact probe that decodes whole, each decoded alone, free-running.
+
+    Where none does, the one that gives most tokens back.
+    """
+    exact = [(probe.length, probe.mem) for probe in task.exact()]  # in every search the last is the longest
+    decoded = decoded_back(frozen, exact, task.ids, scored_from=task.scored_from)
+    given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, exact, strict=True) if tokens is not None]
+    length, mem = max(given, key=lambda one: one[0], default=(0, None))
+    return Longest(length, mem, task.probes, task.token_steps, censored(task))
+
+
+def tasks(
+    frozen: Frozen,
+    ids: Iterable[Sequence[int]],
+    *,
+    n_mem: int,
+    seed: int,
+    budget: int,
+    scored_from: int,
+) -> Iterator[Task]:
+    """Yield a task a text, tagged with its place, that begins at the shortest length.
+
+    Raises ValueError for a budget below 1, or as `fitting.task`.
+    """
+    if budget < 1:
+        raise ValueError(f"budget is {budget} token-steps; at least 1 is needed")
+    for index, row in enumerate(ids):
+        yield task(
+            frozen, row, n_mem=n_mem, seed=seed, length=min(len(row), first_length(scored_from)),
+            scored_from=scored_from, budget=budget, tag=index,
+        )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Which rows a mean may have: finished ones, alike in all that is not told apart."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+CONDITIONS = ("model", "source", "n_mem", "recipe", "scored_from")  # what rows are told apart by, unless said
+# What has to be the same in rows that are pooled: a mean over two of them would be of neither.
+ALIKE = (
+    *CONDITIONS, "revision", "quantisation", "tokenizer_digest", "bos", "dtype", "attention", "search", "budget",
+    "limit", "text_seed", "init",
+)  # fmt: skip
+UNFINISHED = ("diverged", "oom")  # fits without a result: they are counted, but no mean has them
+
+
+def finished(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of fits with a result: not those that diverged or ran out of memory."""
+    return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
+
+
+def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Return the rows that a mean by these columns may have: finished ones, alike in all that is not told apart.
+
+    Fits that diverged or ran out of memory are left out. Of ALIKE those columns count that `rows` has; a null, which
+    was not recorded, is a value of its own.
+
+    Raises ValueError where rows of one group differ in a column of ALIKE, naming it and its values, and where a cell
+    (text, seed, length, probe) is there under two keys.
+    """
+    rows = finished(rows)
+    names = [name for name in ALIKE if name in rows.columns and name not in by]
+    if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:
+        names = ["search"]  # what else differs follows from it
+    groups = rows.group_by(by).agg(pl.col(names).n_unique()) if names and rows.height else None
+    if groups is not None and (differ := [name for name in names if groups[name].max() > 1]):  # pyright: ignore
+        values = "; ".join(f"{name} {rows[name].unique().sort().to_list()[:4]}" for name in differ)
+        raise ValueError(
+            f"rows to be pooled differ in {', '.join(differ)} ({values}); filter them to one value, or add these "
+            f"columns to by"
+        )
+    place = [*by, "text_id", "seed", "length", "probe"]
+    if "key" in rows.columns and {*place} <= {*rows.columns}:
+        twice = rows.group_by(*dict.fromkeys(place)).agg(pl.col("key").n_unique()).filter(pl.col("key") > 1)
+        if twice.height:
+            raise ValueError(
+                f"{twice.height} fits are there twice, alike in all settings that are told apart, the first is "
+                f"{twice.drop('key').row(0, named=True)}; they differ in what `by` and ALIKE do not name (a trace, "
+                "a device): filter the rows to one of them"
+            )
+    return rows
