@@ -1,4 +1,4 @@
-"""The text coded by the model itself: its entropy, a range coder, and the bytes each way of keeping it takes."""
+"""The text coded by the model itself: its cross-entropy, a range coder, the bytes that each way of keeping it takes."""
 
 import math
 from collections.abc import Callable, Sequence

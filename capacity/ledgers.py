@@ -14,7 +14,7 @@ from capacity.decoding import free_running
 from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
-TEXT, PACKED, ENTROPY = "text, UTF-8", "token ids, packed", "token ids, their entropy"
+TEXT, PACKED, ENTROPY = "text, UTF-8", "token ids, packed", "token ids, their cross-entropy"
 VECTOR = "[mem], 16 bits a number"
 Row = dict[str, Any]
 
@@ -45,9 +45,10 @@ def _vectors(row: Row) -> Float[Tensor, "n_mem dim"]:
 def measured(frozen: Frozen, sample: Sequence[Text], *, n_mem: int = 1) -> list[Row]:
     """Return what each way of keeping each text takes, one row a text and way.
 
-    The ways, `what`, are those of `coding.ledger`, and the entropy, which no coder undercuts on average. Columns:
-    model, source, text_id, n_tokens, n_mem, what, bytes, vector_bytes (of the vectors at 16 bits a number) and
-    came_back: the text was coded by the model, decoded again, and is the same. Raises ValueError as `coding.encode`.
+    The ways, `what`, are those of `coding.ledger`, and the cross-entropy under the model, which another model's coder
+    may undercut. Columns: model, source, text_id, n_tokens, n_mem, what, bytes, vector_bytes (of the vectors at 16 bits
+    a number) and came_back: the text was coded by the model, decoded again, and is the same. Raises ValueError as
+    `coding.encode`.
     """
     found = []
     for text in sample:
@@ -68,7 +69,7 @@ def of_paper() -> pl.DataFrame:
     """Return the rows of `measured`, without came_back, for the paper's models on PG-19, from published numbers.
 
     One vector and a text of its decoding capacity, tokens; UTF-8 by its tokens a byte; packed ids of ceil(log2 V)
-    bits; the entropy by the cross-entropy of 512 tokens without [mem]. What the paper does not say of a model is left
+    bits; the cross-entropy by that of 512 tokens without [mem]. What the paper does not say of a model is left
     out.
 
     Source: Kuratov et al. 2025, Table 1, Eq. 1, and data/tokens_to_bytes.json, models_list_add_mamba.csv of its

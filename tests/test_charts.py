@@ -51,6 +51,29 @@ def test_accuracy_by_length_has_a_panel_a_source_and_a_line_a_model():
     assert drawn.count('aria-roledescription="area mark container"') == 4
 
 
+def legends(found) -> list[dict]:
+    """Every legend of a Vega specification, at any depth."""
+    if isinstance(found, list):
+        return [legend for part in found for legend in legends(part)]
+    if not isinstance(found, dict):
+        return []
+    return [*found.get("legends", []), *(legend for part in found.values() for legend in legends(part))]
+
+
+def test_the_legend_of_dashes_shows_them():
+    fits = pl.DataFrame([
+        {"model": "one", "source": "embedded", "recipe": recipe, "length": n, "value": 0.9, "low": 0.8, "high": 1.0,
+         "n": 4}
+        for recipe in ("default", "paper") for n in (2, 4)
+    ])  # fmt: skip
+    read = pl.DataFrame({"model": ["one"] * 2, "n_context": [16, 64], "share": [0.1, 0.4], "series": ["here", "paper"]})
+    read = read.with_columns(share_low="share", share_high="share")
+    for chart in (charts.accuracy_by_length(fits), charts.prefix_share(read)):
+        dashed = [one for one in legends(vl_convert.vegalite_to_vega(chart.to_dict())) if "strokeDash" in one]
+        assert len(dashed) == 1
+        assert "transparent" not in str(dashed[0])
+
+
 def test_exact_length_by_model_keeps_the_order_given():
     table = pl.DataFrame({
         "model": ["wide", "narrow"], "source": ["embedded"] * 2, "value": [3.0, 2.0], "low": [2.0, 1.0],

@@ -40,16 +40,17 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
         color=model_color(table["model"]),
     )  # fmt: skip
     recipes = table["recipe"].unique(maintain_order=True).to_list()
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("value:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])),
-        strokeDash=alt.StrokeDash(
-            "recipe:N", sort=recipes, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke")
-        ),
+    mean = base.encode(y=alt.Y("value:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])))
+    # The dots are a layer of their own: a line with points has no stroke in its legend.
+    line = mean.mark_line().encode(
+        strokeDash=alt.StrokeDash("recipe:N", sort=recipes, title=None, legend=alt.Legend(orient="bottom")),
+    )
+    dots = mean.mark_point(filled=True, size=30, opacity=1).encode(
         tooltip=["model", "recipe", "length", *tips(("value", "low", "high"), digits=3), "n"],
     )
     rule = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(threshold))
     return (
-        alt.layer(band(base).encode(detail="recipe:N"), line, rule, data=table)
+        alt.layer(band(base).encode(detail="recipe:N"), line, dots, rule, data=table)
         .properties(width=WIDTH - 90, height=230)
         .facet(facet=alt.Facet("source:N", title=None), columns=3)
     )

@@ -94,15 +94,18 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             table["model"], legend=alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1)
         ),
     )  # fmt: skip
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)),
+    value = base.encode(y=alt.Y("share:Q", title="bits saved / bits saved by [mem]", scale=alt.Scale(zero=True)))
+    # The dots are a layer of their own: a line with points has no stroke in its legend.
+    line = value.mark_line().encode(
         strokeDash=alt.StrokeDash(
-            "series:N", sort=None, title=None, legend=alt.Legend(orient="bottom", symbolType="stroke", labelLimit=260)
+            "series:N", sort=None, title=None, legend=alt.Legend(orient="bottom", labelLimit=260)
         ),
+    )
+    dots = value.mark_point(filled=True, size=30, opacity=1).encode(
         tooltip=["model", "series", "n_context", *tips(("share", "share_low", "share_high"), digits=3)],
     )
     rule = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
-    return (band(base, "share_low", "share_high") + line + rule).properties(width=2 * WIDTH - 60, height=300)
+    return (band(base, "share_low", "share_high") + line + dots + rule).properties(width=2 * WIDTH - 60, height=300)
 
 
 def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
