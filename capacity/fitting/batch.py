@@ -156,7 +156,8 @@ class Batch:
         own_bits = None if bits is None else bits[slot]
         broke = task.spent()  # once this fit is closed, its steps are in the sum
         task.close(status, best_mem, self.recipe)
-        following = advance(task, leading) if status in ("solved", "stalled") else None
+        goes_on = status in ("solved", "stalled") or (status == "budget" and not broke)
+        following = advance(task, leading) if goes_on else None
         while following is not None and task.length < following <= leading:  # exact there, too: a probe, but no step
             task.lengthen(following, right[slot], own_bits)
             task.close(status, mem, self.recipe)

@@ -52,6 +52,7 @@ class Task:
     budget: int | None = None  # token-steps for all its lengths together
     tag: Any = None  # the caller's own
     trace: bool = False  # keep a curve of every probe
+    patience: int | None = None  # of a fit that a search gives up before the recipe would, with status `budget`
     first_moment: Tensor = field(init=False)
     second_moment: Tensor = field(init=False)
     updates: int = 0  # optimiser steps since the moments were zero
@@ -125,6 +126,8 @@ class Task:
             return "solved"
         if self.spent():
             return "budget"
+        if self.patience is not None and self.stale >= self.patience:
+            return "budget"
         return "stalled" if self.stale >= recipe.patience or self.steps >= recipe.steps else None
 
     def close(self, status: str, mem: Float[Tensor, "n_mem dim"], recipe: Recipe) -> None:
@@ -151,8 +154,8 @@ class Task:
             self.curve = Curve([self.best], [float(bits[self.scored_from : length].sum())])
 
 
-# What to do when a fit at one length has ended, solved or stalled (its last probe says so): the next length, or None to
-# end. `right` is how many leading tokens the same vector has right already, maybe more than were asked for. A longer
+# What to do when a fit at one length has ended, solved, stalled or given up (its last probe says so): the next length, or
+# None to end. `right` is how many leading tokens the same vector has right already, maybe more than were asked for. A longer
 # length goes on from vector and moments as they are, a shorter one from the last exact vector.
 Advance = Callable[[Task, int], int | None]
 
