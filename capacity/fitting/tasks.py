@@ -155,8 +155,8 @@ class Task:
 
 
 # What to do when a fit at one length has ended, solved, stalled or given up (its last probe says so): the next length,
-# or None to end. `right` is how many leading tokens the same vector has right already, maybe more than were asked for. A
-# longer length goes on from vector and moments as they are, a shorter one from the last exact vector.
+# or None to end. `right` is how many leading tokens the same vector has right already, maybe more than were asked for.
+# A longer length goes on from vector and moments as they are, a shorter one from the last exact vector.
 Advance = Callable[[Task, int], int | None]
 
 
