@@ -4,6 +4,9 @@
 fits at one length need not have been tried at all shorter ones.
 """
 
+import polars as pl
+
+from capacity import metrics
 from capacity.fitting.tasks import Advance, Task
 
 BUDGET = 8000  # token-steps a text and [mem] vector: where growth flattens on small models
@@ -40,9 +43,6 @@ def first_length(scored_from: int) -> int:
 
 
 def censored(task: Task) -> bool:
-    """Return whether budget, memory, a divergence or the text's end came before a length that fails.
-
-    That is one past the last exact one.
-    """
-    limit = task.exact()[-1].length + 1 if task.exact() else task.probes[0].length
-    return not any(probe.length == limit and probe.status == "stalled" for probe in task.probes)
+    """Return whether budget, memory, a divergence or the text's end came before a length that fails."""
+    probes = pl.DataFrame([{"length": probe.length, "status": probe.status} for probe in task.probes])
+    return probes.select(metrics.censored()).item()
