@@ -64,29 +64,29 @@ def accuracy(
     at, n_tokens = torch.linspace(0, 1, points), ids.shape[1]
     per_batch = min(_BATCH, max(1, rows_of_chunk(frozen) // n_tokens))
     per_step = max(1, per_batch // points)
-    found = []
+    shares = []
     for paths, texts in zip(controls.cpu().split(per_step), ids.cpu().split(per_step), strict=True):
         mem = bezier(paths, at).flatten(0, 1)
         batches = zip(mem.split(per_batch), texts.repeat_interleave(points, 0).split(per_batch), strict=True)
         right = np.concatenate([teacher_forced(frozen, some, target).correct for some, target in batches])
-        found.append(right[:, scored_from:].mean(1).reshape(len(paths), points))
-    return np.concatenate(found)
+        shares.append(right[:, scored_from:].mean(1).reshape(len(paths), points))
+    return np.concatenate(shares)
 
 
 def table(
-    kind: str, pairs: Sequence[tuple[int, int]], texts: Sequence[str], found: Float[np.ndarray, "paths points"]
+    kind: str, pairs: Sequence[tuple[int, int]], texts: Sequence[str], accuracies: Float[np.ndarray, "paths points"]
 ) -> pl.DataFrame:
     """Return accuracy along paths of one kind, one row a point: text, path, pair, at (0 to 1), accuracy.
 
-    pairs: the ends of each path, from geometry.pairs; texts: the text of each solution; found: from `accuracy`.
+    pairs: the ends of each path, from geometry.pairs; texts: the text of each solution; accuracies: by `accuracy`.
     """
-    n_paths, n_points = found.shape
+    n_paths, n_points = accuracies.shape
     return pl.DataFrame({
         "text": np.repeat([texts[first] for first, _ in pairs], n_points),
-        "path": [kind] * found.size,
+        "path": [kind] * accuracies.size,
         "pair": np.repeat([f"{first}-{second}" for first, second in pairs], n_points),
         "at": np.tile(np.linspace(0, 1, n_points), n_paths),
-        "accuracy": found.flatten(),
+        "accuracy": accuracies.flatten(),
     })  # fmt: skip
 
 
@@ -132,10 +132,10 @@ def fit_curves(
         best = torch.zeros_like(part[:, 0])
         worst = np.full(width, -1.0)  # accuracy at the worst point, of the best middle so far
         for middle in _descend(frozen, part, text, recipe, steps=steps, scored_from=scored_from, seed=seed):
-            found = accuracy(frozen, torch.stack([part[:, 0], middle, part[:, 1]], 1), text, **judge).min(1)
-            better = found > worst
+            least = accuracy(frozen, torch.stack([part[:, 0], middle, part[:, 1]], 1), text, **judge).min(1)
+            better = least > worst
             best[torch.from_numpy(better)] = middle[torch.from_numpy(better)]
-            worst = np.maximum(worst, found)
+            worst = np.maximum(worst, least)
             if (worst == 1).all():
                 break
         fitted.append(torch.stack([part[:, 0], best, part[:, 1]], 1).cpu())

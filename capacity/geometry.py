@@ -61,10 +61,10 @@ def pairs(texts: Sequence[str], *, chained: bool = False) -> list[tuple[int, int
     """
     order = sorted(range(len(texts)), key=lambda place: texts[place])
     members = [list(places) for _, places in groupby(order, key=lambda place: texts[place])]
-    found = [pair for places in members for pair in (pairwise(places) if chained else combinations(places, 2))]
-    if not found:
+    joined = [pair for places in members for pair in (pairwise(places) if chained else combinations(places, 2))]
+    if not joined:
         raise ValueError(f"none of {len(members)} texts has two solutions; take shorter texts or more seeds")
-    return found
+    return joined
 
 
 def spectrum(points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " components"]:
@@ -102,8 +102,8 @@ def norms(series: Mapping[str, Float[np.ndarray, "vectors dim"]]) -> pl.DataFram
     low and high are the 5th and the 95th percentile.
     """
     at = {"least": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "most": 1.0}
-    found = []
+    rows = []
     for name, points in series.items():
         quantiles = np.quantile(np.linalg.norm(points.astype(float), axis=1), list(at.values()))
-        found.append({"series": name, "n": len(points)} | dict(zip(at, quantiles.tolist(), strict=True)))
-    return pl.DataFrame(found)
+        rows.append({"series": name, "n": len(points)} | dict(zip(at, quantiles.tolist(), strict=True)))
+    return pl.DataFrame(rows)

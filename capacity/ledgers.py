@@ -108,5 +108,5 @@ def times(ledger: pl.DataFrame) -> pl.DataFrame:
     return metrics.ratio(both, "bytes", "vector_bytes", by=["model", "source", "what"]).drop("degenerate")
 
 
-def _lines(of: Row, sizes: dict[str, float]) -> list[Row]:
-    return [of | {"what": what, "bytes": float(n), "vector_bytes": sizes[VECTOR]} for what, n in sizes.items()]
+def _lines(facts: Row, sizes: dict[str, float]) -> list[Row]:
+    return [facts | {"what": what, "bytes": float(n), "vector_bytes": sizes[VECTOR]} for what, n in sizes.items()]

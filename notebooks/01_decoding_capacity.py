@@ -86,8 +86,7 @@ table = pl.concat(figure.select(columns) for figure in figures).with_columns(pl.
 table.sort("figure", "source", "value", descending=[True, False, True])
 
 # %%
-order = rows.select("model", "d_model").unique().sort("d_model", "model")["model"].to_list()
-charts.exact_length_by_model(exact, order=order)
+charts.exact_length_by_model(exact)
 
 # %% [markdown]
 # ## Ours and the paper's

@@ -70,7 +70,7 @@ Markdown(
 )
 
 # %%
-by_text
+by_text.sort("solved", descending=True, maintain_order=True)
 
 # %% [markdown]
 # ## Angles (Fig. 7)

@@ -133,6 +133,7 @@ by = ["model", "source"]
 parts = [metrics.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
 by_vector = metrics.exact_length(rows.filter(search="grow"), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
 copy_table = pl.concat([*parts, by_vector], how="diagonal").pivot("figure", index=by, values="value")
+copy_table = copy_table.sort("share right", *by, descending=[True, False, False])
 copy_table.with_columns(pl.selectors.float().round(3))
 
 # %% [markdown]

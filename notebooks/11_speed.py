@@ -72,8 +72,9 @@ compiled = benchmark.kept(
 ) if compiled_lengths else plain_and_engine.clear()  # fmt: skip
 rates = pl.concat([
     benchmark.medians(plain_and_engine), benchmark.medians(compiled).filter(method="compiled")
-]).sort("length", "method")  # fmt: skip
-rates.with_columns(pl.col("rate", "low", "high").round(0), pl.col("ratio").round(1), pl.col("share").round(3))
+]).sort("length", "rate", descending=[False, True])  # fmt: skip
+whole = pl.col("rate", "low", "high").round(0).cast(pl.Int64)
+rates.with_columns(whole, pl.col("ratio").round(1), pl.col("share").round(3))
 
 # %%
 charts.rates_by_length(rates)
@@ -94,7 +95,7 @@ costs = benchmark.kept(
         *(benchmark.rates(benchmark.load(name, dtype=dtype), paper, **at) for name in other_models),
     ]),
 )  # fmt: skip
-benchmark.medians(costs).drop("ratio").with_columns(pl.col("rate", "low", "high").round(0), pl.col("share").round(3))
+benchmark.medians(costs).drop("ratio").with_columns(whole, pl.col("share").round(3)).sort("rate", descending=True)
 
 # %% [markdown]
 # ## Exact length against token-steps and seconds
@@ -151,7 +152,8 @@ driver = benchmark.kept(
         for n in driven
     ]),
 )  # fmt: skip
-driver.select("texts", "rate", "bare", "share").with_columns(pl.col("rate", "bare").round(0), pl.col("share").round(2))
+whole = pl.col("rate", "bare").round(0).cast(pl.Int64)
+driver.select("texts", "rate", "bare", "share").with_columns(whole, pl.col("share").round(2))
 
 # %%
 totals = narrow.group_by("recipe", "text_id").agg(

@@ -74,13 +74,13 @@ def test_the_legend_of_dashes_shows_them():
         assert "transparent" not in str(dashed[0])
 
 
-def test_exact_length_by_model_keeps_the_order_given():
+def test_exact_length_by_model_has_the_order_of_every_page():
     table = pl.DataFrame({
-        "model": ["wide", "narrow"], "source": ["embedded"] * 2, "value": [3.0, 2.0], "low": [2.0, 1.0],
+        "model": ["llama-128-bos", "llama-64"], "source": ["embedded"] * 2, "value": [3.0, 2.0], "low": [2.0, 1.0],
         "high": [4.0, 3.0], "n": [4, 4], "n_censored": [0, 1],
     })  # fmt: skip
-    chart = charts.exact_length_by_model(table, order=["narrow", "wide"])
-    assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["narrow", "wide"]
+    chart = charts.exact_length_by_model(table)
+    assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["llama-64", "llama-128-bos"]
     assert "95% interval" in svg(chart)
 
 

@@ -152,12 +152,13 @@ def test_steps_are_limited(steps: int, tiny: Frozen) -> None:
 
 
 def test_the_best_vector_is_kept(tiny: Frozen) -> None:
-    (ids,) = random_ids(6, seed=1)
-    found = fit(tiny, [ids], dataclasses.replace(FAST, lr=0.5), n_mem=2, trace=True)
-    counts = found.curve[0].right
-    assert counts[-1] < max(counts)  # it was lost again
-    score = teacher_forced(tiny, found.mem, torch.tensor([ids]))
-    assert [int(score.correct.sum())] == found.n_correct == [max(counts)]
+    ids = random_ids(*[6] * 8, seed=1)
+    found = fit(tiny, ids, dataclasses.replace(FAST, lr=0.5), n_mem=2, trace=True)
+    counts = [curve.right for curve in found.curve]
+    assert any(right[-1] < max(right) for right in counts)  # it was lost again, of some text on every processor
+    assert found.n_correct == [max(right) for right in counts]
+    for text, mem, n_correct in zip(ids, found.mem, found.n_correct, strict=True):
+        assert int(teacher_forced(tiny, mem.unsqueeze(0), torch.tensor([text])).correct.sum()) == n_correct
 
 
 def test_a_solved_start_is_left_as_it_is(tiny: Frozen) -> None:
@@ -330,7 +331,8 @@ def test_wrong_input_is_refused(tiny: Frozen) -> None:
 
 
 def test_half_precision_is_scored_as_it_was_fitted(folders: dict[str, Path]) -> None:
-    frozen = models.load(str(folders["llama"]), device="cpu", dtype="bfloat16")
+    # eager: where AVX2 is asked for of a processor that has AVX-512, torch's attention in bfloat16 raises
+    frozen = models.load(str(folders["llama"]), device="cpu", dtype="bfloat16", attention="eager")
     ids = random_ids(2, 2, 3)
     found = fit(frozen, ids, FAST, n_mem=4)
     assert "solved" in found.status

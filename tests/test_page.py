@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import polars as pl
 import pytest
 
-from capacity import report, verdicts
+from capacity import charts, report, verdicts
 from capacity.charts import display
 from capacity.report import page
 
@@ -113,14 +114,14 @@ def built(tmp_path_factory: pytest.TempPathFactory, server: tuple[str, list[str]
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Callable[[Path], str]:
+def browse(tmp_path: Path) -> Callable[..., str]:
     """Return a function that opens a file in Chromium and gives the DOM that its scripts have made."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-component-update"
     quiet = "--disable-background-networking --disable-sync --virtual-time-budget=10000 --dump-dom"
     nowhere = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
-    def dom(path: Path) -> str:
-        command = [CHROMIUM, *flags.split(), *quiet.split(), nowhere, f"--user-data-dir={tmp_path}/profile"]
+    def dom(path: Path, *options: str) -> str:
+        command = [CHROMIUM, *flags.split(), *quiet.split(), nowhere, f"--user-data-dir={tmp_path}/profile", *options]
         done = subprocess.run([*command, path.as_uri()], capture_output=True, timeout=60, check=True)
         return done.stdout.decode()
 
@@ -163,6 +164,30 @@ def test_in_jupyter_the_same_chart_draws_itself(
     assert Elements(dom).count("aria-roledescription", "bar") == 1
     assert "data-owned" not in dom
     assert server[1] == ["/control"]  # so a request that left the report would have been seen
+
+
+@needs_chromium
+@pytest.mark.parametrize(("window", "columns"), [(1400, 2), (600, 1)])
+def test_a_chart_is_no_wider_than_its_page(
+    built: Path, browse: Callable[..., str], tmp_path: Path, window: int, columns: int
+) -> None:
+    table = pl.DataFrame([
+        {"model": model, "source": "embedded", "length": length, "value": 9.0, "low": 8.0, "high": 10.0, "n": 4}
+        for model in ("a", "b") for length in (4, 8)
+    ])  # fmt: skip
+    beside = charts.exact_length_by_cost(
+        table.select(pl.lit("default").alias("recipe"), pl.col("length").alias("spent"), "value", "low", "high", "n"),
+        title="token-steps",
+    )
+    (tmp_path / "assets").mkdir()
+    shutil.copy(built / "assets" / "vega.js", tmp_path / "assets")
+    for chart in (charts.gain_by_length(table), beside | beside):
+        (tmp_path / "a.html").write_text(written(tmp_path / "a.ipynb", shown(display.bundle(chart.to_dict()))))
+        dom = browse(tmp_path / "a.html", f"--window-size={window},900")
+        (width,) = map(float, re.findall(r'<svg[^>]*class="marks"[^>]*? width="([\d.]+)"', dom))
+        assert width < min(window, 960)
+        assert (width > 600) == (columns == 2)
+        assert dom.count("could not be drawn") == 1  # in the script
 
 
 def test_the_page_lets_no_script_run_but_its_own(built: Path) -> None:

@@ -43,8 +43,14 @@ def enable() -> None:
     """
     alt.data_transformers.enable("default", max_rows=None)
     pl.Config.set_tbl_rows(-1).set_tbl_cols(-1).set_fmt_str_lengths(100)
+    alt.theme.register("capacity", enable=True)(_theme)
     alt.renderers.register("capacity", bundle)
     alt.renderers.enable("capacity")
+
+
+def _theme() -> alt.theme.ThemeConfig:
+    """Return what all charts share: names of ticks keep apart, where space is short some are left out."""
+    return {"config": {"axis": {"labelSeparation": 6}}}
 
 
 def bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -5,7 +5,20 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import EQ1, WIDTH, band, tips, whole_numbers
+from capacity.charts.style import (
+    EQ1,
+    SOURCE_COLORS,
+    WIDTH,
+    band,
+    model_order,
+    panels,
+    source_color,
+    source_order,
+    tips,
+    whole_numbers,
+)
+
+KINDS = ("natural", "random words", "random tokens")  # of texts, in the order of style.SOURCES
 
 
 def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
@@ -40,12 +53,10 @@ def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
     )  # fmt: skip
     fitted = base.transform_filter("datum.layer === 'plateau'").mark_line(color="black", strokeWidth=1.5)
     nothing = base.transform_filter("datum.layer === 'none'").mark_line(strokeDash=[4, 3], color="gray")
-    return (
-        alt.layer(nothing, fitted, cloud, data=data)
-        .properties(width=WIDTH - 120, height=WIDTH - 120)
-        .facet(facet=alt.Facet("panel:N", title=None, sort=None), columns=3)
-        .resolve_scale(x="independent", y="independent")
-    )
+    drawn = alt.layer(nothing, fitted, cloud, data=data).properties(width=WIDTH - 120, height=WIDTH - 120)
+    models, sources = model_order(points["model"]), source_order(points["source"])
+    order = [f"{model}, {source}" for model in models for source in sources]
+    return panels(drawn, "panel", order, columns=3).resolve_scale(x="independent", y="independent")
 
 
 def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
@@ -60,17 +71,14 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
             scale=alt.Scale(type="log", base=2, nice=False, padding=8),
             axis=whole_numbers(table["length"]),
         ),
-        color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom", symbolOpacity=1)),
+        color=source_color(table["source"]),
     )
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title="information gain (bits)", scale=alt.Scale(zero=True)),
         tooltip=["source", "length", *tips(("value", "low", "high"), digits=1), "n"],
     )
-    return (
-        alt.layer(band(base), line, data=table)
-        .properties(width=WIDTH, height=230)
-        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=2)
-    )
+    drawn = alt.layer(band(base), line, data=table).properties(width=WIDTH, height=230)
+    return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
 def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -130,22 +138,28 @@ def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 def utilisation_by_model(table: pl.DataFrame, *, order: Sequence[str], unit: str) -> alt.VConcatChart:
     """Return capacity by Eq. 1 and gain above, their quotient below, a column a model, a colour a kind of text.
 
-    table: model, kind, series, capacity, gain, low, high (in `unit`, above 0), share, share_low, share_high; order: of
-    the models. Rules: what `series` says of its spread, null where none is known; black ticks: the capacity.
+    table: model, kind (of KINDS), series, capacity, gain, low, high (in `unit`, above 0), share, share_low, share_high;
+    order: of the models, the embedded ones going first. Rules: what `series` says of its spread, null where none is
+    known; black ticks: the capacity.
     """
-    x = alt.X("model:N", title=None, sort=list(order), axis=alt.Axis(labelAngle=-40, labelLimit=200))
-    bare = alt.X("model:N", title=None, sort=list(order), axis=alt.Axis(labels=False, ticks=False, grid=True))
+    order = model_order(order)
+    names = alt.Axis(labelAngle=-60, labelLimit=200, labelExpr="peek(split(datum.label, '/'))")  # without the owner
+    x = alt.X("model:N", title=None, sort=order, axis=names)
+    bare = alt.X("model:N", title=None, sort=order, axis=alt.Axis(labels=False, ticks=False, grid=True))
     kinds = alt.XOffset("kind:N", scale=alt.Scale(paddingOuter=0.6))
-    color = alt.Color("kind:N", title="text", legend=alt.Legend(orient="top"))
+    texts = {kind: SOURCE_COLORS[place] for place, kind in enumerate(KINDS) if kind in set(table["kind"])}
+    scale = alt.Scale(domain=list(texts), range=list(texts.values()))
+    color = alt.Color("kind:N", title="text", scale=scale, legend=alt.Legend(orient="top"))
     shape = alt.Shape("series:N", title=None, sort=None, legend=alt.Legend(orient="top", labelLimit=400))
     log = alt.Scale(type="log", nice=False, padding=8)
     numbers = ("capacity", "gain", "low", "high", "share", "share_low", "share_high")
     tips = ["model", "kind", "series", *(alt.Tooltip(name, format=".4g") for name in numbers)]
     base = alt.Chart(table)
+    stroke = alt.Legend(orient="top", symbolType="stroke", symbolStrokeColor="black", symbolStrokeWidth=2)
     limit = alt.Chart(table.with_columns(limit=pl.lit(EQ1)))
-    capacity = limit.mark_tick(color="black", thickness=2, width=24).encode(
+    capacity = limit.mark_tick(color="black", thickness=2).encode(
         x=bare, y=alt.Y("capacity:Q", scale=log),
-        opacity=alt.Opacity("limit:N", title=None, scale=alt.Scale(range=[1]), legend=alt.Legend(orient="top")),
+        opacity=alt.Opacity("limit:N", title=None, scale=alt.Scale(range=[1]), legend=stroke),
     )  # fmt: skip
     dots = base.mark_point(filled=True, size=55).encode(
         x=bare, xOffset=kinds, y=alt.Y("gain:Q", title=f"gain and capacity ({unit}, log)", scale=log), color=color,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH
+from capacity.charts.style import COLORS, WIDTH, panels
 
 
 def cosine_densities(
@@ -18,7 +18,7 @@ def cosine_densities(
     Args:
         cosines: from geometry.cosines, with within, cosine.
         bound: the published cosine.
-        by: what to write beside it.
+        by: what the legend says of it.
         width: of a bin of the histogram.
     """
     pair = pl.when("within").then(pl.lit("within a text")).otherwise(pl.lit("between texts"))
@@ -41,16 +41,22 @@ def cosine_densities(
             y=alt.Y("density:Q", stack=None, title="density (share of pairs per unit of cosine)"),
             color=alt.Color(
                 "pair:N", title=None, legend=alt.Legend(orient="bottom"),
-                scale=alt.Scale(domain=["within a text", "between texts"]),
+                scale=alt.Scale(domain=["within a text", "between texts"], range=COLORS[:2]),
             ),
             tooltip=["pair", "pairs", alt.Tooltip("density", format=".2f"), alt.Tooltip("from", format=".2f"),
                      alt.Tooltip("to", format=".2f")],
         )
     )  # fmt: skip
-    mark = alt.Chart(pl.DataFrame({"from": [bound], "by": [by]})).encode(x="from:Q")
-    rule = mark.mark_rule(strokeDash=[4, 3], color="black")
-    words = mark.mark_text(align="right", dx=-5, baseline="top").encode(y=alt.value(2), text="by:N")
-    return (bars + rule + words).properties(width=2 * WIDTH - 120, height=240)
+    dashed = alt.StrokeDash(
+        "by:N",
+        title=None,
+        scale=alt.Scale(domain=[by], range=[[4, 3]]),
+        legend=alt.Legend(orient="bottom", labelLimit=320),
+    )
+    rule = alt.Chart(pl.DataFrame({"from": [bound], "by": [by]})).mark_rule(color="black").encode(
+        x="from:Q", strokeDash=dashed
+    )  # fmt: skip
+    return (bars + rule).properties(width=2 * WIDTH - 120, height=240)
 
 
 def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetChart:
@@ -70,7 +76,7 @@ def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetCh
         x=alt.X("at:Q", title="place on the path (0, 1: solutions)"),
         y=alt.Y("accuracy:Q", title="accuracy (share of tokens)", scale=alt.Scale(domain=[0, 1])),
         color=alt.Color(
-            "path:N", title=None, scale=alt.Scale(domain=kinds),
+            "path:N", title=None, scale=alt.Scale(domain=kinds, range=COLORS[: len(kinds)]),
             legend=alt.Legend(orient="bottom", symbolOpacity=1, symbolStrokeWidth=3),
         ),
     )  # fmt: skip
@@ -79,11 +85,9 @@ def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetCh
     edges = base.transform_filter("datum.statistic == 'min' || datum.statistic == 'max'").mark_line(
         strokeWidth=1.5, strokeDash=[5, 3]
     )
-    return (
-        alt.layer(pairs.encode(detail="pair:N"), edges.encode(detail="statistic:N"), mean, data=data)
-        .properties(width=WIDTH - 60, height=170)
-        .facet(facet=alt.Facet("text:N", title=None, sort=None), columns=2)
-    )
+    layers = alt.layer(pairs.encode(detail="pair:N"), edges.encode(detail="statistic:N"), mean, data=data)
+    texts = table["text"].unique(maintain_order=True)
+    return panels(layers.properties(width=WIDTH - 60, height=170), "text", texts, columns=2)
 
 
 def variance_by_component(table: pl.DataFrame, *, shares: Sequence[float]) -> alt.LayerChart | alt.FacetChart:
@@ -124,6 +128,6 @@ def norms_by_series(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         tooltip=["series", "n", *(alt.Tooltip(name, format=".3f") for name in table.columns[2:])],
     )
     whole = base.mark_rule().encode(x=x, x2="most:Q")
-    middle = base.mark_rule(strokeWidth=5, color="#4c78a8").encode(x="low:Q", x2="high:Q")
+    middle = base.mark_rule(strokeWidth=5, color=COLORS[0]).encode(x="low:Q", x2="high:Q")
     medians = base.mark_point(filled=True, size=70, color="black").encode(x="median:Q")
     return (whole + middle + medians).properties(width=2 * WIDTH - 160, height=34 * max(1, table.height))

@@ -1,11 +1,23 @@
 """Frames in, `alt.Chart` out: one function a figure, ours and published as layers."""
 
-from collections.abc import Sequence
-
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import EQ1, WIDTH, band, counts, model_color, rules, tips, whole_numbers
+from capacity.charts.style import (
+    COLORS,
+    EQ1,
+    WIDTH,
+    band,
+    counts,
+    model_color,
+    model_order,
+    panels,
+    rules,
+    source_color,
+    source_order,
+    tips,
+    whole_numbers,
+)
 
 
 def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
@@ -49,22 +61,19 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
         tooltip=["model", "recipe", "length", *tips(("value", "low", "high"), digits=3), "n"],
     )
     rule = alt.Chart().mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(threshold))
-    return (
-        alt.layer(band(base).encode(detail="recipe:N"), line, dots, rule, data=table)
-        .properties(width=WIDTH - 90, height=230)
-        .facet(facet=alt.Facet("source:N", title=None), columns=3)
-    )
+    drawn = alt.layer(band(base).encode(detail="recipe:N"), line, dots, rule, data=table)
+    return panels(drawn.properties(width=WIDTH - 90, height=230), "source", source_order(table["source"]), columns=3)
 
 
-def exact_length_by_model(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
+def exact_length_by_model(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the mean exact length of each model and source with 95% intervals.
 
-    table: from metrics.exact_length, with model, source, value, low, high, n, n_censored; order: of the models.
+    table: from metrics.exact_length, with model, source, value, low, high, n, n_censored.
     """
     base = alt.Chart(table).encode(
-        y=alt.Y("model:N", title=None, sort=list(order)),
-        yOffset=alt.YOffset("source:N"),
-        color=alt.Color("source:N", title="source", legend=alt.Legend(orient="bottom")),
+        y=alt.Y("model:N", title=None, sort=model_order(table["model"])),
+        yOffset=alt.YOffset("source:N", sort=source_order(table["source"])),
+        color=source_color(table["source"]),
     )
     x = alt.X(
         "value:Q",
@@ -95,7 +104,7 @@ def capacity_by_width(
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"))
     both = pl.concat([ours, published], how="diagonal_relaxed").filter(pl.col("value") > 0)
     names = [*both["series"].unique(maintain_order=True), EQ1]
-    colors = alt.Scale(domain=names, range=[*["#f58518", "#4c78a8", "#54a24b"][: len(names) - 1], "black"])
+    colors = alt.Scale(domain=names, range=[*COLORS[5 : 4 + len(names)], "black"])
     color = alt.Color("series:N", title=None, sort=names, scale=colors, legend=alt.Legend(labelLimit=260))
     points = (
         alt.Chart(both)

@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH
+from capacity.charts.style import WIDTH, whole_numbers
 
 
 def laws(points: pl.DataFrame, lines: pl.DataFrame, *, across: str, up: str) -> alt.LayerChart | alt.FacetChart:
@@ -37,10 +37,10 @@ def held_by_depth(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
     table: model, layers, value (tokens, above 0), whole (whether these are all its layers).
     """
-    layers = sorted(set(table["layers"]))
-    base = alt.Chart(table).encode(
+    kept = pl.when("whole").then(pl.lit("the whole model")).otherwise(pl.lit("its first layers"))
+    base = alt.Chart(table.with_columns(kept.alias("kept"))).encode(
         x=alt.X(
-            "layers:Q", title="layers kept, from the first", axis=alt.Axis(values=layers, format="d"),
+            "layers:Q", title="layers kept, from the first", axis=whole_numbers(table["layers"]),
             scale=alt.Scale(type="log", base=2, nice=False, padding=14),
         ),
         y=alt.Y(
@@ -50,7 +50,9 @@ def held_by_depth(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         tooltip=["model", "layers", "value"],
     )  # fmt: skip
     shape = alt.Shape(
-        "whole:N", title="the whole model", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"])
+        "kept:N",
+        title=None,
+        scale=alt.Scale(domain=["its first layers", "the whole model"], range=["circle", "diamond"]),
     )
     return (base.mark_line() + base.mark_point(filled=True, size=70).encode(shape=shape)).properties(
         width=WIDTH + 60, height=280

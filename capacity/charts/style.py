@@ -8,24 +8,52 @@ WIDTH = 340  # pixels of a panel; two stand side by side on a laptop
 EQ1 = "Eq. 1 (black ticks)"  # how a legend names the limit
 # A model has its colour and its place on every page; names that are not here follow in the order they come.
 MODELS = ("llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos")
-_COLORS = (
+COLORS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#b279a2", "#72b7b2", "#9d755d", "#eeca3b", "#ff9da6", "#79706e",
 )  # fmt: skip
+# So has a source, in other colours: a line of a model is never taken for one of a source.
+SOURCES = ("embedded", "random_words", "random_tokens", "shuffled:embedded")
+SOURCE_COLORS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d", "#666666")
 
 
 def model_order(names: Iterable[str]) -> list[str]:
     """Return each name once: the embedded models in their order, then the others as they come."""
-    once = list(dict.fromkeys(names))
-    return [*(name for name in MODELS if name in once), *(name for name in once if name not in MODELS)]
+    return _ordered(names, MODELS)
+
+
+def source_order(names: Iterable[str]) -> list[str]:
+    """Return each name once: the sources that need no network in their order, then the others as they come."""
+    return _ordered(names, SOURCES)
 
 
 def model_color(names: Iterable[str], *, field: str = "model", legend: alt.Legend | None = None) -> alt.Color:
     """Return the colour of the models in `names`, the same one on every page, in `model_order`."""
-    order = model_order(names)
-    places = [*MODELS, *(name for name in order if name not in MODELS)]
-    colors = [_COLORS[places.index(name) % len(_COLORS)] for name in order]
+    return _color(model_order(names), field, MODELS, COLORS, legend)
+
+
+def source_color(names: Iterable[str], *, field: str = "source", legend: alt.Legend | None = None) -> alt.Color:
+    """Return the colour of the sources in `names`, the same one on every page, in `source_order`."""
+    return _color(source_order(names), field, SOURCES, SOURCE_COLORS, legend)
+
+
+def _ordered(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    once = list(dict.fromkeys(names))
+    return [*(name for name in known if name in once), *(name for name in once if name not in known)]
+
+
+def _color(
+    order: list[str], field: str, known: Sequence[str], colors: Sequence[str], legend: alt.Legend | None
+) -> alt.Color:
+    places = [*known, *(name for name in order if name not in known)]
+    scale = alt.Scale(domain=order, range=[colors[places.index(name) % len(colors)] for name in order])
     legend = legend or alt.Legend(orient="bottom", columns=3, labelLimit=300, symbolOpacity=1)
-    return alt.Color(f"{field}:N", title=None, sort=order, scale=alt.Scale(domain=order, range=colors), legend=legend)
+    return alt.Color(f"{field}:N", title=None, sort=order, scale=scale, legend=legend)
+
+
+def panels(chart: alt.LayerChart | alt.FacetChart, field: str, order: Iterable[str], *, columns: int) -> alt.FacetChart:
+    """Return a chart's panels, one a value of `field`, each with its horizontal axis: no axis stands below nothing."""
+    facet = alt.Facet(f"{field}:N", title=None, sort=list(order))
+    return chart.facet(facet=facet, columns=columns).resolve_axis(x="independent")  # pyright: ignore
 
 
 def whole_numbers(values: Iterable[int]) -> alt.Axis:

@@ -5,7 +5,19 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from capacity.charts.style import WIDTH, band, model_color, rules, tips, whole_numbers
+from capacity.charts.style import (
+    COLORS,
+    WIDTH,
+    band,
+    counts,
+    model_color,
+    model_order,
+    panels,
+    rules,
+    source_order,
+    tips,
+    whole_numbers,
+)
 
 
 def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
@@ -14,8 +26,8 @@ def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
     bits = base.mark_line().encode(
         y=alt.Y("bits:Q", title="bits left, all tokens", scale=alt.Scale(zero=True)), tooltip=["step", "bits"]
     )
-    right = base.mark_line(interpolate="step-after", color="#d95f02").encode(
-        y=alt.Y("n_right:Q", title="tokens right (dashed: asked for)", axis=alt.Axis(tickMinStep=1)),
+    right = base.mark_line(interpolate="step-after", color=COLORS[1]).encode(
+        y=alt.Y("n_right:Q", title="tokens right (dashed: asked for)", axis=counts()),
         tooltip=["step", "n_right", "length"],
     )
     asked = base.mark_line(interpolate="step-after", color="gray", strokeDash=[4, 3]).encode(
@@ -65,7 +77,10 @@ def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart |
     )  # fmt: skip
     came = base.transform_filter("datum.decoded").mark_rect(stroke="#333", strokeWidth=1.5)
     lost = base.transform_filter("!datum.decoded").mark_rect(stroke="#777", strokeDash=[3, 3], opacity=0.35)
-    names = base.mark_text(fontSize=13, color="black").encode(text="shown:N")
+    dark = f"datum.decoded && datum.bits_without > {0.6 * float(laid['bits_without'].max() or 0)}"  # pyright: ignore
+    names = base.mark_text(fontSize=13).encode(
+        text="shown:N", color=alt.condition(dark, alt.value("white"), alt.value("black"))
+    )
     return (came.encode(color=color) + lost.encode(color=color) + names).properties(width=2 * WIDTH, height=36 * lines)
 
 
@@ -76,7 +91,7 @@ def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         x=alt.X("bytes:Q", title="bytes (log scale)", scale=alt.Scale(type="log", nice=False, padding=24)),
     )
     numbers = base.mark_text(align="left", dx=8).encode(text=alt.Text("bytes:Q", format=","))
-    dots = base.mark_point(filled=True, size=70, color="#4c78a8")
+    dots = base.mark_point(filled=True, size=70, color=COLORS[0])
     return (dots + numbers).properties(width=WIDTH + 120, height=34 * ledger.height)
 
 
@@ -115,8 +130,8 @@ def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerCh
     """
     base = alt.Chart(table).encode(
         y=alt.Y("what:N", title=None, sort=list(order), axis=alt.Axis(labelLimit=260)),
-        yOffset=alt.YOffset("series:N", sort=None),
-        color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", labelLimit=260)),
+        yOffset=alt.YOffset("series:N", sort=model_order(table["series"])),
+        color=model_color(table["series"], field="series"),
     )
     bars = rules(base, along="x")
     points = base.mark_point(filled=True, size=50, opacity=0.7).encode(
@@ -132,7 +147,7 @@ def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
     table: model, source, kind, value, low, high; order: of the kinds.
     """
     base = alt.Chart().encode(
-        y=alt.Y("source:N", title=None, sort=None),
+        y=alt.Y("source:N", title=None, sort=source_order(table["source"])),
         yOffset=alt.YOffset("kind:N", sort=list(order)),
         color=alt.Color("kind:N", title=None, sort=list(order), legend=alt.Legend(orient="bottom", labelLimit=400)),
     )
@@ -141,10 +156,5 @@ def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
         x=alt.X("value:Q", title="bits a token (95% interval over texts)", scale=alt.Scale(zero=True)),
         tooltip=["model", "source", "kind", *tips(("value", "low", "high"))],
     )
-    return (
-        alt.layer(bars, points, data=table)
-        .properties(width=WIDTH - 90, height=alt.Step(18))
-        .facet(
-            facet=alt.Facet("model:N", title=None, sort=table["model"].unique(maintain_order=True).to_list()), columns=3
-        )
-    )
+    drawn = alt.layer(bars, points, data=table).properties(width=WIDTH - 90, height=alt.Step(18))
+    return panels(drawn, "model", model_order(table["model"]), columns=3)

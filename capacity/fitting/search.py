@@ -5,6 +5,9 @@ asks for as many more as the steps of the last length allow, and for fewer after
 not have been tried at all shorter ones.
 """
 
+import polars as pl
+
+from capacity import metrics
 from capacity.fitting.tasks import Advance, Task
 
 LEAP = 40  # optimiser steps that a leap should take
@@ -69,9 +72,6 @@ def first_length(scored_from: int) -> int:
 
 
 def censored(task: Task) -> bool:
-    """Return whether budget, memory, a divergence or the text's end came before a length that fails.
-
-    That is one past the last exact one.
-    """
-    limit = task.exact()[-1].length + 1 if task.exact() else task.probes[0].length
-    return not any(probe.length == limit and probe.status == "stalled" for probe in task.probes)
+    """Return whether budget, memory, a divergence or the text's end came before a length that fails."""
+    probes = pl.DataFrame([{"length": probe.length, "status": probe.status} for probe in task.probes])
+    return probes.select(metrics.censored()).item()

@@ -10,7 +10,7 @@ from capacity.metrics.intervals import Interval, difference, interval
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, finished, pooled
 
 __all__ = [
-    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "accuracy", "accuracy_by_length", "check_threshold",
+    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "accuracy", "accuracy_by_length", "censored", "check_threshold",
     "decoding_capacity", "difference", "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished",
     "interval", "mean", "n_right", "pooled", "ratio", "summarise",
 ]  # fmt: skip
@@ -79,22 +79,27 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
     return summarise(pooled(rows, by).with_columns(accuracy()), by, one)
 
 
+def censored() -> pl.Expr:
+    """Return whether a search may have held more, over all its fits (length, status): an aggregation.
+
+    So it is where no length failed (`stalled`) that is one past the longest solved, or the shortest tried where none
+    was solved: budget, memory, a divergence or the text's end came first.
+    """
+    length, status = pl.col("length"), pl.col("status")
+    limit = (length.filter(status == "solved").max() + 1).fill_null(length.min())
+    return (~((status == "stalled") & (length == limit)).any()).alias("censored")
+
+
 def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return each text's exact length: *by, text_id, seed, exact_length (tokens), censored.
 
-    The longest prefix decoded free-running; 0 where none was. Censored: the budget, the text's end, or a fit without
-    a result came before a length that fails, so the true one may be larger. A text with no finished fit is left out.
+    The longest prefix decoded free-running; 0 where none was. Where it is `censored`, the true one may be larger. A
+    text with no finished fit is left out.
     """
-    exact = pl.col("length").filter(pl.col("status") == "solved").max()
-    limit = exact.fill_null(pl.col("scored_from").first()) + 1
-    failed = (pl.col("status") == "stalled") & (pl.col("length") == limit)
     return (
         pooled(rows, by)
         .group_by([*by, "text_id", "seed"], maintain_order=True)
-        .agg(
-            pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"),
-            (~failed.any()).alias("censored"),
-        )
+        .agg(pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"), censored())
         .sort([*by, "text_id", "seed"])
     )
 

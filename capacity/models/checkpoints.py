@@ -53,7 +53,8 @@ def _embedded() -> dict[str, Path]:
     return {name: folder for _, name, folder in found}
 
 
-EMBEDDED: dict[str, Path] = _embedded()  # name -> folder, smallest first
+# Name -> folder, smallest first. Listed as this is imported: the folders are part of the package, and no file is read.
+EMBEDDED: dict[str, Path] = _embedded()
 
 
 def locate(name: str, *, revision: str | None = None) -> Path:

@@ -118,7 +118,8 @@ def entry(name: str, notebook: dict[str, Any], *, link: str) -> Entry:
     title, question = heading(notebook)
     end = verdict(notebook)
     return Entry(
-        name=name, title=title or name, question=question, status=run["status"], seconds=run["seconds"], link=link,
+        name=name, title=title.removeprefix(f"{name[:2]} · ") or name, question=question,
+        status=run["status"], seconds=run["seconds"], link=link,
         outcome=end.outcome if end else "", decides=_inline(end.number) if end else "",
     )  # fmt: skip
 

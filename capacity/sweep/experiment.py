@@ -136,14 +136,15 @@ def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
     if n_texts < 1:
         raise ValueError(f"n_texts is {n_texts}; at least 1 is needed")
     lists = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
-    found = [
+    experiments = [
         Experiment(**dict(zip(settings, values, strict=True)), text_index=index)
         for values in product(*lists)
         for index in range(n_texts)
     ]
-    for one in dict.fromkeys(found):
-        one.check()
-    return list(dict.fromkeys(found))
+    experiments = list(dict.fromkeys(experiments))
+    for experiment in experiments:
+        experiment.check()
+    return experiments
 
 
 def cells(experiments: Iterable[Experiment]) -> list[Cell]:
@@ -153,29 +154,32 @@ def cells(experiments: Iterable[Experiment]) -> list[Cell]:
     """
     experiments = list(experiments)
     known: dict[str, tuple] = {}
-    for one in experiments:
-        if one.model not in known:
-            folder = models.locate(one.model)
-            config, tokenizer = models.describe(one.model, folder)
+    for experiment in experiments:
+        if experiment.model not in known:
+            folder = models.locate(experiment.model)
+            config, tokenizer = models.describe(experiment.model, folder)
             facts = models.context_of(config), models.digest(folder), models.tokenizer_digest(tokenizer)
-            known[one.model] = tokenizer, models.bos_policy(tokenizer, folder), *facts
-    experiments = [replace(one, bos=known[one.model][1]) if one.bos == "auto" else one for one in experiments]
+            known[experiment.model] = tokenizer, models.bos_policy(tokenizer, folder), *facts
+    experiments = [
+        replace(experiment, bos=known[experiment.model][1]) if experiment.bos == "auto" else experiment
+        for experiment in experiments
+    ]
     groups: dict[tuple, list[Experiment]] = defaultdict(list)
-    for one in experiments:
-        one.check()
-        groups[one.model, one.source, one.length, one.text_seed, one.bos].append(one)
-    found: dict[Experiment, Cell] = {}
+    for experiment in experiments:
+        experiment.check()
+        sampled = experiment.model, experiment.source, experiment.length, experiment.text_seed, experiment.bos
+        groups[sampled].append(experiment)
+    made: dict[Experiment, Cell] = {}
     for (name, source, length, seed, bos), members in groups.items():
         tokenizer, _, context, revision, digest = known[name]
-        models.check_length(
-            length, max(one.n_mem for one in members), context=context, name=name, n_before=int(bos == "before_mem")
-        )
-        n_texts = 1 + max(one.text_index for one in members)
+        n_mem, n_before = max(experiment.n_mem for experiment in members), int(bos == "before_mem")
+        models.check_length(length, n_mem, context=context, name=name, n_before=n_before)
+        n_texts = 1 + max(experiment.text_index for experiment in members)
         lead = (models.bos_id(tokenizer, name=name),) if bos == "after_mem" else ()  # t1, one of the length
         sample = texts.sample(source, tokenizer, n_texts=n_texts, length=length - len(lead), seed=seed)
-        for one in members:
-            text = sample[one.text_index]
+        for experiment in members:
+            text = sample[experiment.text_index]
             text = replace(text, ids=(*lead, *text.ids))
-            key = one.key(text, revision=revision, tokenizer_digest=digest)
-            found[one] = Cell(one, text, key, revision, digest)
-    return [found[one] for one in experiments]
+            key = experiment.key(text, revision=revision, tokenizer_digest=digest)
+            made[experiment] = Cell(experiment, text, key, revision, digest)
+    return [made[experiment] for experiment in experiments]

@@ -1,0 +1,200 @@
+"""What pages say of the rows that travel, made again from the Parquet files with numpy and plain loops."""
+
+import csv
+import itertools
+import math
+import re
+import shutil
+
+import nbformat
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from capacity import models, report, resources, texts, verdicts
+from capacity.report import parameters
+
+pytestmark = pytest.mark.slow
+
+SPEED = "llama-128-float32"
+QUICK = {  # what is measured anew on a page, and what no number below hangs on, kept short
+    "05_geometry": {"points": 3, "steps": 1},
+    "10_baselines": {"prefixes": [16, 504], "copied": [8]},
+    "11_speed": {},
+}
+
+
+@pytest.fixture(scope="module")
+def travelled():
+    """Return the rows that travel, as they lie in their files, by columns alone."""
+    return pl.concat(pl.read_parquet(file) for file in (resources.data() / "measured" / "rows").glob("*.parquet"))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """Return a function that executes a notebook on the rows that travel, and gives its readings and its verdicts."""
+    folder = tmp_path_factory.mktemp("readings")
+    shutil.copytree(resources.data() / "measured" / "speed" / SPEED, folder / "speed" / SPEED)
+
+    def execute(name):
+        source = resources.notebooks() / f"{name}.py"
+        given = {"store": str(folder / "store"), "missing": "refuse", "speed": str(folder / "speed")} | QUICK[name]
+        given = {key: value for key, value in given.items() if key in parameters.declared(source)}
+        notebook = nbformat.read(report.execute(source, given, out=folder / "pages"), as_version=4)
+        outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+        reading = " ".join(data.get("text/markdown", "") for data in outputs)
+        return reading, [verdicts.Verdict(**data[verdicts.MIMETYPE]) for data in outputs if verdicts.MIMETYPE in data]
+
+    return execute
+
+
+def default(name, parameter):
+    return parameters.declared(resources.notebooks() / f"{name}.py")[parameter].default
+
+
+def numbers(text):
+    """Return the numbers in a text, in order."""
+    return [float(number.replace(",", "")) for number in re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?", text)]
+
+
+def before(words, text):
+    """Return the number that stands before some words of a text."""
+    return numbers(text.partition(words)[0])[-1]
+
+
+def test_the_shares_of_05_are_those_of_the_stored_vectors(said, travelled):
+    reading, (verdict,) = said("05_geometry")
+    rows = travelled.filter(
+        pl.col("text_index") < 5, model="llama-128", source="embedded", search="fixed", recipe="default", length=4,
+        status="solved",
+    )  # fmt: skip
+    vectors = {}
+    for text, mem in rows.select("text_id", "mem").iter_rows():
+        vectors.setdefault(text, []).append(np.array(mem, dtype=float))
+    vectors = {text: own for text, own in vectors.items() if len(own) > 1}
+    assert f"{len(vectors)} texts remain" in reading
+
+    def cosine(one, other):
+        return one @ other / math.sqrt((one @ one) * (other @ other))
+
+    within = {text: [cosine(*pair) for pair in itertools.combinations(own, 2)] for text, own in vectors.items()}
+    shares = [sum(value <= 0.8 for value in own) / len(own) for own in within.values()]
+    value, low, high, bound = numbers(verdict.number)
+    assert bound == 0.95
+    assert value == pytest.approx(np.mean(shares), abs=0.005)
+    assert low <= value <= high
+    assert high - low > 2 * np.std(shares, ddof=1) / math.sqrt(len(shares))  # over texts, not over their pairs
+    above = [value > 0.8 for own in within.values() for value in own]
+    own_means = [np.mean(own) for own in within.values()]
+    assert f"within a text are {np.mean(own_means):.2f} in the mean" in reading
+    assert f"{100 * np.mean(above):.1f}% of {len(above)} are above 0.8" in reading
+    between = {text: [] for text in vectors}  # a pair of two texts counts for both
+    for one, other in itertools.combinations(vectors, 2):
+        for pair in itertools.product(vectors[one], vectors[other]):
+            between[one].append(cosine(*pair))
+            between[other].append(cosine(*pair))
+    assert f"between texts are {np.mean([np.mean(own) for own in between.values()]):.2f} in the mean" in reading
+
+    frozen, ids = models.load("llama-128", device="cpu"), {}
+    for sample in texts.sample("embedded", frozen.tokenizer, n_texts=5, length=4):
+        ids[sample.id] = torch.tensor([sample.ids])
+    held = []
+    for text, own in vectors.items():
+        middles = torch.tensor(np.stack([(one + other) / 2 for one, other in itertools.combinations(own, 2)])).float()
+        embeds = torch.cat([middles[:, None], frozen.embed(ids[text][:, :-1]).expand(len(middles), -1, -1)], 1)
+        with torch.no_grad():
+            right = frozen.model(inputs_embeds=embeds).logits.argmax(-1) == ids[text]
+        held.append(right.all(1).float().mean().item())  # the ends are solutions, so of 3 places the middle decides
+    assert before("% of the lines hold", reading) == pytest.approx(100 * np.mean(held), abs=1.5)
+
+
+def log2_of_next(frozen, ids):
+    """Log2 probabilities of the token after each of ids, (len(ids), vocab), in float64."""
+    with torch.no_grad():
+        logits = frozen.model(input_ids=torch.tensor([list(ids)])).logits[0].double()
+    return (torch.log_softmax(logits, -1) / math.log(2)).numpy()
+
+
+def test_the_margins_and_the_prefix_of_10_are_those_of_the_stored_rows(said, travelled):
+    reading, (verdict,) = said("10_baselines")
+    names, sources = default("10_baselines", "models"), default("10_baselines", "sources")
+    frozen = {name: models.load(name, device="cpu") for name in names}
+    grown = travelled.filter(pl.col("text_index") < 8, search="grow", recipe="default", budget=4000, n_mem=1)
+    for source in sources:
+        amounts = []  # of each model: cross-entropy, saved, shortfall, bits a token
+        for name in names:
+            rows = grown.filter(pl.col("decoded_tokens") > 1, model=name, source=source).to_dicts()
+            sample = {text.id: text.ids for text in texts.sample(source, frozen[name].tokenizer, n_texts=8, length=40)}
+            bits = short = 0.0
+            for row in rows:
+                ids = sample[row["text_id"]][: row["decoded_tokens"]]
+                for logs, target in zip(log2_of_next(frozen[name], ids)[:-1], ids[1:], strict=True):
+                    bits -= logs[target]
+                    short += logs.max() - logs[target]
+            saved = sum(row["bits_without"] - row["bits_with"] for row in rows)
+            scored = sum(row["decoded_tokens"] - 1 for row in rows)
+            amounts.append([bits / scored, saved / scored, short / scored])
+        (margin,) = re.findall(rf"{source}: cross-entropy ([^;\n]*)", reading)
+        assert numbers(margin)[:3] == pytest.approx(np.mean(amounts, 0), abs=0.006)
+
+    (name,) = default("10_baselines", "prefix_models")
+    whole = texts.sample("embedded", frozen[name].tokenizer, n_texts=8, length=512)
+    fitted = travelled.filter(model=name, source="after:504:embedded").sort("text_index")
+    by_vector = (fitted["bits_without"] - fitted["bits_with_min"]).to_numpy()
+    shares = {}
+    for size in (16, 504):
+        saved = []
+        for text in whole:
+            logs = log2_of_next(frozen[name], text.ids[504 - size :]), log2_of_next(frozen[name], text.ids[504:])
+            own = range(505, 512)  # positions 2 to 8 of the continuation; what predicts them stands one before
+            saved.append(sum(logs[0][at - 505 + size, text.ids[at]] - logs[1][at - 505, text.ids[at]] for at in own))
+        shares[size] = sum(saved) / by_vector.sum()
+        if size == max(shares, key=lambda size: shares[size]):
+            off = np.array(saved) - shares[size] * by_vector  # the spread of a quotient of sums, linearised
+            error = off.std(ddof=1) / math.sqrt(len(off)) / by_vector.mean()
+    size, share = max(shares.items(), key=lambda item: item[1])
+    assert f"the best real prefix here, {size} tokens" in reading
+    value, low, high, _ = numbers(verdict.number)
+    assert value == pytest.approx(1 - share, abs=0.006)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.4)
+    assert low < value < high
+    assert verdict.outcome == "replicated"
+    held = grown.filter(pl.col("decoded_tokens") > 0, model="llama-128", source="embedded")["decoded_tokens"]
+    assert f"`llama-128` takes one for {held.mean():.1f}" in reading
+
+
+def test_the_factors_of_11_are_those_of_the_stored_rows_and_rates(said, travelled):
+    reading, (verdict,) = said("11_speed")
+    rows = travelled.filter(model="llama-128", search="grow", n_mem=1, scored_from=0, budget=3000).to_dicts()
+    spent = {}
+    for row in rows:
+        recipe = spent.setdefault(row["recipe"], {"token_steps": 0, "seconds": 0.0, "longest": {}})
+        recipe["token_steps"] += row["token_steps"]
+        recipe["seconds"] += row["seconds"]
+        longest = recipe["longest"]
+        longest[row["text_id"]] = max(longest.get(row["text_id"], 0), row["decoded_tokens"] or 0)
+    assert {recipe: len(one["longest"]) for recipe, one in spent.items()} == dict.fromkeys(
+        ("paper", "progressive", "default"), 16
+    )
+    a_token = {
+        (recipe, cost): one[cost] / sum(one["longest"].values())
+        for recipe, one in spent.items() for cost in ("token_steps", "seconds")
+    }  # fmt: skip
+    steps, seconds, pace = numbers(verdict.number)
+    assert steps == round(a_token["paper", "token_steps"] / a_token["default", "token_steps"], 1)
+    assert seconds == round(a_token["paper", "seconds"] / a_token["default", "seconds"], 1)
+    folder = resources.data() / "measured" / "speed" / SPEED
+    rates = {}
+    for row in csv.DictReader((folder / "rates.csv").read_text().splitlines()):
+        rates.setdefault((row["method"], int(row["length"])), []).append(float(row["rate"]))
+    assert pace == round(np.median(rates["engine", 8]) / np.median(rates["plain", 8]), 1)
+
+    gains = []
+    every = travelled.filter(pl.col("budget") == 3000 * pl.col("n_mem"), source="embedded", search="grow")
+    for name, n_mem, scored_from in itertools.product(("llama-128", "llama-128-bos"), (1, 2), (0, 1)):
+        part = every.filter(model=name, n_mem=n_mem, scored_from=scored_from, limit=40 * n_mem)
+        held = part.group_by("recipe", "text_id").agg(pl.col("decoded_tokens").max().fill_null(0))
+        sums = dict(held.group_by("recipe").agg(pl.col("decoded_tokens").sum()).iter_rows())
+        gains.append(sums["default"] / sums["paper"])
+    assert f"`default` reaches {min(gains):.2f} to {max(gains):.2f} times `paper`'s" in reading
