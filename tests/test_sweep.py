@@ -533,3 +533,45 @@ def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders
     with pytest.raises(models.ModelError, match=r"64 tokens and 1 .* past the context"):
         sweep.run(experiments, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+TOGETHER = """
+import sys, time
+from capacity import fitting, sweep
+from capacity.fitting.recipes import Recipe
+from capacity.sweep import engines
+fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
+check = engines.check
+def wait(*arguments):  # until the others are there, too
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    check(*arguments)
+engines.check = wait
+same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300, "device": "cpu"}
+done = sweep.measure(sweep.grid(model=sys.argv[2], n_texts=40, **same), sys.argv[1], progress=False)
+print(done.n_new, done.n_there, done.n_missing, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_share_the_work_and_an_heir_finishes_it(folders, tmp_path, killed):
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path / "kept"), str(folders["llama"])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) for _ in range(2)]
+    for child in children:
+        assert child.stdout.readline() == "loaded\n"
+    if killed:  # with a cell claimed and none measured
+        children[0].kill()
+        children.pop(0).communicate()
+    for child in children:
+        child.stdin.write("go\n" * 99)
+        child.stdin.flush()
+    counts = [[int(n) for n in child.communicate(timeout=120)[0].splitlines()[-1].split()] for child in children]
+    assert [sum(one) for one in counts] == [40] * len(children)
+    assert sum(n_new for n_new, *_ in counts) == 40  # none twice
+    assert all(n_new > 0 for n_new, *_ in counts)
+    wanted = grid(folders["llama"], n_texts=40)
+    found = pl.concat([pl.read_parquet(shard) for shard in (tmp_path / "kept").glob("*.parquet")])
+    assert not found.select("key", "probe").is_duplicated().any()
+    assert same(run(wanted, tmp_path / "kept", missing="refuse"), run(wanted, tmp_path / "alone"))

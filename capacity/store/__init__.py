@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
+from capacity.store.claims import Claims
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
 from capacity.store.shards import StoreError, StoreWarning, collect, until_it_stays, valid, write
 
 __all__ = [
-    "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Store", "StoreError", "StoreWarning", "default_path",
-    "read", "to_frame",
+    "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
+    "default_path", "read", "to_frame",
 ]  # fmt: skip
 
 

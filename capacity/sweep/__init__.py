@@ -31,7 +31,7 @@ class Measured:
 
     rows: pl.DataFrame  # columns: store.SCHEMA, in order of key and probe
     n_new: int  # cells measured now
-    n_there: int  # cells that were there
+    n_there: int  # cells that were there, or that another process measured meanwhile
     n_missing: int  # cells that are nowhere
 
     def __str__(self) -> str:
@@ -65,6 +65,8 @@ def measure(
         compile: see fitting.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
 
+    Processes that share a store share the work, too (see engines.local).
+
     Rows of a model that is not on this machine are found by their columns (see elsewhere.keys).
 
     Raises ValueError for an unknown `missing` or wrong settings, MissingCells if it is `refuse` and cells are missing,
@@ -89,13 +91,15 @@ def measure(
             f"{len(lacking)} of {len(wanted) + len(away)} cells are not in {' or '.join(map(str, places))}, the first "
             f"is {lacking[0]}; measure them with missing='measure', or name another store"
         )
+    n_new = 0
     if todo and missing == "measure":
         with _terminated(), store.Store(place) as kept:
             kept.check_writable()
-            engines.local(todo, kept.append, compile=compile, progress=progress)
+            n_new = engines.local(todo, kept, compile=compile, progress=progress)
+        lacking = []
     rows = store.read(places, keys=[*wanted, *known.values()])
-    n_new = len(todo) if missing == "measure" else 0
-    return Measured(rows=rows, n_new=n_new, n_there=len(there) + len(known), n_missing=len(lacking) - n_new)
+    n_there = len(wanted) + len(away) - len(lacking) - n_new
+    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking))
 
 
 def _known(

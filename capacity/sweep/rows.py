@@ -15,6 +15,11 @@ from capacity.store import NULLABLE, SCHEMA, VERSION
 from capacity.sweep.experiment import Cell
 
 
+def kind(cell: Cell) -> tuple[str, str]:
+    """Return recipe and search: cells alike in both run side by side."""
+    return cell.experiment.recipe, cell.experiment.search
+
+
 def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
     """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
 
@@ -24,11 +29,8 @@ def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iter
     frozen: the model of all cells; compile: see fitting.run. Raises ValueError for a text that doesn't fit into its
     context.
     """
-
-    def kind(cell: Cell) -> tuple[str, str]:
-        return cell.experiment.recipe, cell.experiment.search
-
-    for (name, how), group in groupby(sorted(cells, key=kind), key=kind):
+    by_kind = sorted(cells, key=kind)
+    for (name, how), group in groupby(by_kind, key=kind):
         begun = [_task(frozen, cell) for cell in group]
         advance = fitting.SEARCHES.get(how, fitting.stop)
         for task in fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile):
