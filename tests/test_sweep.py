@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from capacity import fitting, models, sweep
+from capacity import fitting, metrics, models, sweep
 from capacity.fitting.recipes import Recipe
 from capacity.store import Store
 from capacity.store.schema import SCHEMA
@@ -533,6 +533,31 @@ def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders
     with pytest.raises(models.ModelError, match=r"64 tokens and 1 .* past the context"):
         sweep.run(experiments, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["teacher_forced", "decoded_back"])
+def test_a_text_too_large_to_be_scored_or_decoded_ends_and_the_others_go_on(folders, tmp_path, monkeypatch, name):
+    wanted = grid(folders["llama"], n_texts=3)
+    undisturbed = run(wanted, tmp_path / "undisturbed")
+    large, whole, seen = sweep.cells(wanted)[1], getattr(rows, name), []
+
+    def limited(frozen, *arguments, **options):
+        ids = arguments[1].flatten().tolist() if name == "teacher_forced" else list(arguments[1])
+        if ids == list(large.text.ids)[: len(ids)] and (name == "teacher_forced" or arguments[0]):
+            seen.append(len(ids))
+            raise RuntimeError("CUDA error: out of memory")
+        return whole(frozen, *arguments, **options)
+
+    monkeypatch.setattr(rows, name, limited)
+    found = run(wanted, tmp_path / "kept")
+    assert seen
+    assert same(found.filter(pl.col("key") != large.key), undisturbed.filter(pl.col("key") != large.key))
+    ended = found.filter(key=large.key)
+    assert set(ended["status"]) == {"oom"}
+    assert ended.filter(pl.col("length") > 1)["bits_with"].is_nan().all()
+    assert ended["decoded_tokens"].null_count() == ended.height
+    assert ended["mem"].to_list() == undisturbed.filter(key=large.key)["mem"].to_list()
+    assert metrics.exact_length(found, by=["model"])["n"].item() == 2  # in no mean
 
 
 TOGETHER = """
