@@ -299,6 +299,23 @@ def report(parameter: _Pairs = None, out: _Out = Path("build/report"), store: _S
     _build(None, parameter, out, store)
 
 
+@app.command()
+@coded(resumes=True)
+def merge(
+    stores: Annotated[list[Path], typer.Argument(help="Folders of rows.")],
+    into: Annotated[Path, typer.Option(help="Folder of rows that gets what it has not.")],
+) -> None:
+    """Add the rows of stores to another, unless a cell has other rows there; make one file of many."""
+    from capacity.store import Store
+    from capacity.store import merge as merged
+
+    if absent := [str(path) for path in stores if not path.is_dir()]:
+        raise ValueError(f"{', '.join(absent)}: no such folder")
+    n_new = merged(stores, into)
+    Store(into).compact()
+    say(f"{n_new:,} cells are new in {into}")
+
+
 def main() -> None:
     """Run the command line; exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted, 143 terminated."""
     signal.signal(signal.SIGTERM, terminate)

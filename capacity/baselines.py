@@ -89,7 +89,9 @@ def prefix_gains(read: pl.DataFrame, fitted: pl.DataFrame) -> pl.DataFrame:
     if vectors["mem_saved"].null_count():
         raise ValueError("some rows have no bits_with_min (their loss has no bits); fit them with recipe 'paper'")
     if sorted(vectors.select(keys).iter_rows()) != sorted(read.select(keys).unique().iter_rows()):
-        raise ValueError("the texts after prefixes and those of the vectors differ; give one row of each text")
+        raise metrics.NothingFound(
+            "the texts after prefixes and those of the vectors differ; give one row of each text"
+        )
     real = read.select(*keys, "n_context", saved=pl.col("bits_without") - pl.col("bits_with")).join(vectors, on=keys)
     no_context = pl.lit(None, dtype=pl.Int64).alias("n_context")
     both = pl.concat([real, vectors.select(*keys, no_context, pl.col("mem_saved").alias("saved"), "mem_saved")])

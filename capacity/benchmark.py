@@ -1,7 +1,9 @@
 """How fast fits are: token-steps a second beside the plain published procedure and beside the machine's own peak."""
 
+import contextlib
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -257,15 +259,23 @@ def growth_rate(
 def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:
     """Return the table in the CSV file `path`; where there is none, measure it and write it there first.
 
-    Columns machine, versions and date are added to what is measured.
+    Columns machine, versions and date are added to what is measured. A file that holds no row or ends within one is set
+    aside with a warning, and measured again.
     """
     path = Path(path)
-    if not path.is_file():
-        table = measure().with_columns(
-            machine=pl.lit(provenance.machine()), versions=pl.lit(json.dumps(provenance.versions())),
-            date=pl.lit(time.strftime("%Y-%m-%d", time.gmtime())),
-        )  # fmt: skip
-        files.write(path, table.write_csv().encode())
+    if path.is_file():
+        data = path.read_bytes()
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            table = pl.read_csv(data)
+            if table.height and data.endswith(b"\n"):
+                return table
+        aside = path.replace(path.with_name(f"{path.name}.damaged"))
+        warnings.warn(f"{path} was cut short or is empty: it is {aside} now, and measured again", stacklevel=2)
+    table = measure().with_columns(
+        machine=pl.lit(provenance.machine()), versions=pl.lit(json.dumps(provenance.versions())),
+        date=pl.lit(time.strftime("%Y-%m-%d", time.gmtime())),
+    )  # fmt: skip
+    files.write(path, table.write_csv().encode())
     return pl.read_csv(path)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice, takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,15 +99,33 @@ def walk(
     """Yield the tokens that `choose` takes from the logits of each in turn, after `inputs`, without end.
 
     What a model puts out that it also takes in (keys and values, a recurrent state) is carried on to the next token,
-    which is then read alone; a model without such a state reads everything again.
+    which is then read alone; a model without such a state reads everything again. Where memory runs out, the inputs are
+    read in parts, down to one vector at a time.
     """
     state = {}
     while True:
-        logits, state = frozen.carried(inputs, state)
+        logits, state = frozen.carried(inputs, state) if state else _begun(frozen, inputs)
         token = choose(logits[0, -1])
         yield token
         following = frozen.embed(torch.tensor([[token]]))
         inputs = following if state else torch.cat([inputs, following], dim=1)
+
+
+def _begun(frozen: Frozen, inputs: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Return the logits of the last of `inputs`, and the state after them."""
+    size = inputs.shape[1]
+    while True:
+        try:
+            state: dict[str, Any] = {}
+            for part in inputs.split(size, dim=1):
+                logits, state = frozen.carried(part, state)
+                if not state and size < inputs.shape[1]:
+                    raise MemoryError(f"{frozen.name} carries nothing on: its input can't be read in parts")
+            return logits, state
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error) or size == 1:
+                raise
+            size = -(-size // 2)
 
 
 def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[int] = ()) -> Iterator[int]:

@@ -52,7 +52,11 @@ def coded(*, resumes: bool) -> Callable[[Callable[..., None]], Callable[..., Non
                 command(*args, **kwargs)
             except (KeyboardInterrupt, Terminated) as error:
                 again = shlex.join(["capacity", *sys.argv[1:]])
-                kept = "finished work is kept, the same command resumes it" if resumes else "to begin again"
+                kept = (
+                    "what is finished is kept; the same command goes on, fits under way begin again"
+                    if resumes
+                    else "nothing is kept of the fit under way; to begin again"
+                )
                 ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
                 say(f"\n{ended}; {kept}: {again}", err=True)
                 raise typer.Exit(code) from None

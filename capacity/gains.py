@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, summarise
+from capacity.metrics import CONDITIONS, NothingFound, accuracy, exact, interval, mean, pooled, summarise
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -98,7 +98,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     }
     failed = rows.filter(accuracy() <= _PASSED)
     if failed.is_empty():
-        raise ValueError(f"no fit of {rows.height} failed, so there is no plateau to average; give longer texts")
+        raise NothingFound(f"no fit of {rows.height} failed, so there is no plateau to average; give longer texts")
 
     return pl.concat(mean(failed, gain, by).with_columns(unit=pl.lit(unit)) for unit, gain in gains.items())
 
@@ -172,7 +172,7 @@ def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame
     failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
     failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1)
     if failed.is_empty():
-        raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
+        raise NothingFound(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
     x, y = pl.col("bits_without"), pl.col("after")
 
     def one(part: pl.DataFrame) -> dict:
@@ -221,7 +221,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     alone = texts.filter(n_mem=1).select(*by, "text_id", pl.col("bits").alias("alone"))
     both = texts.join(alone, on=[*by, "text_id"], how="left", maintain_order="left")
     if both["alone"].null_count():
-        raise ValueError("some texts were not measured with one vector; add n_mem 1 for the same texts")
+        raise NothingFound("some texts were not measured with one vector; add n_mem 1 for the same texts")
 
     def one(part: pl.DataFrame) -> dict:
         each = part.select(pl.col("bits") / pl.col("n_mem"), "alone").to_numpy()

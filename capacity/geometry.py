@@ -8,16 +8,17 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
+from capacity.metrics import NothingFound
 from capacity.models import Frozen
 
 
 def vectors(rows: pl.DataFrame) -> Float[np.ndarray, "solutions n_mem dim"]:
     """Return the [mem] vectors of rows (columns: rows.SCHEMA), one solution a row, float32.
 
-    Raises ValueError for no rows, rows without their vectors, or rows of several shapes.
+    Raises NothingFound for no rows, ValueError for rows without their vectors, or rows of several shapes.
     """
     if rows.is_empty():
-        raise ValueError("there are no rows; where no fit was solved, take shorter texts or more seeds")
+        raise NothingFound("there are no rows; where no fit was solved, take shorter texts or more seeds")
     shapes = rows.select("n_mem", "d_model").unique()
     if shapes.height != 1:
         raise ValueError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from capacity.metrics import Interval
+from capacity.metrics import Interval, NothingFound
 
 MIMETYPE = "application/vnd.capacity.verdict+json"  # holds a verdict in an output; the report's index reads it
 OUTCOMES = ("holds", "does not hold", "cannot tell", "replicated", "not replicated", "measured")
@@ -41,6 +41,11 @@ def measured(sentence: str, *, headline: str = "") -> Verdict:
     return Verdict(outcome="measured", claim="", number=sentence, headline=headline)
 
 
+def nothing(why: str) -> Verdict:
+    """Return what a page ends with where the rows that it needs are not there, as NothingFound says."""
+    return Verdict(outcome="cannot tell", claim="nothing was found", number=why.rstrip("."))
+
+
 def judge(
     claim: str,
     found: Mapping[str, Interval],
@@ -67,10 +72,10 @@ def judge(
         floor: the numbers are lower bounds (searches ended with their budget), so that none decides from below.
         headline: as in `Verdict`.
 
-    Raises ValueError for no number.
+    Raises NothingFound for no number.
     """
     if not found:
-        raise ValueError("no number decides; give at least one interval")
+        raise NothingFound("no number decides; give at least one interval")
     over = [one.low is not None and one.low > above and not one.degenerate for one in found.values()]
     beneath = [one.high is not None and one.high < above and not one.degenerate for one in found.values()]
     under = [one and not floor for one in beneath]

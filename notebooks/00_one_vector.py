@@ -38,7 +38,7 @@ import polars as pl
 import torch
 from IPython.display import Markdown
 
-from capacity import charts, coding, decoding, models, sweep, verdicts
+from capacity import charts, coding, decoding, metrics, models, sweep, verdicts
 from capacity.texts import token_bytes
 
 charts.enable()
@@ -58,7 +58,7 @@ settings = {
 }
 cell = sweep.grid(bos=bos, **settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
 done = sweep.measure(cell, store or None, missing=missing)
-rows = done.rows
+rows = metrics.found(done.rows)
 
 # %% [markdown]
 # ## How the text was found

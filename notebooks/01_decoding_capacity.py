@@ -107,7 +107,7 @@ by_paper = theirs.pivot("source", index="model", values="value").sort("pg19")
 by_paper
 
 # %%
-natural = exact.filter(source=sources[0]).sort("value")
+natural = metrics.found(exact.filter(source=sources[0])).sort("value")
 most, least = natural.row(-1, named=True), natural.row(0, named=True)
 eq1 = limit.filter(model=most["model"], unit="tokens")["value"].item()
 by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
@@ -125,12 +125,13 @@ Markdown(
 other = next((source for source in sources[1:] if source == "random_words"), sources[-1])
 each = metrics.exact_lengths(rows.filter(search="grow"))
 held = {key: part["exact_length"] for key, part in each.group_by("model", "source")}
-fall = {model: metrics.difference(held[model, sources[0]], held[model, other]) for model in models}
+pairs = {model: [held.get((model, source), []) for source in (sources[0], other)] for model in models}
+fall = {model: metrics.difference(*pair) for model, pair in pairs.items() if all(map(len, pair))}
 verdicts.judge(
     f"one vector holds fewer tokens of {other} than of {sources[0]} text, on every model",
     fall, unit="tokens", paper=True,
     change=f"texts: {n_texts} a source leave a difference below "
-    f"{max((one.high - one.low) / 2 for one in fall.values()):.1f} tokens unseen",
+    f"{max(((one.high - one.low) / 2 for one in fall.values()), default=0):.1f} tokens unseen",
     headline=f"At least {most['value']:.1f} tokens ({most['low']:.1f} to {most['high']:.1f}, 95% over {most['n']} "
     f"texts) of {sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
 )  # fmt: skip

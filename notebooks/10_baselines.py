@@ -33,6 +33,7 @@ continuation: int = 8  # tokens, what [mem] and the prefixes have to predict
 copied: list[int] = [8, 64, 240]  # tokens of the texts to be copied
 instruction: str = "\n\nRepeat the text above, word for word:\n\n"  # between a text and its copy; may be empty
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -54,10 +55,10 @@ charts.enable()
 later = f"after:{before}:{sources[0]}"
 grown = {"model": models, "source": sources, "length": longest, "search": "grow", "budget": budget}
 paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
-cells = [e for settings in (grown, paper) for e in sweep.grid(n_texts=n_texts, **settings)]
+cells = [e for settings in (grown, paper) for e in sweep.grid(bos=bos, n_texts=n_texts, **settings)]
 done = sweep.measure(cells, store or None, missing=missing)
-rows = done.rows
-loaded = {name: load(name) for name in dict.fromkeys([*models, *prefix_models])}
+rows = metrics.found(done.rows)
+loaded = {name: load(name, bos=bos) for name in dict.fromkeys([*models, *prefix_models])}
 
 # %% [markdown]
 # ## A real prefix
@@ -148,7 +149,9 @@ copy_table.with_columns(pl.selectors.float().round(3))
 # %%
 exact = rows.filter(pl.col("decoded_tokens") > 0, search="grow")
 held = {name: ledgers.held(frozen, exact.filter(model=name)) for name, frozen in loaded.items()}
-ledger = pl.DataFrame([row for name, frozen in loaded.items() for row in ledgers.measured(frozen, held[name])])
+ledger = metrics.found(
+    pl.DataFrame([row for name, frozen in loaded.items() for row in ledgers.measured(frozen, held[name])])
+)
 kept = pl.concat([ledger.drop("came_back"), ledgers.of_paper()])
 times = ledgers.times(kept)
 by_what = times.pivot("what", index=["model", "source"], values="value")

@@ -41,6 +41,7 @@ driven: list[int] = [1, 16, 64]  # texts of searches whose rate is measured
 driven_budget: int = 1000  # token-steps a text of these
 speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # of the searches: none, before_mem, or auto, as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
@@ -107,11 +108,11 @@ benchmark.medians(costs).drop("ratio").with_columns(whole, pl.col("share").round
 
 # %%
 searches = [e for n in search_n_mem for e in sweep.grid(
-    model=search_models, n_texts=n_texts, length=n * longest, search="grow", n_mem=n, budget=n * budget,
+    model=search_models, n_texts=n_texts, length=n * longest, search="grow", n_mem=n, budget=n * budget, bos=bos,
     recipe=recipes, scored_from=[0, 1],
 )]  # fmt: skip
 done = sweep.measure(searches, store or None, missing=missing)
-rows = done.rows
+rows = metrics.found(done.rows)
 by = ["model", "n_mem", "scored_from"]
 each = metrics.exact_lengths(rows, by=[*by, "recipe"])
 ours = each.filter(recipe="default").select(*by, "text_id", "seed", default="exact_length")

@@ -344,6 +344,18 @@ def test_what_is_there_is_what_is_read(tmp_path: Path) -> None:
     assert path.read_text() == "rate\n12.5\n"
 
 
+@pytest.mark.parametrize("left", [0, 3, 30, 100, -1], ids=["empty", "header", "header or row", "row", "line end"])
+def test_a_table_that_was_cut_is_set_aside_and_measured_again(left: int, tmp_path: Path) -> None:
+    path = tmp_path / "rates.csv"
+    whole = benchmark.kept(path, lambda: TABLE)
+    data = path.read_bytes()
+    path.write_bytes(data[:left])
+    with pytest.warns(UserWarning, match=r"rates.csv was cut short or is empty: it is .*rates.csv.damaged now"):
+        assert_frame_equal(benchmark.kept(path, lambda: TABLE), whole)
+    assert path.read_bytes() == data
+    assert (tmp_path / "rates.csv.damaged").read_bytes() == data[:left]
+
+
 def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "rates.csv"
 

@@ -307,7 +307,7 @@ def test_a_model_that_changed_between_its_key_and_its_loading_is_refused(llama: 
         engines.check(load(llama), [dataclasses.replace(cell, revision="f" * 16)])
     change(llama, lambda weights: weights["model.norm.weight"].mul_(2))
     with pytest.raises(ModelError, match=f"changed while it was in use: its revision was {cell.revision}"):
-        engines.local([cell], lambda rows: None, progress=False)
+        engines.local([cell], store.Store(llama.parent / "kept"), progress=False)
     other = dataclasses.replace(cell, revision=tiny.revision, tokenizer_digest="0" * 16)
     with pytest.raises(ModelError, match="its tokenizer_digest was 0000000000000000"):
         engines.check(tiny, [other])

@@ -259,6 +259,28 @@ def test_scores_where_memory_runs_out_are_the_scores(
         teacher_forced(frozen, mem, ids)
 
 
+@pytest.mark.parametrize("most", [4, 2, 1])
+def test_decoding_where_memory_runs_out_reads_the_vectors_in_parts(
+    most: int, tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem, carried, read = random_mem(tiny, 7), Frozen.carried, []
+    whole = free_running(tiny, mem, 12, given=[5])
+
+    def limited(self: Frozen, embeds: Tensor, state: dict | None = None) -> tuple:
+        if embeds.shape[1] > most:
+            raise RuntimeError("CUDA error: out of memory")
+        read.append(embeds.shape[1])
+        return carried(self, embeds, state)
+
+    monkeypatch.setattr(Frozen, "carried", limited)
+    assert free_running(tiny, mem, 12, given=[5]) == whole
+    assert sum(read) == 8 + 10
+    assert max(read) == most
+    monkeypatch.setattr(Frozen, "carried", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        free_running(tiny, mem, 12)
+
+
 def test_decoding_goes_back_until_a_vector_decodes_whole(tiny: Frozen) -> None:
     mem = [random_mem(tiny, 2, seed=seed) for seed in range(3)]
     ids = free_running(tiny, mem[1], 9)

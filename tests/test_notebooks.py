@@ -526,6 +526,30 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
 
 
+LIKELY = ("00", "01", "03", "05", "06", "10", "11")  # pages of rows
+
+
+@pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem[:2] in LIKELY])
+def test_a_page_without_its_rows_runs_and_says_so(name, case, executed, tmp_path):
+    given = SETTINGS[name] | {"missing": "skip", "store": str(tmp_path / "store"), "speed": str(tmp_path / "speed")}
+    if case == "short of a text":
+        given |= {"store": str(executed.folder / SETTINGS[name].get("store", "store")), "n_texts": 4, "text_index": 9}
+        executed[name]
+    if case == "budget of 1":
+        given |= {"missing": "measure", "budget": 1}
+    source = resources.notebooks() / f"{name}.py"
+    known = parameters.declared(source)
+    if case == "budget of 1" and "budget" not in known:
+        pytest.skip("nothing is searched here")
+    path = report.execute(source, {key: value for key, value in given.items() if key in known}, out=tmp_path)
+    shown = "".join(outputs(nbformat.read(path, as_version=4), "text/markdown"))
+    assert "Verdict:" in shown or "**Measured.**" in shown
+    if case == "none":
+        assert "nothing was found" in shown
+        assert "cannot tell" in path.with_suffix(".ipynb").read_text()
+
+
 def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
     notebook, _ = executed["91_prepare_texts"]
     density, lengths = charts_of(notebook)

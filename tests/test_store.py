@@ -505,15 +505,34 @@ def test_what_is_no_file_is_left_out(tmp_path):
     assert len(seen) == 2
 
 
-def test_many_shards_become_one_when_a_store_is_closed(tmp_path):
-    names = [f"{number:03}" for number in range(66)]
+def test_many_shards_become_one_while_they_are_written(tmp_path):
+    names = [f"{number:03}" for number in range(150)]
     with Store(tmp_path, flush_seconds=60) as opened:
         for name in names:
             opened.append(cell(name))
             opened.flush()
-        assert len(shards(tmp_path)) == 66
-    assert len(shards(tmp_path)) == 1
+            assert len(shards(tmp_path)) <= 64
     assert Store(tmp_path).keys() == set(names)
+
+
+def test_stores_are_merged_where_their_rows_agree(tmp_path):
+    fill(tmp_path / "a", "k", "l", n_probes=2)
+    fill(tmp_path / "b", "l", "m", n_probes=2, seconds=9.0, versions="others", threads=7)
+    assert store.conflicts([tmp_path / "a", tmp_path / "b"]) == []
+    before = exact(store.read([tmp_path / "a", tmp_path / "b"]))
+    assert store.merge([tmp_path / "b"], tmp_path / "a") == 1
+    assert exact(Store(tmp_path / "a").read()) == before
+    assert store.merge([tmp_path / "b", tmp_path / "a"], tmp_path / "new") == 3
+    assert store.merge([tmp_path / "a"], tmp_path / "new") == 0
+
+
+@pytest.mark.parametrize("changes", [{"steps": 2}, {"n_probes": 1}, {"mem": [0.25]}, {"bits_with": float("nan")}])
+def test_stores_that_disagree_are_not_merged(tmp_path, changes):
+    fill(tmp_path / "a", "k", "l", n_probes=2)
+    fill(tmp_path / "b", "l", "m", **{"n_probes": 2} | changes)
+    with pytest.raises(StoreError, match=r"1 cells have other rows in another of these stores \(l\)"):
+        store.merge([tmp_path / "b"], tmp_path / "a")
+    assert Store(tmp_path / "a").keys() == {"k", "l"}
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):

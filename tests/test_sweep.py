@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from capacity import fitting, models, sweep
+from capacity import fitting, metrics, models, sweep
 from capacity.fitting.recipes import Recipe
 from capacity.store import Store
 from capacity.store.schema import SCHEMA
@@ -325,6 +325,91 @@ def test_what_neither_the_store_nor_the_travelling_rows_have_is_measured(folders
     assert Store(tmp_path / "own").missing([key]) == []
 
 
+@pytest.fixture
+def gone(folders, tmp_path, offline):
+    """Experiments of every kind on a model that is on this machine no more, and their rows; a folder, too."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders["llama"], folder)
+    wanted = grid(folder, n_texts=3, seed=[0, 1], bos="auto", device=None) + grid(folder, scored_from=1, bos="none")
+    wanted += grid(folder, search="fixed", length=[3, 4], trace=True) + grid(folder, n_mem=2, budget=200, text_seed=1)
+    rows = run(wanted, tmp_path / "kept")
+    folder.rename(tmp_path / "elsewhere")
+    return wanted, rows, folder
+
+
+@pytest.mark.parametrize("missing", sweep.MISSING)
+def test_rows_of_a_model_that_is_gone_are_found_by_their_columns(gone, tmp_path, missing):
+    wanted, rows, _ = gone
+    found = sweep.measure(wanted, tmp_path / "kept", missing=missing, progress=False)
+    assert found.rows.equals(rows)
+    assert (found.n_new, found.n_there, found.n_missing) == (0, 14, 0)
+    for one in wanted:  # each its own cell
+        (kept,) = run([one], tmp_path / "kept", missing=missing).partition_by("key")
+        assert kept.row(0, named=True)["seed"] == one.seed
+        assert (kept["text_index"][0], kept["n_mem"][0]) == (one.text_index, one.n_mem)
+    mixed = sweep.measure([*wanted, *grid("llama-64", n_texts=1)], tmp_path / "kept", missing="skip", progress=False)
+    assert mixed.rows.equals(rows)
+    assert (mixed.n_there, mixed.n_missing) == (14, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2}, {"length": 5}, {"budget": 299}, {"n_mem": 3}, {"text_seed": 2}, {"text_index": 3}, {"trace": True},
+        {"recipe": "paper"}, {"search": "bracket"}, {"bos": "before_mem"}, {"dtype": "bfloat16"}, {"device": "cuda"},
+        {"attention": "eager"}, {"source": "random_words"}, {"scored_from": 1, "seed": 1},
+    ],
+)  # fmt: skip
+def test_other_settings_of_a_model_that_is_gone_are_missing(gone, tmp_path, change):
+    one, store = replace(gone[0][0], **change), tmp_path / "kept"
+    found = sweep.measure([one], store, missing="skip", progress=False)
+    assert (len(found.rows), found.n_missing) == (0, 1)
+    with pytest.raises(MissingCells, match=r"^1 of 1 cells"):
+        run([one], store, missing="refuse")
+    with pytest.raises(models.ModelError, match="no model"):
+        run([one], store)
+
+
+def test_what_cannot_be_told_without_the_model_is_refused(gone, tmp_path):
+    wanted, rows, folder = gone
+    with pytest.raises(models.ModelError, match="no model 'nobody/nothing'"):  # a slip of the pen is no missing row
+        run(grid("nobody/nothing"), tmp_path / "kept", missing="skip")
+    shutil.copytree(tmp_path / "elsewhere", folder)
+    run(grid(folder, n_texts=1, bos="before_mem", device=None), tmp_path / "kept")
+    shutil.rmtree(folder)
+    with pytest.raises(models.ModelError, match=r"2 of bos \(before_mem, none\).*name the policy"):
+        run(wanted, tmp_path / "kept", missing="skip")
+    named = [replace(one, bos="none") for one in wanted]
+    assert run(named, tmp_path / "kept", missing="skip").equals(rows)
+    with Store(tmp_path / "kept") as kept:
+        other = rows.filter(key=rows["key"][0]).with_columns(key=pl.lit("other"), revision=pl.lit("f" * 16))
+        kept.append(other.to_dicts())
+    with pytest.raises(models.ModelError, match=r"2 of revision \(.*ffffffffffffffff"):
+        run(named, tmp_path / "kept", missing="skip")
+
+
+def test_a_packaged_model_is_known_by_its_digest_and_names_its_policy(gone, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPACITY_HOME", str(tmp_path / "home"))
+    wanted, rows, _ = gone
+    name = "smollm2-135m"
+    packaged = models.PACKAGED[name]
+    of_it = rows.filter(pl.col("n_mem") == 1, search="grow", scored_from=0).with_columns(model=pl.lit(name))
+    with Store(tmp_path / "kept") as kept:
+        for number, (revision, bos) in enumerate(
+            [(packaged.sha256[:16], "none"), (packaged.sha256[:16], "before_mem"), ("f" * 16, "none")]
+        ):
+            changed = of_it.with_columns(pl.col("key") + str(number), revision=pl.lit(revision), bos=pl.lit(bos))
+            kept.append(changed.to_dicts())
+    asked = [replace(one, model=name) for one in wanted[:6]]
+    with pytest.raises(models.ModelError, match="2 of bos"):
+        run(asked, tmp_path / "kept", missing="skip")
+    monkeypatch.setitem(models.PACKAGED, name, replace(packaged, bos="before_mem"))
+    found = run(asked, tmp_path / "kept", missing="skip")
+    assert set(found["bos"]) == {"before_mem"}
+    assert found["key"].n_unique() == 6
+    assert len(run(asked, tmp_path / "empty", missing="skip")) == 0  # nothing is known of it, and it is no slip
+
+
 def test_refuses_an_unknown_word_for_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="missing is 'cloud'; known are measure, skip, refuse"):
         run([], tmp_path, missing="cloud")
@@ -448,3 +533,70 @@ def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders
     with pytest.raises(models.ModelError, match=r"64 tokens and 1 .* past the context"):
         sweep.run(experiments, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["teacher_forced", "decoded_back"])
+def test_a_text_too_large_to_be_scored_or_decoded_ends_and_the_others_go_on(folders, tmp_path, monkeypatch, name):
+    wanted = grid(folders["llama"], n_texts=3)
+    undisturbed = run(wanted, tmp_path / "undisturbed")
+    large, whole, seen = sweep.cells(wanted)[1], getattr(rows, name), []
+
+    def limited(frozen, *arguments, **options):
+        ids = arguments[1].flatten().tolist() if name == "teacher_forced" else list(arguments[1])
+        if ids == list(large.text.ids)[: len(ids)] and (name == "teacher_forced" or arguments[0]):
+            seen.append(len(ids))
+            raise RuntimeError("CUDA error: out of memory")
+        return whole(frozen, *arguments, **options)
+
+    monkeypatch.setattr(rows, name, limited)
+    found = run(wanted, tmp_path / "kept")
+    assert seen
+    assert same(found.filter(pl.col("key") != large.key), undisturbed.filter(pl.col("key") != large.key))
+    ended = found.filter(key=large.key)
+    assert set(ended["status"]) == {"oom"}
+    assert ended.filter(pl.col("length") > 1)["bits_with"].is_nan().all()
+    assert ended["decoded_tokens"].null_count() == ended.height
+    assert ended["mem"].to_list() == undisturbed.filter(key=large.key)["mem"].to_list()
+    assert metrics.exact_length(found, by=["model"])["n"].item() == 2  # in no mean
+
+
+TOGETHER = """
+import sys, time
+from capacity import fitting, sweep
+from capacity.fitting.recipes import Recipe
+from capacity.sweep import engines
+fitting.RECIPES["quick"] = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
+check = engines.check
+def wait(*arguments):  # until the others are there, too
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    check(*arguments)
+engines.check = wait
+same = {"source": "random_tokens", "recipe": "quick", "length": 6, "budget": 300, "device": "cpu"}
+done = sweep.measure(sweep.grid(model=sys.argv[2], n_texts=40, **same), sys.argv[1], progress=False)
+print(done.n_new, done.n_there, done.n_missing, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_share_the_work_and_an_heir_finishes_it(folders, tmp_path, killed):
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path / "kept"), str(folders["llama"])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) for _ in range(2)]
+    for child in children:
+        assert child.stdout.readline() == "loaded\n"
+    if killed:  # with a cell claimed and none measured
+        children[0].kill()
+        children.pop(0).communicate()
+    for child in children:
+        child.stdin.write("go\n" * 99)
+        child.stdin.flush()
+    counts = [[int(n) for n in child.communicate(timeout=120)[0].splitlines()[-1].split()] for child in children]
+    assert [sum(one) for one in counts] == [40] * len(children)
+    assert sum(n_new for n_new, *_ in counts) == 40  # none twice
+    assert all(n_new > 0 for n_new, *_ in counts)
+    wanted = grid(folders["llama"], n_texts=40)
+    found = pl.concat([pl.read_parquet(shard) for shard in (tmp_path / "kept").glob("*.parquet")])
+    assert not found.select("key", "probe").is_duplicated().any()
+    assert same(run(wanted, tmp_path / "kept", missing="refuse"), run(wanted, tmp_path / "alone"))

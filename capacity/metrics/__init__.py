@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 
 from capacity.metrics.intervals import Interval, difference, interval
-from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, finished, pooled
+from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, finished, found, pooled
 
 __all__ = [
-    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "accuracy", "accuracy_by_length", "censored", "check_threshold",
-    "decoding_capacity", "difference", "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished",
-    "interval", "mean", "n_right", "pooled", "ratio", "summarise",
+    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length", "censored",
+    "check_threshold", "decoding_capacity", "difference", "exact", "exact_length", "exact_length_by_cost",
+    "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "ratio", "summarise",
 ]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
         lengths = np.sort(part["length"].unique().to_numpy())
         values = table.select([str(length) for length in lengths]).to_numpy().astype(float)
         if np.isnan(values).any():
-            raise ValueError("some texts miss a length; decoding capacity needs every text at every length")
+            raise NothingFound("some texts miss a length; decoding capacity needs every text at every length")
 
         def largest(chosen: np.ndarray) -> float:
             passed = lengths[chosen.mean(axis=0) >= threshold - 1e-12]
@@ -177,13 +177,11 @@ def summarise(
 ) -> pl.DataFrame:
     """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
 
-    Raises ValueError for no rows.
+    Raises NothingFound for no rows.
     """
-    found = []
-    for group, part in rows.group_by(list(by), maintain_order=True):
+    each = []
+    for group, part in found(rows).group_by(list(by), maintain_order=True):
         made = summary(part)
-        found.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
-    if not found:
-        raise ValueError("no rows to summarise; check what they were filtered by")
-    made = pl.DataFrame(found, infer_schema_length=None).sort(by)
+        each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
+    made = pl.DataFrame(each, infer_schema_length=None).sort(by)
     return made.with_columns(pl.col(name).cast(pl.Float64) for name in ("low", "high") if name in made.columns)

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from capacity.metrics.pooling import NothingFound
+
 _SEED = 0
 _RESAMPLES = 2000
 
@@ -40,7 +42,7 @@ def interval(
     """
     data = np.asarray(values, dtype=float)
     if not len(data):
-        raise ValueError("no texts to take an interval over; check what the rows were filtered by")
+        raise NothingFound("no texts to take an interval over; check what the rows were filtered by")
     if not np.isfinite(data).all():
         raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")
     data = data[np.lexsort(data.reshape(len(data), -1).T)]  # one order, so that the order of rows changes nothing
@@ -72,7 +74,7 @@ def difference(first: Sequence[float] | pl.Series, second: Sequence[float] | pl.
     """
     values = [float(value) for sample in (first, second) for value in sample]
     if not len(first) or not len(second):
-        raise ValueError(f"no texts to compare: {len(first)} in the first sample, {len(second)} in the second")
+        raise NothingFound(f"no texts to compare: {len(first)} in the first sample, {len(second)} in the second")
     samples = [np.sort(np.asarray(sample, dtype=float)) for sample in (first, second)]
     if not np.isfinite(values).all():
         raise ValueError("a value is not finite; leave out rows that diverged (status) before averaging")

@@ -13,6 +13,19 @@ ALIKE = (
 UNFINISHED = ("diverged", "oom")  # fits without a result: they are counted, but no mean has them
 
 
+class NothingFound(ValueError):
+    """Rows that a number or a page needs are not there: it ends where it says so, and is no failure."""
+
+
+def found(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows as they are; raises NothingFound if there are none."""
+    if rows.is_empty():
+        raise NothingFound(
+            "there are no rows to summarise; measure them (missing='measure'), with a larger budget or shorter texts"
+        )
+    return rows
+
+
 def finished(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of fits with a result: not those that diverged or ran out of memory."""
     return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from capacity.models import packaged
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
 
@@ -232,7 +233,7 @@ def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_b
 
 
 def bos_policy(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """Return what `auto` stands for: the policy that the model's own training.json names, as `bos`, where it does.
+    """Return what `auto` stands for: the policy that the model's own training.json or packaged.PACKAGED names.
 
     Else `before_mem` where the tokenizer begins a text with BOS, so that the model never read a text without; else
     `none`. Raises ModelError for another policy than those two.
@@ -240,7 +241,7 @@ def bos_policy(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     try:
         own = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("bos")
     except (OSError, ValueError, AttributeError):  # it says nothing of its training
-        own = None
+        own = packaged.policy(folder)
     if own is not None:
         if own not in ("none", "before_mem"):
             raise ModelError(f"{folder / 'training.json'} names bos {own!r}; none and before_mem are allowed")

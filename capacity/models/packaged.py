@@ -38,6 +38,7 @@ class Packaged:
     unpacked: int  # megabytes, of the GGUF file and the float32 weights made of it
     licence: str
     terms: bool = False  # whether they have to be accepted
+    bos: str | None = None  # policy that exact lengths of at least 12 texts speak for; None: as the tokenizer has it
 
     def offer(self) -> str:
         """Return what would be fetched: package, size, licence."""
@@ -112,6 +113,11 @@ def locate(name: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise ModelError(f"{_file(name)} has SHA-256 {folder.name}, not {wanted.sha256}; delete it and fetch it again")
     return folder
+
+
+def policy(folder: Path) -> str | None:
+    """Return the BOS policy that a packaged model names, by its folder; None for others."""
+    return next((one.bos for one in PACKAGED.values() if one.sha256 == folder.name), None)
 
 
 def fetch(name: str, *, accept_terms: bool = False) -> Path:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from traitlets import default
 from traitlets.config import Config
 
-from capacity import files, harmless, provenance, resources
+from capacity import files, harmless, provenance, resources, verdicts
 from capacity.report import page
 from capacity.report.parameters import check, declared, share
 
@@ -70,13 +70,14 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
 
     `source` is a py:percent file, `given` goes after its parameters cell, `timeout` is in seconds a cell. The
     kernel is this interpreter, in the caller's working folder. ParameterError before a kernel starts;
-    NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of time.
+    NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of time. A notebook whose
+    rows are not there (metrics.NothingFound) ends where it misses them, with a verdict that says so.
     """
     values = check(source, given)
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     run = _provenance(source, values)
-    reason, started = "", time.monotonic()
+    reason, found_nothing, started = "", False, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
         draft = Path(scratch) / "draft.ipynb"
         # sockets in a folder of our own: of two kernels that start at once, both may pick the same TCP port
@@ -100,6 +101,7 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
                 config=Config(KernelManager=connection),
             )
         except PapermillExecutionError as error:
+            found_nothing = error.ename == "NothingFound"
             reason = f"{error.ename}: {error.evalue}".splitlines()[0]
         except CellTimeoutError as error:
             reason = files.first_line(error)
@@ -109,6 +111,9 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
             reason = f"the kernel did not start: {error}"
         if draft.exists():
             notebook = nbformat.read(draft, as_version=4)
+    if found_nothing:
+        _end(notebook, reason.partition(": ")[2])
+        reason = ""
     notebook.metadata.pop("papermill", None)  # it names paths of this machine
     status = "failed" if reason else "complete"
     run |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
@@ -118,6 +123,19 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
     if reason:
         raise NotebookError(executed, reason)
     return executed
+
+
+def _end(notebook: nbformat.NotebookNode, why: str) -> None:
+    """End a notebook at the cell that found nothing, with the verdict in place of its error."""
+    places = [
+        at for at, cell in enumerate(notebook.cells) if any(o.output_type == "error" for o in cell.get("outputs", ()))
+    ]
+    del notebook.cells[places[0] + 1 :]
+    data = verdicts.nothing(why)._repr_mimebundle_()
+    cell = notebook.cells[places[0]]
+    cell.outputs = [o for o in cell.outputs if o.output_type != "error"] + [
+        nbformat.v4.new_output("display_data", data)
+    ]
 
 
 def build(

@@ -12,16 +12,17 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
+from capacity.store.claims import Claims
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
 from capacity.store.shards import StoreError, StoreWarning, collect, until_it_stays, valid, write
 
 __all__ = [
-    "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Store", "StoreError", "StoreWarning", "default_path",
-    "read", "to_frame",
+    "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
+    "conflicts", "default_path", "merge", "read", "to_frame",
 ]  # fmt: skip
 
 
-_MANY = 64  # shards that a store may have when it is closed
+_MANY = 64  # shards; more become one
 
 
 def default_path() -> Path:
@@ -78,15 +79,16 @@ class Store:
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
-            if self._waiting:
-                write(self.path, pl.concat(self._waiting))
-                self._waiting = []
+            if not self._waiting:
+                return
+            write(self.path, pl.concat(self._waiting))
+            self._waiting = []
+            if len(list(self.path.glob("*.parquet"))) > _MANY:
+                self.compact()
 
     def close(self) -> None:
-        """Return nothing; what waits is written, and many small shards become one."""
+        """Return nothing; what waits is written."""
         self.flush()
-        if len(list(self.path.glob("*.parquet"))) > _MANY:
-            self.compact()
 
     def _flush_late(self) -> None:
         try:
@@ -142,6 +144,38 @@ class Store:
             write(self.path, collect(shards, None, None), when=when)
             for path in shards:
                 path.unlink(missing_ok=True)
+
+
+def conflicts(paths: Sequence[Path | str]) -> list[str]:
+    """Return the keys of cells whose rows differ between folders, `seconds`, `versions` and `threads` apart.
+
+    Of these `read` takes the first folder's. A damaged shard is only warned of.
+    """
+    parts = []
+    for path in paths:
+        rows = read([path])
+        each = rows.select("key", hash=rows.drop("seconds", "versions", "threads").hash_rows().cast(pl.String))
+        parts.append(each.group_by("key").agg(pl.col("hash").str.join(" ")))  # in order of probe
+    different = pl.concat(parts).unique().group_by("key").len().filter(pl.col("len") > 1)
+    return different["key"].sort().to_list()
+
+
+def merge(paths: Sequence[Path | str], into: Path | str) -> int:
+    """Return how many cells were added to the store `into`: those of other stores that it has not.
+
+    Raises StoreError, naming them, where a cell has other rows in another of these stores; then nothing is written.
+    """
+    if clash := conflicts([into, *paths]):
+        raise StoreError(
+            f"{len(clash)} cells have other rows in another of these stores ({', '.join(clash[:3])}), and which are "
+            "right can't be told here; leave one of the stores out, or measure these cells again into an empty one"
+        )
+    with Store(into) as target:
+        rows = read(paths)
+        new = rows.filter(~pl.col("key").is_in(sorted(target.keys())))
+        if len(new):
+            write(target.path, new)
+        return new["key"].n_unique()
 
 
 def read(

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from capacity import resources, store
-from capacity.sweep import engines
+from capacity import models, resources, store
+from capacity.sweep import elsewhere, engines
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 
 __all__ = ["MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run"]
@@ -31,7 +31,7 @@ class Measured:
 
     rows: pl.DataFrame  # columns: store.SCHEMA, in order of key and probe
     n_new: int  # cells measured now
-    n_there: int  # cells that were there
+    n_there: int  # cells that were there, or that another process measured meanwhile
     n_missing: int  # cells that are nowhere
 
     def __str__(self) -> str:
@@ -65,30 +65,57 @@ def measure(
         compile: see fitting.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
 
-    Raises ValueError for an unknown `missing` or wrong settings, MissingCells if it is `refuse` and cells are missing.
+    Processes that share a store share the work, too (see engines.local).
+
+    Rows of a model that is not on this machine are found by their columns (see elsewhere.keys).
+
+    Raises ValueError for an unknown `missing` or wrong settings, MissingCells if it is `refuse` and cells are missing,
+    ModelError for a model that is not there and whose cells would have to be measured, or that no row knows.
     Whatever ends a run, finished cells are kept.
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}; known are {', '.join(MISSING)}")
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
-    wanted = {cell.key: cell for cell in cells(experiments)}
+    absent = elsewhere.absent(experiments)
+    away = list(dict.fromkeys(one for one in experiments if one.model in absent))
+    wanted = {cell.key: cell for cell in cells(one for one in experiments if one.model not in absent)}
     if missing == "measure":
         store.Store(place).keys()  # sets damaged shards aside: their cells are measured again
     there = set(store.read(places, ["key"], keys=wanted)["key"])
+    known = _known(away, places, absent, refuse=missing == "measure") if away else {}
     todo = [cell for key, cell in wanted.items() if key not in there]
-    if todo and missing == "refuse":
+    lacking = [*(cell.experiment for cell in todo), *(one for one in away if one not in known)]
+    if lacking and missing == "refuse":
         raise MissingCells(
-            f"{len(todo)} of {len(wanted)} cells are not in {' or '.join(map(str, places))}, the first is "
-            f"{todo[0].experiment}; measure them with missing='measure', or name another store"
+            f"{len(lacking)} of {len(wanted) + len(away)} cells are not in {' or '.join(map(str, places))}, the first "
+            f"is {lacking[0]}; measure them with missing='measure', or name another store"
         )
+    n_new = 0
     if todo and missing == "measure":
         with _terminated(), store.Store(place) as kept:
             kept.check_writable()
-            engines.local(todo, kept.append, compile=compile, progress=progress)
-    rows = store.read(places, keys=wanted)
-    n_missing = len(wanted) - rows["key"].n_unique()
-    return Measured(rows=rows, n_new=len(todo) - n_missing, n_there=len(there), n_missing=n_missing)
+            n_new = engines.local(todo, kept, compile=compile, progress=progress)
+        lacking = []
+    rows = store.read(places, keys=[*wanted, *known.values()])
+    n_there = len(wanted) + len(away) - len(lacking) - n_new
+    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking))
+
+
+def _known(
+    away: Sequence[Experiment], places: Sequence[Path], absent: dict[str, models.ModelError], *, refuse: bool
+) -> dict[Experiment, str]:
+    """Return the keys of experiments on absent models; raises what says of a model that it is absent.
+
+    It is raised where a cell is missing, if `refuse`, else where nobody knows the model's name.
+    """
+    rows = store.read(places, elsewhere.COLUMNS)
+    known = elsewhere.keys(away, rows)
+    names = {*models.PACKAGED, *rows["model"]}
+    for one in away:
+        if one not in known and (refuse or one.model not in names):
+            raise absent[one.model]
+    return known
 
 
 @contextlib.contextmanager

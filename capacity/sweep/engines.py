@@ -1,15 +1,20 @@
 """Where the cells of a sweep run."""
 
+import contextlib
+import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
+from capacity import fitting
 from capacity.models import Frozen, ModelError
+from capacity.store import Claims, Store
 from capacity.sweep import rows
 from capacity.sweep.experiment import Cell
 
-Keep = Callable[[list[dict]], None]  # takes the rows of a cell that has ended
+_LOOK_SECONDS = 0.5  # between two looks at what another process measures
+_LEAST = 8  # cells to claim at once; fewer run no faster
 
 
 def check(frozen: Frozen, cells: Sequence[Cell]) -> None:
@@ -24,19 +29,62 @@ def check(frozen: Frozen, cells: Sequence[Cell]) -> None:
                 )
 
 
-def local(cells: Sequence[Cell], keep: Keep, *, compile: bool = False, progress: bool = True) -> None:
-    """Measure cells in this process, one model after another; `keep` gets the rows of each as it ends.
+def local(cells: Sequence[Cell], kept: Store, *, compile: bool = False, progress: bool = True) -> int:
+    """Measure cells in this process, one model after another, into a store; return how many were measured here.
+
+    Other processes may do the same at the same time: each claims some cells, measures them, and claims more. What
+    another has claimed is waited for, and taken over where it dies. A cell's rows are on disk before its claim ends.
 
     compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error.
     """
-    by_model: dict[tuple, list[Cell]] = defaultdict(list)
+    left = {cell.key: cell for cell in sorted(cells, key=rows.kind)}
+    n_measured = 0
+    with (
+        Claims(kept.path) as claims,
+        contextlib.ExitStack() as ending,
+        tqdm(total=len(cells), unit="cell", disable=not (progress and cells), smoothing=0.1) as bar,
+    ):
+        ending.callback(kept.flush)  # before the claims end, however this does
+        while left:
+            for members in _by_model(left.values()):
+                mine = claims.take([cell.key for cell in members], 1)  # nothing is loaded for what others measure
+                if not mine:
+                    continue
+                bar.set_description(members[0].experiment.model)
+                frozen = members[0].experiment.load()
+                check(frozen, members)
+                while mine:
+                    keys = [cell.key for cell in members if cell.key in left]
+                    share = _share(frozen, len(keys), claims.n_others())
+                    mine += claims.take([key for key in keys if key not in mine], share - 1)
+                    new = kept.missing(mine)  # not what another ended before the claim was made
+                    for made in rows.run(frozen, [left[key] for key in new], compile=compile):
+                        kept.append(made)
+                        bar.update()
+                    kept.flush()
+                    claims.release(mine)
+                    n_measured += len(new)
+                    bar.update(len(mine) - len(new))
+                    left = {key: cell for key, cell in left.items() if key not in mine}
+                    mine = claims.take([key for key in keys if key in left], 1)
+            missing = kept.missing(left)
+            if missing and len(missing) == len(left):
+                bar.set_description("another process measures the rest")
+                time.sleep(_LOOK_SECONDS)
+            bar.update(len(left) - len(missing))
+            left = {key: left[key] for key in missing}
+    return n_measured
+
+
+def _by_model(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Return the cells by the weights that they need in memory."""
+    found: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in cells:
-        by_model[cell.experiment.loaded].append(cell)
-    with tqdm(total=len(cells), unit="cell", disable=not (progress and cells), smoothing=0.1) as bar:
-        for members in by_model.values():
-            bar.set_description(members[0].experiment.model)
-            frozen = members[0].experiment.load()
-            check(frozen, members)
-            for made in rows.run(frozen, members, compile=compile):
-                keep(made)
-                bar.update()
+        found[cell.experiment.loaded].append(cell)
+    return list(found.values())
+
+
+def _share(frozen: Frozen, n_left: int, n_others: int) -> int:
+    """Return how many of a model's cells to claim at once: a full batch, fewer near the end of what others share."""
+    batch = fitting.shape_of(frozen, 1, n_mem=1).slots
+    return batch if n_others == 0 else min(batch, max(_LEAST, n_left // (2 * (1 + n_others))))

@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import torch
 
 from capacity import fitting, provenance
-from capacity.decoding import counts, decoded_back, teacher_forced
+from capacity.decoding import Score, counts, decoded_back, teacher_forced
 from capacity.fitting import Probe, Task
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 from capacity.store import NULLABLE, SCHEMA, VERSION
 from capacity.sweep.experiment import Cell
+
+
+def kind(cell: Cell) -> tuple[str, str]:
+    """Return recipe and search: cells alike in both run side by side."""
+    return cell.experiment.recipe, cell.experiment.search
 
 
 def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
@@ -24,11 +30,8 @@ def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iter
     frozen: the model of all cells; compile: see fitting.run. Raises ValueError for a text that doesn't fit into its
     context.
     """
-
-    def kind(cell: Cell) -> tuple[str, str]:
-        return cell.experiment.recipe, cell.experiment.search
-
-    for (name, how), group in groupby(sorted(cells, key=kind), key=kind):
+    by_kind = sorted(cells, key=kind)
+    for (name, how), group in groupby(by_kind, key=kind):
         begun = [_task(frozen, cell) for cell in group]
         advance = fitting.SEARCHES.get(how, fitting.stop)
         for task in fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile):
@@ -46,9 +49,22 @@ def _task(frozen: Frozen, cell: Cell) -> Task:
 
 
 def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
-    """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector."""
+    """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector.
+
+    Where memory runs out in scoring or decoding one text, all of them have status `oom`, and no bits.
+    """
+    try:
+        return _rows(frozen, cell, probes)
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+    return _rows(frozen, cell, [replace(probe, status="oom") for probe in probes], scored=False)
+
+
+def _rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], *, scored: bool = True) -> list[dict]:
     what, ids = cell.experiment, torch.tensor([cell.text.ids])
-    without = teacher_forced(frozen, None, ids)
+    nothing = Score(np.full(ids.shape, -1), np.zeros(ids.shape, dtype=bool), np.full(ids.shape, np.nan))
+    without = teacher_forced(frozen, None, ids) if scored else nothing
     exact = {number: (probe.length, probe.mem) for number, probe in enumerate(probes) if probe.status == "solved"}
     back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
     decoded = dict(zip(exact, back, strict=True))  # none of the others
@@ -57,7 +73,7 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
     for number, probe in enumerate(probes):
         stored = probe.mem.numpy().tobytes()
         mem = torch.from_numpy(np.frombuffer(stored, dtype=np.float32).reshape(probe.mem.shape).copy())
-        score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length])
+        score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length]) if scored else nothing
         found.append(
             dict.fromkeys(NULLABLE)
             | {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
