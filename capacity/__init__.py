@@ -29,3 +29,5 @@ benchmark      how fast is all this?
 exits          how does a command end? one line and an exit code
 __main__       the command line
 """
+
+__version__ = "0.1.0"

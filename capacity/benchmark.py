@@ -20,6 +20,11 @@ from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
 
+__all__ = [
+    "SHAPES", "Bench", "bench", "flop_per_token_step", "growth_rate", "kept", "load", "medians", "peak_flops", "plain",
+    "rates", "timed",
+]  # fmt: skip
+
 # Shapes of published models: the speed of a model does not depend on what its weights are.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "pythia-160m": partial(

@@ -13,6 +13,8 @@ import typer
 
 from capacity import harmless
 
+__all__ = ["OUTSIDE", "Incomplete", "Terminated", "coded", "is_usage", "say", "terminate", "try_place"]
+
 _TRIED_BYTES = 65_536  # written where --save goes, and taken away, before the work begins
 
 

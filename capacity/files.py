@@ -6,6 +6,8 @@ import time
 import uuid
 from pathlib import Path
 
+__all__ = ["clean", "first_line", "write"]
+
 _LEFTOVER_SECONDS = 3600.0  # an unfinished file this old belongs to no writer any more
 _PARTS = ".*.part"
 

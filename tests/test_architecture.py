@@ -1,4 +1,5 @@
 import ast
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -108,6 +109,14 @@ def test_imports_are_by_full_name(module):
 
 def test_the_package_itself_imports_nothing():
     assert imported("__init__") == []
+
+
+@pytest.mark.parametrize("face", [name for name in FACES if name != "__main__"])
+def test_every_face_says_what_is_for_its_readers(face):
+    module = importlib.import_module(f"capacity.{face}")
+    assert all(hasattr(module, name) for name in module.__all__)
+    made = {name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
+    assert {name for name in made if not name.startswith("_")} <= set(module.__all__)
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ from capacity import files, harmless, provenance, resources
 from capacity.report import page
 from capacity.report.parameters import check, declared, share
 
+__all__ = ["NotebookError", "Result", "Summary", "build", "execute"]
+
 _TITLE = "How much fits into one vector?"
 _PICTURE = "01_decoding_capacity"  # its first chart and its headline stand on the index
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it

@@ -11,8 +11,8 @@ from capacity.texts.documents import TextError
 from capacity.texts.pieces import difference, token_bytes
 
 __all__ = [
-    "Text", "TextError", "check", "check_text", "difference", "digest", "drawn_lengths", "encode", "sample",
-    "token_bytes", "whole_lengths",
+    "Text", "TextError", "check", "check_name", "check_text", "difference", "digest", "drawn_lengths", "encode",
+    "sample", "token_bytes", "whole_lengths",
 ]  # fmt: skip
 
 _TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words
