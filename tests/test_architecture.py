@@ -15,8 +15,8 @@ import capacity
 PACKAGE = Path(capacity.__file__).parent
 # Where a reader may stop: a name imports only names before it. Behind a name that is a folder lies its machinery.
 FACES = (
-    "resources", "files", "harmless", "theory", "metrics", "verdicts", "gains", "published", "scaling", "provenance",
-    "store", "charts", "texts", "report",
+    "resources", "files", "harmless", "extensions", "theory", "metrics", "verdicts", "gains", "published", "scaling",
+    "provenance", "store", "charts", "texts", "report",
     "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "sweep",
     "baselines", "pretraining", "benchmark", "exits", "__main__",
 )  # fmt: skip
@@ -68,7 +68,7 @@ def python(code, folder):
 
 def test_the_faces_are_the_names_at_the_top():
     assert sorted(FACES) == sorted({name.partition(".")[0] for name in FILES})
-    assert len(set(FACES)) == len(FACES) == 28
+    assert len(set(FACES)) == len(FACES) == 29
 
 
 @pytest.mark.parametrize("module", MODULES)

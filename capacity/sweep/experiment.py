@@ -9,7 +9,7 @@ from functools import cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
-from capacity import fitting, models, texts
+from capacity import extensions, fitting, models, texts
 from capacity.fitting import BUDGET
 from capacity.models import BOS, DTYPES
 from capacity.texts import Text
@@ -91,6 +91,9 @@ class Experiment:
         if self.search == "fixed":
             del settings["budget"]
         parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
+        parts += extensions.digest({
+            "recipes": [self.recipe], "losses": [fitting.recipe(self.recipe).loss], "sources": [texts.base(self.source)]
+        })  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

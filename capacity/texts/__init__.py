@@ -9,9 +9,10 @@ import numpy as np
 from capacity.texts import sources
 from capacity.texts.documents import TextError
 from capacity.texts.pieces import difference, token_bytes
+from capacity.texts.sources import base
 
 __all__ = [
-    "Text", "TextError", "check", "check_name", "check_text", "difference", "digest", "drawn_lengths", "encode",
+    "Text", "TextError", "base", "check", "check_name", "check_text", "difference", "digest", "drawn_lengths", "encode",
     "sample", "token_bytes", "whole_lengths",
 ]  # fmt: skip
 
