@@ -27,7 +27,8 @@ sweep          what is measured: grids, presets, what a sweep would take, cells 
 baselines      what would a real prefix or a copy do?
 pretraining    how were the embedded models made?
 benchmark      how fast is all this?
-exits          how does a command end? one line and an exit code
+names          which names can be given?
+exits          how does a command begin and end? its text; one line and an exit code
 __main__       the command line
 """
 

@@ -85,10 +85,16 @@ def use(*paths: Path | str) -> None:
 
     Raises ExtensionError as `load`, and for a name that two files declare.
     """
-    found = {extension.path: extension for extension in map(load, paths)}
+    found = {extension.path: extension for extension in map(load, [*_named(), *paths])}
     _check(list((_used | found).values()))
     _used.update(found)
     os.environ[VARIABLE] = os.pathsep.join(map(str, _used))
+
+
+def _named() -> list[Path]:
+    """Return the files that the environment names and that are not in use yet."""
+    named = [Path(path).resolve() for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    return [path for path in named if path not in _used]
 
 
 def _check(used: list[Extension]) -> None:
@@ -102,9 +108,8 @@ def _check(used: list[Extension]) -> None:
 
 
 def _in_use() -> list[Extension]:
-    wanted = [Path(path).resolve() for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    if new := [path for path in wanted if path not in _used]:
-        use(*new)
+    if _named():
+        use()
     return list(_used.values())
 
 

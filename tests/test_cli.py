@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from capacity import models, resources, vector_files
-from capacity.__main__ import _read, app
+from capacity.__main__ import app
 from capacity.charts.display import MIMETYPE
-from capacity.exits import is_usage
+from capacity.exits import is_usage, read_text
 from capacity.store import Store
 
 pytestmark = pytest.mark.slow
@@ -208,4 +208,4 @@ def test_errors_are_sorted_by_what_happened():
 
 def test_a_mark_at_the_start_of_a_file_is_no_text_and_line_ends_stay(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\n")
-    assert _read(None, tmp_path / "a.txt") == "a\r\nb\n"
+    assert read_text(None, tmp_path / "a.txt") == "a\r\nb\n"

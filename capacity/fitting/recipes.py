@@ -67,7 +67,7 @@ def _described(name: str, described: Any) -> Recipe:
     for key, value in values.items():
         value = tuple(value) if key == "betas" and isinstance(value, list) else value
         value = float(value) if known[key].type is float and type(value) is int else value
-        numbers = [] if key in ("loss", "relative") else value if key == "betas" else [value]
+        numbers = () if key in ("loss", "relative") else value if isinstance(value, tuple) else (value,)
         kind = get_origin(known[key].type) or known[key].type
         if type(value) is not kind or any(type(one) not in (int, float) or one < 0 for one in numbers):
             raise ValueError(f"recipe {name!r}: {key} is {value!r}; {known[key].type} is needed, no number below 0")

@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
+from capacity.store import merging
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
 from capacity.store.shards import StoreError, StoreWarning, collect, until_it_stays, valid, write
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Store", "StoreError", "StoreWarning", "default_path",
-    "read", "to_frame",
+    "merge", "read", "to_frame",
 ]  # fmt: skip
 
 
@@ -158,3 +159,15 @@ def read(
         return collect(list(dict.fromkeys(shards)), columns, wanted)
 
     return until_it_stays(attempt)
+
+
+def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = False) -> tuple[int, int]:
+    """Return how many cells of some folders were new in another, which has them from now on, and how many were there.
+
+    Raises ValueError, before anything is written, for a folder that is not there, or a cell with other rows in two of
+    them (`seconds` may differ); keep_first: those of the folder that is named first stay.
+    """
+    folders = [Path(folder) for folder in stores]
+    if gone := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"no folder {', '.join(gone)}; give folders of rows")
+    return merging.merge(Path(into), folders, read, keep_first=keep_first)

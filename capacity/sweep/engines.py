@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from tqdm import tqdm
-
 from capacity.models import Frozen, ModelError
+from capacity.sweep import progress as progresses
 from capacity.sweep import rows
 from capacity.sweep.experiment import Cell
 
@@ -32,7 +31,7 @@ def local(cells: Sequence[Cell], keep: Keep, *, compile: bool = False, progress:
     by_model: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_model[cell.experiment.loaded].append(cell)
-    with tqdm(total=len(cells), unit="cell", disable=not (progress and cells), smoothing=0.1) as bar:
+    with progresses.bar(len(cells), show=progress) as bar:
         for members in by_model.values():
             bar.set_description(members[0].experiment.model)
             frozen = members[0].experiment.load()

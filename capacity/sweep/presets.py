@@ -81,11 +81,33 @@ def parse(text: str, *, name: str) -> Preset:
     return of(found, name=name)
 
 
+def read(path: Path) -> Preset:
+    """Return the grid in a TOML file: settings at the top, `model` among them, or a preset as `parse` takes it.
+
+    Raises ValueError for a file that can't be read, and as `parse`.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+        found = tomllib.loads(text)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}); give a TOML file of settings") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: {error}; write it in TOML") from error
+    if "grid" in found:
+        return of(found, name=path.stem)
+    models = found.pop("model", [])
+    models = [models] if isinstance(models, str) else models
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise ValueError(f"{path}: model is {models!r}; a name or a list of names is needed")
+    runs = [{"model": model, "where": str(path)} for model in models]
+    return of({"title": "a grid of your own", "where": str(path), "grid": found, "runs": runs}, name=path.stem)
+
+
 def of(described: dict[str, Any], *, name: str) -> Preset:
     """Return the preset that a dict describes as a TOML file does; raises ValueError as `parse`."""
     if not isinstance(described, dict):
         raise ValueError(f"preset {name} is {described!r}; give a dict with title, where and grid")
-    found = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
+    found: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
     runs = found.pop("runs", [])
     if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
         raise ValueError(f"preset {name}: runs is no list of tables; begin each with [[runs]]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capacity import extensions, resources
+from capacity import extensions, files, resources
 from capacity.texts import chunks, documents, hub
 from capacity.texts.documents import Documents, TextError
 
@@ -40,9 +40,8 @@ def named(name: str) -> Source:
     if name not in SOURCES:
         if name in (own := extensions.own("sources", {*SOURCES, *PREFIXES})):
             return of_texts(name, own[name]())
-        known = [*SOURCES, *own, "file:PATH[#COLUMN]", hub.FORM, "random_words:PATH"]
-        known += [*(f"{change}:SOURCE" for change in _CHANGES), "after:TOKENS:SOURCE"]
-        raise TextError(f"unknown source {name[:120]!r}; known are {', '.join(known)}")
+        known = ", ".join([*SOURCES, *own, *FORMS])
+        raise TextError(f"unknown source {name[:120]!r}; known are {known}{files.list_hint(name)}")
     return SOURCES[name]()
 
 
@@ -60,10 +59,10 @@ def check_name(name: str) -> None:
 
 def embedded() -> Source:
     """Return the source of `data/texts/`: original passages of varied register, from their beginning."""
-    files = sorted((resources.data() / "texts").glob("*.txt"))
+    paths = sorted((resources.data() / "texts").glob("*.txt"))
     return _documents(
-        Documents("", len(files), lambda at: [files[i].read_text(encoding="utf-8") for i in at]),
-        ids=[path.stem for path in files],
+        Documents("", len(paths), lambda at: [paths[i].read_text(encoding="utf-8") for i in at]),
+        ids=[path.stem for path in paths],
     )
 
 
@@ -311,3 +310,12 @@ _CHANGES: dict[str, Callable[[str], Source]] = {"shuffled": shuffled, "halves": 
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "file": file, "hub": on_hub, "random_words": random_words, "after": after,
 } | _CHANGES  # fmt: skip
+FORMS = {  # of names with a colon, and what they mean
+    "file:PATH[#COLUMN]": "a text file; a column of CSV, JSONL or Parquet",
+    hub.FORM: "a column of a dataset on the hub",
+    "random_words:PATH": "words drawn evenly from a word list or GloVe file",
+    "shuffled:SOURCE": "another source's texts, each with its words in seeded order",
+    "halves:SOURCE": "the second half, by sentences, of each text of another source",
+    "chunks:SOURCE": "chunks of another source's books, the second half of each",
+    "after:TOKENS:SOURCE": "another source's texts from behind that many tokens on",
+}
