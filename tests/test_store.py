@@ -522,3 +522,20 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
         Store(tmp_path / "file" / "s").check_writable()
     Store(tmp_path / "s").check_writable()
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_the_same_cell_with_other_rows_is_named_and_refused(tmp_path):
+    fill(tmp_path / "a", "one", "two")
+    fill(tmp_path / "b", "one", seconds=9.0)
+    fill(tmp_path / "b", "two", steps=99)
+    fill(tmp_path / "b", "three")
+    both = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(ValueError, match=r"1 cells of .*b have other rows in .*a, the first is two; .*--keep-first"):
+        store.merge(tmp_path / "c", both)
+    assert not (tmp_path / "c").exists()
+    assert store.merge(tmp_path / "c", both, keep_first=True) == (3, 2)
+    found = store.read([tmp_path / "c"])
+    assert exact(found) == exact(store.read(both))  # whose rows are the first folder's, too
+    assert store.merge(tmp_path / "c", [tmp_path / "a"]) == (0, 2)
+    with pytest.raises(ValueError, match=r"no folder .*nowhere"):
+        store.merge(tmp_path / "c", [tmp_path / "nowhere"])
