@@ -31,13 +31,18 @@ _Out = Annotated[Path, typer.Option(help="Folder of the pages.")]
 _Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_STORE or build/store by default.")]
 
 
-@app.callback()
-def _common(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version, and end.")] = False,
-) -> None:
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         say(f"capacity {__version__}")
         raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Say the version.")]
+
+
+@app.callback()
+def _common(version: _Version = False) -> None:
+    pass
 
 
 def _use(own: list[Path] | None) -> None:
@@ -229,6 +234,7 @@ def sweep_grid(
     _use(own)
     if (grid is None) == (preset == ""):
         raise ValueError(f"give a grid file, or a preset with --preset; known are {', '.join(presets.names())}")
+    sweep.shard([], shard)  # a wrong part is refused before models are looked for
     chosen = presets.load(preset) if grid is None else presets.read(grid)
     every = presets.experiments(chosen, models=model or (), given=parameters.read_pairs(parameter))
     wanted, left_out = presets.within_context(every)

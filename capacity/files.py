@@ -59,8 +59,8 @@ def list_hint(value: object) -> str:
     """Return what an error adds where a list was handed over as text, as papermill's -p does; "" for all else.
 
     >>> list_hint(["a"]), list_hint("a"), list_hint("[1, 2]")
-    ('', '', '; a list was given as text: papermill reads it with -y "NAME: [1, 2]" or -f FILE.yaml')
+    ('', '', "; a list was given as text: papermill reads it with -y '{NAME: [1, 2]}' or -f FILE.yaml")
     """
     if not (isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]"):
         return ""
-    return f'; a list was given as text: papermill reads it with -y "NAME: {value.strip()[:80]}" or -f FILE.yaml'
+    return f"; a list was given as text: papermill reads it with -y '{{NAME: {value.strip()[:80]}}}' or -f FILE.yaml"
