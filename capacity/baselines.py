@@ -13,6 +13,8 @@ from capacity.fitting import LOSSES
 from capacity.models import Frozen
 from capacity.texts import Text
 
+__all__ = ["Row", "copies", "prefix_gains", "prefixes", "published_prefixes", "read_first", "shortfalls"]
+
 Row = dict[str, Any]
 
 

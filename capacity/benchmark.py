@@ -16,11 +16,16 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from capacity import files, fitting, models, provenance
+from capacity import files, fitting, models, provenance, resources
 from capacity.fitting import Recipe, shape_of, stop
 from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
+
+__all__ = [
+    "SHAPES", "Bench", "bench", "flop_per_token_step", "folder", "growth_rate", "kept", "load", "medians", "peak_flops",
+    "plain", "rates", "timed",
+]  # fmt: skip
 
 # Shapes of published models: the speed of a model does not depend on what its weights are.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -254,6 +259,23 @@ def growth_rate(
         seconds += token_steps * took / done
     total = by_length.total()
     return {"texts": len(ids), "rate": total / spent, "bare": total / seconds, "share": seconds / spent}
+
+
+def folder(speed: str, model: str, *, dtype: str) -> Path:
+    """Return the folder of a model's rates in that of all, `speed`; "": those that travel with the project.
+
+    Raises ValueError where none travel, so that nothing is timed that was not asked for.
+    """
+    name = f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
+    if speed:
+        return Path(speed) / name
+    found = resources.data() / "measured" / "speed" / name
+    if missing := [kind for kind in ("rates", "compiled", "costs", "driver") if not (found / f"{kind}.csv").is_file()]:
+        raise ValueError(
+            f"no {', '.join(missing)} of {model} in {dtype} travel with the project; -p speed=build/speed measures "
+            "them on this machine, in minutes"
+        )
+    return found
 
 
 def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:

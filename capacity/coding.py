@@ -16,6 +16,8 @@ from capacity.decoding import teacher_forced, walk
 from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
+__all__ = ["decode", "densities", "encode", "entropy_bits", "ledger", "zstd"]
+
 _STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
 _QUEUE, _MODEL = _STREAM.queue, _STREAM.model
 

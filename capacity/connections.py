@@ -13,6 +13,8 @@ from capacity.decoding import teacher_forced
 from capacity.fitting import LOSSES, RECIPES, Recipe, rows_of_chunk, shape_of
 from capacity.models import Frozen
 
+__all__ = ["accuracy", "bezier", "fit_curves", "length_ratios", "table"]
+
 _BATCH = 512  # inputs scored at once, at most
 _DRAWS = 8  # points of a curve at which a step looks
 _EVERY = 10  # steps between two looks along the whole curve

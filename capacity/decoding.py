@@ -14,6 +14,11 @@ from torch import Tensor
 from capacity.models import Frozen, is_exhausted
 from capacity.texts import Text
 
+__all__ = [
+    "Score", "bos_costs", "counts", "decoded_back", "decoded_tokens", "free_running", "stream", "teacher_forced",
+    "walk",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Score:

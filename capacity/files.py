@@ -6,6 +6,8 @@ import time
 import uuid
 from pathlib import Path
 
+__all__ = ["clean", "first_line", "list_hint", "write"]
+
 _LEFTOVER_SECONDS = 3600.0  # an unfinished file this old belongs to no writer any more
 _PARTS = ".*.part"
 
@@ -51,3 +53,14 @@ def first_line(error: BaseException) -> str:
     ('no', 'KeyError')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def list_hint(value: object) -> str:
+    """Return what an error adds where a list was handed over as text, as papermill's -p does; "" for all else.
+
+    >>> list_hint(["a"]), list_hint("a"), list_hint("[1, 2]")
+    ('', '', "; a list was given as text: papermill reads it with -y '{NAME: [1, 2]}' or -f FILE.yaml")
+    """
+    if not (isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]"):
+        return ""
+    return f"; a list was given as text: papermill reads it with -y '{{NAME: {value.strip()[:80]}}}' or -f FILE.yaml"

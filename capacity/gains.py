@@ -13,6 +13,11 @@ from scipy import optimize
 
 from capacity.metrics import CONDITIONS, NothingFound, accuracy, exact, interval, mean, pooled, summarise
 
+__all__ = [
+    "as_published", "bits_with", "capacities", "given_back", "information_gain", "per_vector", "plateau", "plateau_of",
+    "plateaus", "slope", "token_gain", "utilisation",
+]  # fmt: skip
+
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.

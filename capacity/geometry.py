@@ -11,6 +11,8 @@ from jaxtyping import Float
 from capacity.metrics import NothingFound
 from capacity.models import Frozen
 
+__all__ = ["cosines", "n_components", "norms", "pairs", "spectrum", "token_embeddings", "vectors"]
+
 
 def vectors(rows: pl.DataFrame) -> Float[np.ndarray, "solutions n_mem dim"]:
     """Return the [mem] vectors of rows (columns: rows.SCHEMA), one solution a row, float32.

@@ -6,6 +6,8 @@ import os
 import re
 from typing import Any, TextIO
 
+__all__ = ["mute", "neutral", "plain", "script_json", "show", "visible"]
+
 # Terminal sequences, by ECMA-48: control (colours, cursor), operating-system commands (links), others.
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

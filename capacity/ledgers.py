@@ -14,6 +14,8 @@ from capacity.decoding import free_running
 from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
+__all__ = ["VECTOR", "Row", "held", "measured", "of_paper", "times"]
+
 TEXT, PACKED, ENTROPY = "text, UTF-8", "token ids, packed", "token ids, their cross-entropy"
 VECTOR = "[mem], 16 bits a number"
 Row = dict[str, Any]

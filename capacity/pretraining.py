@@ -26,6 +26,11 @@ from transformers import (
 
 from capacity import provenance
 
+__all__ = [
+    "CONTEXT", "FAMILIES", "RUNGS", "SCHEDULES", "Schedule", "batches", "books", "frequent_words", "held_out_nats",
+    "llama", "neox", "next_token_loss", "rate", "records", "rung", "save", "stream", "train", "train_tokenizer",
+]  # fmt: skip
+
 END, END_ID = "<|endoftext|>", 0
 CONTEXT = 512  # tokens
 

@@ -6,6 +6,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+__all__ = ["machine", "versions"]
+
 _PACKAGES = ("torch", "transformers", "polars", "altair")
 
 

@@ -7,6 +7,8 @@ import polars as pl
 
 from capacity import resources
 
+__all__ = ["KEY", "SCHEMA", "load", "papers", "table_1", "wide"]
+
 SCHEMA = pl.Schema(
     {
         "paper": pl.String,  # folder in papers/

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+__all__ = ["data", "notebooks", "papers", "root"]
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

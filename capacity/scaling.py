@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+__all__ = ["Law", "Numbers", "fit", "leave_one_out"]
+
 Numbers = Sequence[float] | np.ndarray
 
 

@@ -2,6 +2,8 @@
 
 import math
 
+__all__ = ["bit_capacity", "entropy_capacity", "token_capacity"]
+
 
 def bit_capacity(d_model: float, *, bits: float = 16, n_mem: int = 1) -> float:
     """Return the bits that `n_mem` vectors of width `d_model` can tell apart: n_mem * d_model * bits.

@@ -14,6 +14,8 @@ from torch import Tensor
 from capacity import files, provenance
 from capacity.models import Frozen
 
+__all__ = ["FORMAT", "Stored", "VectorError", "load", "save"]
+
 FORMAT = "capacity-mem-2"  # 1 had no digest of the numbers
 _KNOWN = ("capacity-mem-1", FORMAT)
 _FACTS = ("format", "model", "revision", "tokenizer_digest", "dtype", "bos", "n_tokens", "given", "versions")

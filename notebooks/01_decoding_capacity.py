@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 01 · How many tokens fit into one vector, by model and by source?
 #
-# Decoding capacity and exact length of every embedded model on natural text, random words and random tokens, beside
+# Decoding capacity and exact length of each model on natural text, random words and random tokens, beside
 # the paper's Table 1.
 #
 # *Claim:* the number of tokens one vector holds grows with the model and falls from natural text to random words
@@ -113,7 +113,7 @@ eq1 = limit.filter(model=most["model"], unit="tokens")["value"].item()
 by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
 pg19 = dict(theirs.filter(source="pg19").select("model", "value").iter_rows())
 Markdown(
-    f"**Reading.** Of the embedded models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
+    f"**Reading.** Of these models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
     f"({most['low']:.1f} to {most['high']:.1f}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
     f"`{least['model']}` holds {least['value']:.1f}. By source, for `{most['model']}`: "
     f"{', '.join(by_source.to_series())}. In the paper random words hold less than PG-19 on "

@@ -146,7 +146,7 @@ Markdown(
     f"{natural.height} models. In bits they use {100 * paper['share_bits'].min():.1f}% to "
     f"{100 * paper['share_bits'].max():.1f}%, and natural text uses more than random words in {more['bits']} of "
     f"{natural.height}. "
-    + (f"Here: {'; '.join(mine)}. " if mine else "No rows of the embedded models were there. ")
+    + (f"Here: {'; '.join(mine)}. " if mine else "No rows of models measured here were there. ")
     + f"Table 1's gains over Eq. 1 are the listed ratios to {off['off']:.1e}; {off['model']}, {off['kind']}, is "
     "furthest off."
 )

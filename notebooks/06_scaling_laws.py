@@ -108,7 +108,7 @@ deeper = pl.DataFrame([
 deeper.with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
-# ## The embedded models: width
+# ## Models measured here: width
 #
 # Mean exact length, all tokens predicted, 95% intervals over texts. One training a width: what another seed of the
 # training would give, no interval here knows.

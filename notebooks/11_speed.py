@@ -39,14 +39,12 @@ longest: int = 40  # tokens a vector, the most the searches try
 budget: int = 3000  # token-steps a text and vector of the searches
 driven: list[int] = [1, 16, 64]  # texts of searches whose rate is measured
 driven_budget: int = 1000  # token-steps a text of these
-speed: str = "build/speed"  # folder of the measured rates; a file that is there is not measured again
+speed: str = ""  # folder of this machine's rates, measured where not there; empty: those that travel with the project
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # of the searches: none, before_mem, or auto, as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
-from pathlib import Path
-
 import polars as pl
 from IPython.display import Markdown
 
@@ -58,10 +56,11 @@ charts.enable()
 # ## Measure or load: rates
 #
 # In turns: the peak of a square matrix product, the plain procedure, the engine, the engine compiled; medians and
-# ranges over the turns, ratios within a turn. Random tokens, recipe `paper`, every slot busy.
+# ranges over the turns, ratios within a turn. Random tokens, recipe `paper`, every slot busy. Rates that travel with
+# the project are shown unless this machine's are asked for: `-p speed=build/speed`, which takes minutes.
 
 # %%
-paper, folder = fitting.recipe("paper"), Path(speed) / f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
+paper, folder = fitting.recipe("paper"), benchmark.folder(speed, model, dtype=dtype)
 timing = {"repeats": repeats, "seconds": seconds}
 frozen = benchmark.load(model, dtype=dtype)
 plain_and_engine = benchmark.kept(

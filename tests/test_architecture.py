@@ -1,4 +1,5 @@
 import ast
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import capacity
 PACKAGE = Path(capacity.__file__).parent
 # Where a reader may stop: a name imports only names before it. Behind a name that is a folder lies its machinery.
 FACES = (
-    "resources", "files", "harmless", "theory", "metrics", "verdicts", "gains", "published", "scaling", "provenance",
-    "store", "charts", "texts", "report",
+    "resources", "files", "harmless", "extensions", "theory", "metrics", "verdicts", "gains", "published", "scaling",
+    "provenance", "store", "charts", "texts", "report",
     "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "sweep",
-    "baselines", "pretraining", "benchmark", "exits", "__main__",
+    "baselines", "pretraining", "benchmark", "names", "exits", "__main__",
 )  # fmt: skip
 LIGHT = FACES[: FACES.index("models")]  # no torch up to here
 # Who may open machinery of another name: what is timed or predicted is the machinery itself.
@@ -25,6 +26,7 @@ OPENED = {
     ("benchmark", "fitting.batch"), ("benchmark", "fitting.slots"),
     ("sweep.estimate", "fitting.batch"), ("sweep.estimate", "fitting.slots"),
     ("report.page", "charts.display"), ("__main__", "sweep.estimate"), ("__main__", "sweep.presets"),
+    ("__main__", "report.parameters"), ("names", "sweep.presets"),
 }  # fmt: skip
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -67,7 +69,7 @@ def python(code, folder):
 
 def test_the_faces_are_the_names_at_the_top():
     assert sorted(FACES) == sorted({name.partition(".")[0] for name in FILES})
-    assert len(set(FACES)) == len(FACES) == 28
+    assert len(set(FACES)) == len(FACES) == 30
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -108,6 +110,14 @@ def test_imports_are_by_full_name(module):
 
 def test_the_package_itself_imports_nothing():
     assert imported("__init__") == []
+
+
+@pytest.mark.parametrize("face", [name for name in FACES if name != "__main__"])
+def test_every_face_says_what_is_for_its_readers(face):
+    module = importlib.import_module(f"capacity.{face}")
+    assert all(hasattr(module, name) for name in module.__all__)
+    made = {name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
+    assert {name for name in made if not name.startswith("_")} <= set(module.__all__)
 
 
 @pytest.mark.slow

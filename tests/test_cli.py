@@ -1,4 +1,6 @@
+import contextlib
 import errno
+import io
 import json
 import os
 import subprocess
@@ -7,12 +9,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from capacity import models, resources, vector_files
-from capacity.__main__ import _read, app
+import capacity as capacity_package
+from capacity import extensions, models, resources, vector_files
+from capacity.__main__ import app
 from capacity.charts.display import MIMETYPE
-from capacity.exits import is_usage
+from capacity.exits import coded, is_usage, read_text
 from capacity.store import Store
 
 pytestmark = pytest.mark.slow
@@ -80,7 +84,15 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["sweep", "--preset", "kuratov2025/table1", "-p", f"length={'-' * 100_000}1"], "-p length: '---"),
         (["cram", "x", "--budget", "0"], "--budget is 0"),
         (["cram", "x", "--save", "."], "is a folder"),
-        (["sweep"], "unknown preset ''; known are kuratov2025/fanfics, "),
+        (["sweep"], "give a grid file, or a preset with --preset; known are kuratov2025/fanfics, "),
+        (["sweep", "nothing.toml"], "nothing.toml can't be read"),
+        (["sweep", "--preset", "kuratov2025/table1", "--shard", "3/2"], "part '3/2' is no I/N"),
+        (["run", "01_decoding_capacity", "-f", "nothing.yaml"], "nothing.yaml can't be read"),
+        (["run", "01_decoding_capacity", "--grid", "nothing.toml"], "nothing.toml can't be read"),
+        (["run", "01_decoding_capacity", "02_information_gain", "--grid", "x.toml"], "a grid is of one"),
+        (["cram", "x", "--with", "nothing.py"], "no Python or TOML file"),
+        (["list", "texts"], "'texts' can't be listed; models, recipes, losses, sources, presets, notebooks can"),
+        (["merge", "a", "nowhere"], "no folder nowhere"),
         (["sweep", "--preset", "kuratov2025/table1", "-p", "lengths=8"], "unknown setting 'lengths'; known are"),
         (["sweep", "--preset", "kuratov2025/random", "--model", "nobody/nothing", "--dry-run"], "no model 'nobody"),
         (["frobnicate"], "No such command"),
@@ -94,6 +106,47 @@ def test_wrong_use_is_one_error_and_exit_code_2(arguments, says, tmp_path, monke
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("models", "llama-64"), ("recipes", "soft"), ("losses", "softplus_margin"), ("sources", "counting"),
+        ("presets", "own/quick"), ("notebooks", "20_your_own"),
+    ],
+)  # fmt: skip
+def test_what_can_be_named_is_listed_with_ones_own(kind, named, monkeypatch):
+    monkeypatch.setattr(extensions, "_used", {})
+    monkeypatch.setenv(extensions.VARIABLE, "")
+    own = resources.data() / "examples" / "own.py"
+    done = CliRunner().invoke(app, ["list", kind, "--with", str(own)])
+    assert done.exit_code == 0, done.output
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert len(lines[named].split()) > 1
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help", "--version"])
+def test_help_and_version(flag):
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [flag])
+    assert done.exit_code == 0
+    assert ("cram" in done.stdout) == (flag != "--version")
+    assert done.stdout.strip() == f"capacity {capacity_package.__version__}" or flag != "--version"
+    cited = (resources.root() / "CITATION.cff").read_text()
+    assert f"version: {capacity_package.__version__}\n" in cited
+
+
+def test_an_interrupt_says_what_is_kept():
+    def ended(resumes):
+        def interrupted(dry_run=False):
+            raise KeyboardInterrupt
+
+        stream = io.StringIO()
+        with contextlib.redirect_stderr(stream), pytest.raises(typer.Exit):
+            coded(resumes)(interrupted)(dry_run=True)
+        return stream.getvalue()
+
+    assert "what was measured is kept, the same command measures the rest" in ended(lambda **_: True)
+    assert "to begin again" in ended(lambda dry_run: not dry_run)
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):
@@ -208,4 +261,4 @@ def test_errors_are_sorted_by_what_happened():
 
 def test_a_mark_at_the_start_of_a_file_is_no_text_and_line_ends_stay(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\n")
-    assert _read(None, tmp_path / "a.txt") == "a\r\nb\n"
+    assert read_text(None, tmp_path / "a.txt") == "a\r\nb\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capacity import files
+from capacity import files, models, sweep, texts
 
 
 def test_a_file_is_written_over_whole(tmp_path: Path) -> None:
@@ -48,4 +48,15 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 
 
 def test_examples_in_the_documentation() -> None:
-    assert doctest.testmod(files) == (0, 1)
+    assert doctest.testmod(files) == (0, 2)
+
+
+def test_a_list_given_as_text_is_refused_with_what_to_do() -> None:
+    for wrong, call in [
+        ("model", lambda text: sweep.grid(model=text, n_texts=1)),
+        ("source", lambda text: sweep.grid(model="llama-64", source=text)),
+        ("unknown source", texts.check),
+        ("names no model", models.locate),
+    ]:
+        with pytest.raises(ValueError, match=rf"{wrong}.*a list was given as text: papermill .* -y .* or -f"):
+            call('["x"]')

@@ -14,6 +14,7 @@ from torch.nn import functional
 from capacity import fitting, models
 from capacity.decoding import decoded_tokens, free_running, teacher_forced
 from capacity.fitting import RECIPES, Fit, Recipe, fit, start
+from capacity.fitting.crammed import rows_of_ids
 from capacity.fitting.losses import LOSSES
 from capacity.fitting.slots import bucket_of
 from capacity.models import Frozen, ModelError
@@ -339,3 +340,20 @@ def test_half_precision_is_scored_as_it_was_fitted(folders: dict[str, Path]) -> 
     for text, mem, n_correct in zip(ids, found.mem, found.n_correct, strict=True):
         score = teacher_forced(frozen, mem.unsqueeze(0), torch.tensor([text]))
         assert int(score.correct.sum()) == n_correct
+
+
+def test_a_recipe_may_be_named_and_results_are_one_line(tiny):
+    ids = random_ids(3, 3)
+    by_name, by_value = fitting.fit(tiny, ids, "default"), fitting.fit(tiny, ids, fitting.RECIPES["default"])
+    assert torch.equal(by_name.mem, by_value.mem)
+    assert repr(by_name) == f"Fit(2 texts in 1 vector of {tiny.dim} numbers each: 2 {by_name.status[0]})"
+    assert repr(tiny).startswith(f"Frozen({tiny.name!r}, LlamaForCausalLM, ")
+    assert len(repr(tiny)) < 200 + len(tiny.name)
+    with pytest.raises(ValueError, match="unknown recipe 'magic'; known are paper"):
+        fitting.fit(tiny, ids, "magic")
+
+
+@pytest.mark.parametrize("ids", ["a text", ["a text"], [1, 2, 3]])
+def test_what_is_no_rows_of_ids_is_refused_in_words(ids):
+    with pytest.raises(ValueError, match=r"in place of token ids; fitting\.cram|one row a text, \[\[1, 2, 3\]\]"):
+        rows_of_ids(ids)

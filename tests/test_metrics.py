@@ -439,3 +439,16 @@ def test_fits_that_did_not_finish_are_in_no_mean():
     table = GAINS.with_columns(status=pl.Series(["stalled", "diverged", "oom", "solved"]))
     assert gains.token_gain(table)["value"].item() == 25.0  # of 9 and 41
     assert metrics.finished(table)["text_id"].to_list() == [0, 2]
+
+
+def test_a_frame_that_is_not_ours_has_its_own_columns():
+    failed, tried = doctest.testmod(metrics, optionflags=doctest.ELLIPSIS)
+    assert (failed, tried) == (0, 6)
+
+
+@pytest.mark.parametrize("function", [metrics.accuracy_by_length, metrics.decoding_capacity, metrics.exact_lengths])
+def test_a_missing_column_is_one_sentence(function):
+    with pytest.raises(ValueError, match=r"the frame has no column (text_id|length).*; it has model, tokens\. Give"):
+        function(pl.DataFrame({"model": ["a"], "tokens": [3]}), by=["model"])
+    with pytest.raises(ValueError, match=r"no column source, n_mem"):
+        function(pl.DataFrame({"model": ["a"]}))

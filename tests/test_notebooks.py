@@ -52,6 +52,7 @@ SETTINGS = {
         "recipes": ["paper", "default"], "n_texts": 2, "longest": 3, "budget": 40, "driven": [1, 2],
         "driven_budget": 40, "store": "searches",
     },
+    "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
         "corpus": "TEXTS", "held_out": "TEXTS", "tokens": 40_000, "vocab_size": 300, "rungs": ["llama-64"],
     },
@@ -516,6 +517,18 @@ def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
             for near in (1 - 1e-6, 1 + 1e-6)
         )
         assert less <= row["value"] <= more
+
+
+def test_what_is_declared_in_a_file_is_measured_like_the_packages_own(executed):
+    notebook, folder = executed["20_your_own"]
+    (said,) = [text for text in outputs(notebook, "text/markdown") if "mean exact lengths" in text]
+    rows = store.read([folder / "store"])
+    for recipe in ("soft", "default"):
+        own = rows.filter(recipe=recipe, source="counting", model=SMALLEST)
+        held = [part["decoded_tokens"].max() or 0 for _, part in own.group_by("text_id")]
+        assert len(held) == 2
+        assert f"{sum(held) / 2:.2f} with `{recipe}` on `{SMALLEST}`" in said
+    assert "LOSSES = {" in " ".join(outputs(notebook, "text/markdown"))
 
 
 def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):

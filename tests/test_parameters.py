@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from capacity import report
+from capacity.report import parameters
 from capacity.report.parameters import ParameterError, check, declared, share
 
 
@@ -93,3 +94,34 @@ def test_each_notebook_gets_the_parameters_it_has(source: Path, tmp_path: Path) 
     (tmp_path / "08_small.py").write_text("# %% tags=['parameters']\nn: int = 1  # texts\n")
     sources = [source, tmp_path / "08_small.py"]
     assert share(sources, {"n": 2, "fast": True}) == {"07_source": {"fast": True}, "08_small": {"n": 2}}
+
+
+def test_a_file_of_parameters_is_read_as_papermill_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("n_texts: 8\nmodels: [a, b]\nlr: 0.5\nstore: ''\n")
+    assert parameters.read_file(path) == {"n_texts": 8, "models": ["a", "b"], "lr": 0.5, "store": ""}
+    assert parameters.read_file(None) == {}
+    for text, says in {"- 1": "no table of names", "a: [": "is no YAML"}.items():
+        path.write_text(text)
+        with pytest.raises(ParameterError, match=says):
+            parameters.read_file(path)
+
+
+def test_a_grid_of_parameters_is_each_combination(tmp_path: Path) -> None:
+    source, path = tmp_path / "00_x.py", tmp_path / "grid.toml"
+    lines = ["n: int = 1  # a", "names: list[str] = []  # b", 'model: str = ""  # c']
+    source.write_text('# %% tags=["parameters"]\n' + "\n".join(lines) + "\n")
+    path.write_text('n = [1, 2]\nnames = ["a", "b"]\nmodel = ["x", "y"]\n')
+    assert parameters.combinations(source, path) == [
+        {"n": n, "names": ["a", "b"], "model": model} for n in (1, 2) for model in ("x", "y")
+    ]
+    path.write_text('names = [["a"], ["b", "c"]]\n')
+    assert parameters.combinations(source, path) == [{"names": ["a"]}, {"names": ["b", "c"]}]
+    for text, says in {
+        'n = [1, "2"]': "n = '2' is a str",
+        "m = 1": "unknown parameter 'm'",
+        "n = [": "no TOML",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ParameterError, match=says):
+            parameters.combinations(source, path)

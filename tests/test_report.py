@@ -204,3 +204,25 @@ def test_what_a_kill_left_is_cleaned_and_what_is_being_written_is_not(tmp_path: 
 def test_the_report_does_not_import_torch() -> None:
     code = "import sys, capacity.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_grid_has_a_page_for_each_combination_and_keeps_those_of_before(tmp_path: Path) -> None:
+    folder, grid, out = tmp_path / "notebooks", tmp_path / "grid.toml", tmp_path / "out"
+    folder.mkdir()
+    lines = ["# %% [markdown]", "# # Halves", "", '# %% tags=["parameters"]', "n: int = 1  # a", 'model: str = ""  # b']
+    lines += ["# %%", "print(model)", "print(6 // n)"]
+    (folder / "00_halves.py").write_text("\n".join(lines) + "\n")
+    model = tmp_path / "a-model"
+    grid.write_text("n = [0, 2]\n")
+    done = report.build_grid(["00_halves"], grid, out=out, given={"model": str(model)}, folder=folder)
+    assert [result.status for result in done.results] == ["failed", "complete"]  # which leaves the other
+    grid.write_text("n = 3\n")
+    report.build_grid(["00_halves"], grid, out=out, given={"model": str(model)}, folder=folder)
+    pages = sorted((out / "grid-00_halves").glob("*.html"))
+    assert len(pages) == 4
+    index = done.index.read_text()
+    assert all(f"n = {n}" in index for n in (0, 2, 3))
+    shown = [nbformat.read(path, as_version=4).cells[-1].outputs for path in sorted(done.index.parent.glob("*.ipynb"))]
+    printed = ["".join(one["text"] for one in outputs if one.output_type == "stream") for outputs in shown]
+    assert sorted(text.splitlines()[-1] for text in printed) == ["2", "3", "a-model"]
+    assert not any(str(tmp_path) in text for text in printed)  # a model is named by its folder's name

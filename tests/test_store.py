@@ -518,20 +518,17 @@ def test_many_shards_become_one_while_they_are_written(tmp_path):
 def test_stores_are_merged_where_their_rows_agree(tmp_path):
     fill(tmp_path / "a", "k", "l", n_probes=2)
     fill(tmp_path / "b", "l", "m", n_probes=2, seconds=9.0, versions="others", threads=7)
-    assert store.conflicts([tmp_path / "a", tmp_path / "b"]) == []
     before = exact(store.read([tmp_path / "a", tmp_path / "b"]))
-    assert store.merge([tmp_path / "b"], tmp_path / "a") == 1
+    assert store.merge(tmp_path / "a", [tmp_path / "b"]) == (1, 1)
     assert exact(Store(tmp_path / "a").read()) == before
-    assert store.merge([tmp_path / "b", tmp_path / "a"], tmp_path / "new") == 3
-    assert store.merge([tmp_path / "a"], tmp_path / "new") == 0
 
 
 @pytest.mark.parametrize("changes", [{"steps": 2}, {"n_probes": 1}, {"mem": [0.25]}, {"bits_with": float("nan")}])
 def test_stores_that_disagree_are_not_merged(tmp_path, changes):
     fill(tmp_path / "a", "k", "l", n_probes=2)
     fill(tmp_path / "b", "l", "m", **{"n_probes": 2} | changes)
-    with pytest.raises(StoreError, match=r"1 cells have other rows in another of these stores \(l\)"):
-        store.merge([tmp_path / "b"], tmp_path / "a")
+    with pytest.raises(ValueError, match=r"1 cells of .* the first is l;"):
+        store.merge(tmp_path / "a", [tmp_path / "b"])
     assert Store(tmp_path / "a").keys() == {"k", "l"}
 
 
@@ -541,3 +538,20 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
         Store(tmp_path / "file" / "s").check_writable()
     Store(tmp_path / "s").check_writable()
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_the_same_cell_with_other_rows_is_named_and_refused(tmp_path):
+    fill(tmp_path / "a", "one", "two")
+    fill(tmp_path / "b", "one", seconds=9.0)
+    fill(tmp_path / "b", "two", steps=99)
+    fill(tmp_path / "b", "three")
+    both = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(ValueError, match=r"1 cells of .*b have other rows in .*a, the first is two; .*--keep-first"):
+        store.merge(tmp_path / "c", both)
+    assert not (tmp_path / "c").exists()
+    assert store.merge(tmp_path / "c", both, keep_first=True) == (3, 2)
+    found = store.read([tmp_path / "c"])
+    assert exact(found) == exact(store.read(both))  # whose rows are the first folder's, too
+    assert store.merge(tmp_path / "c", [tmp_path / "a"]) == (0, 2)
+    with pytest.raises(ValueError, match=r"no folder .*nowhere"):
+        store.merge(tmp_path / "c", [tmp_path / "nowhere"])

@@ -1,39 +1,16 @@
-"""How a chart is shown, in Jupyter and in a report, and how text is made harmless."""
+"""How a chart is shown, in Jupyter and in a report."""
 
-import json
-import uuid
+import base64
+import contextlib
 from typing import Any
 
 import altair as alt
 import polars as pl
+import vl_convert
 
-from capacity.harmless import plain, script_json
+from capacity.harmless import plain
 
 MIMETYPE = "application/vnd.capacity.vegalite+json"  # holds the Vega-Lite specification in an output
-# Jupyter alone runs this, and asks the network only where no vegaEmbed is there yet.
-_HTML = """<div id="{id}">{text}</div>
-<script type="application/json" id="{id}-spec">{spec}</script>
-<script>
-(async () => {{
-  const load = (source) => new Promise((done, fail) => {{
-    const script = document.createElement("script");
-    Object.assign(script, {{src: source, onload: done, onerror: fail}});
-    document.head.append(script);
-  }});
-  if (!window.vegaEmbed) for (const source of {sources}) await load(source);
-  const spec = JSON.parse(document.getElementById("{id}-spec").textContent);
-  await window.vegaEmbed(document.getElementById("{id}"), spec, {{renderer: "svg"}});
-}})();
-</script>
-"""
-_SOURCES = [
-    f"https://cdn.jsdelivr.net/npm/{name}"
-    for name in (
-        f"vega@{alt.VEGA_VERSION}",
-        f"vega-lite@{alt.VEGALITE_VERSION}",
-        f"vega-embed@{alt.VEGAEMBED_VERSION}",
-    )
-]
 
 
 def enable() -> None:
@@ -56,24 +33,25 @@ def _theme() -> alt.theme.ThemeConfig:
 def bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Return one chart in every form it may be shown in, by mimetype.
 
-    `spec` is a Vega-Lite specification with its data inside. `MIMETYPE` holds it for the report, text/html
-    draws it in Jupyter, text/plain names it elsewhere. Missing numbers are null in all of them.
+    `spec` is a Vega-Lite specification with its data inside. `MIMETYPE` holds it for the report, which draws it;
+    image/svg+xml is the picture for Jupyter, nbviewer and GitHub, none of which then needs a network or a script;
+    image/png is the same where an SVG is not trusted, as in JupyterLab for a notebook that another program ran;
+    text/plain names it. Missing numbers are null in all of them. Nothing is fetched: a chart that
+    asks for that has no picture.
     """
     spec = plain(spec)
-    text = caption(spec)
-    html = _HTML.format(
-        id=f"chart-{uuid.uuid4().hex}",
-        text=text.replace("&", "&amp;").replace("<", "&lt;"),
-        spec=script_json(spec),
-        sources=json.dumps(_SOURCES),
-    )
-    return {MIMETYPE: spec, "text/html": html, "text/plain": text}
+    forms = {MIMETYPE: spec, "text/plain": caption(spec)}
+    with contextlib.suppress(ValueError):  # vl-convert's, for what it may not fetch or can't draw
+        forms["image/svg+xml"] = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        drawn = vl_convert.svg_to_png(forms["image/svg+xml"], scale=1)
+        forms["image/png"] = base64.b64encode(drawn).decode()
+    return forms
 
 
 def caption(spec: dict[str, Any]) -> str:
     """Return one line that names a chart: its title and the number of rows drawn."""
-    title = spec.get("title") or "untitled"
-    words = title.get("text", "untitled") if isinstance(title, dict) else title
+    title = spec.get("title") or ""
+    words = title.get("text", "") if isinstance(title, dict) else title
     words = " ".join(words) if isinstance(words, list) else words
     rows = sum(len(data) for data in spec.get("datasets", {}).values())
-    return f"Chart: {words} ({rows} rows)"
+    return f"Chart: {words} ({rows} rows)" if words else f"Chart of {rows} rows"

@@ -1,5 +1,6 @@
 """Fits of [mem] vectors to texts: at their full length, or at the longest that fits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,12 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.fitting.crammed import Crammed, cram, doubling
+from capacity.fitting.crammed import Crammed, cram, doubling, rows_of_ids
 from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
 from capacity.fitting.losses import LOSSES
 from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
 from capacity.fitting.recipes import RECIPES, Recipe, recipe
+from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, first_length, stop
 from capacity.fitting.slots import shape_of
 from capacity.fitting.tasks import Advance, Curve, Probe, Task, start, task
@@ -38,11 +40,16 @@ class Fit:
     seconds: list[float]
     curve: list[Curve | None]  # None without `trace`
 
+    def __repr__(self) -> str:
+        texts, n_mem, dim = self.mem.shape
+        ended = ", ".join(f"{n} {status}" for status, n in Counter(self.status).items()) or "nothing"
+        return f"Fit({texts} texts in {n_mem} vector{'s' * (n_mem > 1)} of {dim} numbers each: {ended})"
+
 
 def fit(
     frozen: Frozen,
     ids: Int[Tensor, "batch tokens"] | Sequence[Sequence[int]],
-    recipe: Recipe,
+    recipe: Recipe | str = "default",
     *,
     n_mem: int = 1,
     seed: int | Sequence[int] = 0,
@@ -56,7 +63,7 @@ def fit(
     Args:
         frozen: the model.
         ids: token ids, one row a text; rows of a list may differ in length.
-        recipe: how to optimise, one of RECIPES or your own.
+        recipe: how to optimise: the name of one, one of RECIPES, or your own.
         n_mem: vectors a text.
         seed: of the start; one for all texts or one a text (restarts are the same text with several seeds).
         init: the start itself, instead of `seed`.
@@ -66,7 +73,8 @@ def fit(
 
     Raises ValueError for an empty or too long text, ids outside the vocabulary, or arguments of other shapes.
     """
-    rows = [[int(token) for token in row] for row in ids]
+    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    rows = rows_of_ids(ids)
     seeds = [seed] * len(rows) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(rows):
         raise ValueError(f"{len(seeds)} seeds for {len(rows)} texts; give one, or one a text")
@@ -78,7 +86,7 @@ def fit(
         for i, (row, one) in enumerate(zip(rows, seeds, strict=True))
     ]  # fmt: skip
     done = sorted(
-        run(frozen, tasks, recipe, stop, compile=compile),
+        run(frozen, tasks, chosen, stop, compile=compile),
         key=lambda task: task.tag,
     )
     last = [task.probes[-1] for task in done]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,7 @@ class Crammed:
     n_mem: int  # vectors of the last try
     found: Longest  # of the last try
     given: tuple[int, ...]  # leading tokens that the decoder gets beside the vectors
+    text: str = ""  # as it was given; "": token ids were
 
     @property
     def mem(self) -> Float[Tensor, "n_mem dim"] | None:
@@ -68,9 +70,11 @@ class Crammed:
         return not self.complete and self.found.censored
 
     def __repr__(self) -> str:
-        share = "all" if self.complete else f"{self.found.length} of"
+        held = f"{'all' if self.complete else f'{self.found.length} of'} {len(self.ids)} tokens"
+        held += f" of {self.text[:40]!r}" if self.text else ""
         vectors = f"{self.n_mem} vector{'s' * (self.n_mem > 1)}"
-        return f"Crammed({share} {len(self.ids)} tokens in {vectors}, {self.found.token_steps} token-steps)"
+        size = "" if self.mem is None else f", {4 * self.mem.numel():,} bytes"
+        return f"Crammed({held} in {vectors}{size}, {self.found.token_steps} token-steps)"
 
 
 def cram(
@@ -103,7 +107,8 @@ def cram(
     """
     if given not in (0, 1):
         raise ValueError(f"given is {given}; 0 or 1 tokens can be given")
-    ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else [int(token) for token in text]
+    words = text if isinstance(text, str) else ""
+    ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else rows_of_ids([text])[0]
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
     chosen = recipe(how) if isinstance(how, str) else how
     crammed = None
@@ -116,10 +121,20 @@ def cram(
             )
             tries = iter([(n_mem, one)])
         for number, one in tries:
-            crammed = Crammed(tuple(ids), number, one, tuple(ids[:given]))
+            crammed = Crammed(tuple(ids), number, one, tuple(ids[:given]), words)
             watch(crammed)
     assert crammed is not None  # there is a first try
     return crammed
+
+
+def rows_of_ids(ids: Any) -> list[list[int]]:
+    """Return token ids as lists of whole numbers, one a text; raises ValueError for words, or for one text alone."""
+    if isinstance(ids, str) or any(isinstance(row, str) for row in ids):
+        raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
+    try:
+        return [[int(token) for token in row] for row in ids]
+    except TypeError as error:
+        raise ValueError("ids are not rows of token ids; give one row a text, [[1, 2, 3]] for a single text") from error
 
 
 @contextmanager

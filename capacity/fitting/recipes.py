@@ -1,8 +1,10 @@
 """How a fit is optimised: named, frozen sets of settings."""
 
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, get_origin
 
-from capacity.fitting.losses import LOSSES
+from capacity import extensions
+from capacity.fitting import losses
 from capacity.models import Frozen
 
 
@@ -10,7 +12,7 @@ from capacity.models import Frozen
 class Recipe:
     """Settings of the optimisation of one fit; AdamW at a constant rate, no clipping."""
 
-    loss: str  # a key of losses.LOSSES
+    loss: str  # a key of losses.LOSSES, or one of a file in use (extensions)
     margin: float = 0.0  # of the hinges, in logits
     lr: float  # learning rate
     betas: tuple[float, float] = (0.9, 0.9)
@@ -22,8 +24,7 @@ class Recipe:
 
     def __post_init__(self):
         """Refuse a loss that does not exist."""
-        if self.loss not in LOSSES:
-            raise ValueError(f"unknown loss {self.loss!r}; known are {', '.join(LOSSES)}")
+        losses.check(self.loss)
 
     def of(self, frozen: Frozen) -> "Recipe":
         """Return the recipe with learning rate and margin in the model's own units."""
@@ -44,7 +45,31 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """Return the recipe called `name`; raises ValueError with the known ones."""
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
-    return RECIPES[name]
+    """Return the recipe called `name`, of RECIPES or a file in use; raises ValueError with the known ones."""
+    if name in RECIPES:
+        return RECIPES[name]
+    own = extensions.own("recipes", RECIPES)
+    if name not in own:
+        raise ValueError(f"unknown recipe {name!r}; known are {', '.join([*RECIPES, *own])}")
+    return _described(name, own[name])
+
+
+def _described(name: str, described: Any) -> Recipe:
+    """Return the recipe that a dict of its fields describes; ValueError for another field or type, or below 0."""
+    known = {field.name: field for field in fields(Recipe)}
+    values = described if isinstance(described, dict) else {}
+    needed = {key for key, field in known.items() if field.default is MISSING}
+    if not needed <= values.keys() <= known.keys():
+        raise ValueError(
+            f"recipe {name!r} is {described!r}; give a dict of {', '.join(known)}, the first and lr at least"
+        )
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        value = tuple(value) if key == "betas" and isinstance(value, list) else value
+        value = float(value) if known[key].type is float and type(value) is int else value
+        numbers = () if key in ("loss", "relative") else value if isinstance(value, tuple) else (value,)
+        kind = get_origin(known[key].type) or known[key].type
+        if type(value) is not kind or any(type(one) not in (int, float) or one < 0 for one in numbers):
+            raise ValueError(f"recipe {name!r}: {key} is {value!r}; {known[key].type} is needed, no number below 0")
+        made[key] = value
+    return Recipe(**made)

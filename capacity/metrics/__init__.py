@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from capacity.metrics.intervals import Interval, difference, interval
-from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, finished, found, pooled
+from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
     "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length", "censored",
@@ -33,13 +33,49 @@ def accuracy() -> pl.Expr:
     return pl.when(scored == 0).then(1.0).otherwise(n_right() / scored).alias("accuracy")
 
 
-def accuracy_by_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the mean accuracy over texts at each length with its interval: *by, length, value, low, high, n."""
+_SCORES = ("correct_with", "first_correct", "scored_from", "n_scored")  # what `accuracy` is made of
+
+
+def _scored(rows: pl.DataFrame, by: Sequence[str], share: str | None, *names: str) -> pl.DataFrame:
+    """Return the rows that may be pooled with a column `accuracy`: that of a column, else made of the scores."""
+    check_columns(rows, *by, *names, *([share] if share else _SCORES))
+    return pooled(rows, by).with_columns(accuracy() if share is None else pl.col(share).alias("accuracy"))
+
+
+def accuracy_by_length(
+    rows: pl.DataFrame,
+    *,
+    by: Sequence[str] = CONDITIONS,
+    text_id: str = "text_id",
+    length: str = "length",
+    share: str | None = None,
+) -> pl.DataFrame:
+    """Return the mean accuracy over texts at each length with its interval: *by, length, value, low, high, n.
+
+    text_id, length: columns that name the text and count its tokens. share: column with the share of right tokens, in
+    [0, 1]; None makes it of the scores of our rows. ValueError for a column that is missing, and as `pooled`.
+
+    A frame of anybody's, of which two texts were tried at two lengths:
+
+    >>> theirs = pl.DataFrame({
+    ...     "net": ["tiny"] * 4, "doc": ["a", "b", "a", "b"], "tokens": [4, 4, 8, 8], "ok": [1.0, 1.0, 0.5, 0.7]
+    ... })
+    >>> columns = {"by": ["net"], "text_id": "doc", "length": "tokens", "share": "ok"}
+    >>> accuracy_by_length(theirs, **columns).select("net", "tokens", "value", "n").rows()
+    [('tiny', 4, 1.0, 2), ('tiny', 8, 0.6, 2)]
+    >>> decoding_capacity(theirs, **columns).select("net", "value", "censored").rows()
+    [('tiny', 4.0, 'no')]
+    >>> mean(theirs, pl.col("ok") * pl.col("tokens"), ["net"], text_id="doc").select("value", "n").row(0)
+    (4.4, 2)
+    >>> accuracy_by_length(theirs, by=["net"], text_id="text", length="tokens", share="ok")
+    Traceback (most recent call last):
+    ValueError: the frame has no column text; it has net, doc, tokens, ok. Give the names of yours (by, text_id, ...
+    """
 
     def one(part: pl.DataFrame) -> Interval:
-        return interval(part.group_by("text_id").agg(pl.col("accuracy").mean())["accuracy"])
+        return interval(part.group_by(text_id).agg(pl.col("accuracy").mean())["accuracy"])
 
-    return summarise(pooled(rows, by).with_columns(accuracy()), [*by, "length"], one)
+    return summarise(_scored(rows, by, share, text_id, length), [*by, length], one)
 
 
 def check_threshold(threshold: float) -> None:
@@ -48,12 +84,21 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold is {threshold!r}; above 0 and at most 1 is allowed")
 
 
-def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, threshold: float = 0.99) -> pl.DataFrame:
+def decoding_capacity(
+    rows: pl.DataFrame,
+    *,
+    by: Sequence[str] = CONDITIONS,
+    threshold: float = 0.99,
+    text_id: str = "text_id",
+    length: str = "length",
+    share: str | None = None,
+) -> pl.DataFrame:
     """Return the largest length with mean accuracy >= threshold (the paper's decoding capacity), tokens.
 
     Columns: *by, value (0 where no length reaches the threshold), low, high, n, degenerate, censored: `above` where
     the largest length measured still passes, `below` where the smallest doesn't, else `no`. Lengths need not be
     passed in order, as in the paper. Every text must have every length, `rows` being of one fixed-length grid.
+    text_id, length, share: columns, see `accuracy_by_length`.
 
     Raises ValueError for a threshold outside (0, 1], or texts that miss a length.
 
@@ -62,9 +107,9 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
     check_threshold(threshold)
 
     def one(part: pl.DataFrame) -> dict:
-        table = part.pivot("length", index="text_id", values="accuracy", aggregate_function="mean")
-        lengths = np.sort(part["length"].unique().to_numpy())
-        values = table.select([str(length) for length in lengths]).to_numpy().astype(float)
+        table = part.pivot(length, index=text_id, values="accuracy", aggregate_function="mean")
+        lengths = np.sort(part[length].unique().to_numpy())
+        values = table.select([str(tokens) for tokens in lengths]).to_numpy().astype(float)
         if np.isnan(values).any():
             raise NothingFound("some texts miss a length; decoding capacity needs every text at every length")
 
@@ -76,7 +121,7 @@ def decoding_capacity(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, thr
         censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
         return asdict(found) | {"censored": censored}
 
-    return summarise(pooled(rows, by).with_columns(accuracy()), by, one)
+    return summarise(_scored(rows, by, share, text_id, length), by, one)
 
 
 def censored() -> pl.Expr:
@@ -96,6 +141,7 @@ def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.D
     The longest prefix decoded free-running; 0 where none was. Where it is `censored`, the true one may be larger. A
     text with no finished fit is left out.
     """
+    check_columns(rows, *by, "text_id", "seed", "length", "status", "scored_from", "decoded_tokens")
     return (
         pooled(rows, by)
         .group_by([*by, "text_id", "seed"], maintain_order=True)
@@ -138,12 +184,13 @@ def exact_length_by_cost(
     return pl.concat(tables).sort([*by, "spent"])
 
 
-def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str]) -> pl.DataFrame:
+def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; texts are resampled as in `ratio`."""
-    return ratio(rows.with_columns(value.alias("above"), pl.lit(1).alias("below")), "above", "below", by=by)
+    rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
+    return ratio(rows, "above", "below", by=by, text_id=text_id)
 
 
-def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> pl.DataFrame:
+def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text_id: str = "text_id") -> pl.DataFrame:
     """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
 
     The interval resamples texts, each with all its rows; a text with 0 in both tells nothing and is left out; fits
@@ -154,7 +201,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> p
     """
 
     def one(part: pl.DataFrame) -> Interval:
-        pairs = part.group_by("text_id", maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
+        pairs = part.group_by(text_id, maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
         pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
         if not pairs[below].sum():
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
@@ -169,6 +216,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str]) -> p
         found = interval(pairs.to_numpy().astype(float), statistic=quotient)
         return found if bounded else replace(found, low=None, high=None, degenerate=True)
 
+    check_columns(rows, *by, text_id, above, below)
     return summarise(pooled(rows, by), by, one)
 
 

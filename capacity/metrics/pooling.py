@@ -26,6 +26,15 @@ def found(rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
+def check_columns(rows: pl.DataFrame, *names: str) -> None:
+    """Raise ValueError for columns that a frame lacks, saying which it has and how others are named."""
+    if missing := [name for name in names if name not in rows.columns]:
+        raise ValueError(
+            f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400]}. Give the names of "
+            "yours (by, text_id, length ...) or rename them"
+        )
+
+
 def finished(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of fits with a result: not those that diverged or ran out of memory."""
     return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
@@ -40,6 +49,7 @@ def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     Raises ValueError where rows of one group differ in a column of ALIKE, naming it and its values, and where a cell
     (text, seed, length, probe) is there under two keys.
     """
+    check_columns(rows, *by)
     rows = finished(rows)
     names = [name for name in ALIKE if name in rows.columns and name not in by]
     if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:

@@ -31,8 +31,8 @@ from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
     "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
-    "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "is_cached", "is_exhausted", "load",
-    "locate", "tokenizer_digest",
+    "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
+    "load", "locate", "tokenizer_digest",
 ]  # fmt: skip
 
 

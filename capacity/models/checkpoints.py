@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from capacity import resources
-from capacity.files import first_line
+from capacity.files import first_line, list_hint
 from capacity.models import gguf, packaged
 from capacity.models.errors import ModelError
 
@@ -68,8 +68,8 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     Raises ModelError for an unknown name, a packaged model that was not fetched, what the hub does not give, a GGUF
     file that is not read, or a folder without safetensors.
     """
-    if not name or "\0" in name:
-        raise ModelError(f"{name!r} names no model; embedded are {', '.join(EMBEDDED)}")
+    if not name or "\0" in name or (list_hint(name) and _local(name) is None):
+        raise ModelError(f"{name[:120]!r} names no model; embedded are {', '.join(EMBEDDED)}{list_hint(name)}")
     if name in packaged.PACKAGED:
         return packaged.locate(name)
     if name.partition("@")[0].endswith(".gguf") and (file := _file(name, revision)):

@@ -41,6 +41,10 @@ class Frozen:
     quantisation: str | None = None  # of the GGUF file that the weights were dequantised from; None for others
     contract: Any = None  # a contract.Contract: what was measured as it was loaded; None where it was made in memory
 
+    def __repr__(self) -> str:
+        kind, size = type(self.model).__name__, self.model.num_parameters()
+        return f"Frozen({self.name!r}, {kind}, {size:,} parameters, width {self.dim}, {self.dtype} on {self.device})"
+
     @property
     def _embedding(self) -> Tensor:
         weight = self.model.get_input_embeddings().weight

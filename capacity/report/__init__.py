@@ -1,13 +1,16 @@
 """A notebook and parameters in, an executed notebook and an offline HTML page out."""
 
 import difflib
+import hashlib
 import importlib.metadata
+import json
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,14 @@ from traitlets import default
 from traitlets.config import Config
 
 from capacity import files, harmless, provenance, resources, verdicts
-from capacity.report import page
+from capacity.report import page, parameters
 from capacity.report.parameters import check, declared, share
+
+__all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute", "titles"]
 
 _TITLE = "How much fits into one vector?"
 _PICTURE = "01_decoding_capacity"  # its first chart and its headline stand on the index
+_ABSOLUTE = re.compile(r"(?:^|:)(/[^#:]+)")  # in the value of a parameter: a model's folder, file:/PATH#COLUMN
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
 
@@ -65,13 +71,22 @@ class Summary:
         return tuple(result for result in self.results if result.status == "failed")
 
 
-def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | None = None) -> Path:
+def titles(folder: Path | None = None) -> dict[str, str]:
+    """Return the title of each notebook by its name, in order."""
+    found = sorted((folder or resources.notebooks()).glob("[0-9]*.py"))
+    return {path.stem: page.heading(harmless.plain(jupytext.read(path)))[0].striptags() for path in found}
+
+
+def execute(
+    source: Path, given: dict[str, Any], *, out: Path, timeout: int | None = None, name: str | None = None
+) -> Path:
     """Return the path of the executed notebook, `<out>/<name>.ipynb`, written whole or not at all.
 
-    `source` is a py:percent file, `given` goes after its parameters cell, `timeout` is in seconds a cell. The
-    kernel is this interpreter, in the caller's working folder. ParameterError before a kernel starts;
-    NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of time. A notebook whose
-    rows are not there (metrics.NothingFound) ends where it misses them, with a verdict that says so.
+    `source` is a py:percent file, whose own name is taken where no other is given, `given` goes after its parameters
+    cell, `timeout` is in seconds a cell. The kernel is this interpreter, in the caller's working folder. ParameterError
+    before a kernel starts; NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of
+    time. A notebook whose rows are not there (metrics.NothingFound) ends where it misses them, with a verdict that
+    says so.
     """
     values = check(source, given)
     notebook = jupytext.read(source)
@@ -118,7 +133,8 @@ def execute(source: Path, given: dict[str, Any], *, out: Path, timeout: int | No
     status = "failed" if reason else "complete"
     run |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
     notebook.metadata["capacity"] = run
-    executed = out / f"{source.stem}.ipynb"
+    executed = out / f"{name or source.stem}.ipynb"
+    _shorten(notebook, values)
     _write(executed, nbformat.writes(notebook))
     if reason:
         raise NotebookError(executed, reason)
@@ -175,6 +191,82 @@ def build(
     return Summary(index=out / "index.html", results=tuple(results))
 
 
+def build_grid(
+    names: Iterable[str],
+    grid: Path,
+    *,
+    out: Path = Path("build/report"),
+    given: dict[str, Any] | None = None,
+    folder: Path | None = None,
+    timeout: int | None = None,
+) -> Summary:
+    """Return how one notebook ended with each combination of the values in a TOML file, as `build` of several.
+
+    The pages go to `<out>/grid-<name>`, over which there is an index, each named by a digest of its parameters: other
+    parameters never take its place, the same ones do. given: parameters of every page. ValueError for more than one
+    notebook, and as parameters.combinations.
+    """
+    sources = _selected(names, folder or resources.notebooks())
+    if len(sources) != 1:
+        raise ValueError(f"{len(sources)} notebooks are given; a grid is of one")
+    (source,), given = sources, given or {}
+    combinations = [given | one for one in parameters.combinations(source, grid)]
+    for one in combinations:
+        check(source, one)
+    place = out / f"grid-{source.stem}"
+    files.clean(place)
+    _write_script(place / "assets" / "vega.js")
+    results: list[Result] = []
+    for one in combinations:
+        name = hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
+        results.append(_make(source, one, place, timeout, name=name))
+        told = ", ".join(f"{key}={value}" for key, value in one.items())
+        _write(place / "index.html", _index_of_grid(source, place))
+        why = f": {results[-1].reason}" if results[-1].reason else ""
+        line = f"{name} ({told}): {results[-1].status} in {results[-1].seconds:.1f} s{why}"
+        print(harmless.visible(line), file=sys.stderr, flush=True)
+    return Summary(index=place / "index.html", results=tuple(results))
+
+
+def _index_of_grid(source: Path, place: Path) -> str:
+    """Return the index over all pages of a folder, those of earlier runs too, each by the parameters that differ."""
+    pages = {path.stem: page.read(path) for path in sorted(place.glob("*.ipynb"))}
+    runs = {name: notebook["metadata"]["capacity"]["parameters"] for name, notebook in pages.items()}
+    values = {name: {one["name"]: one["value"] for one in table} for name, table in runs.items()}
+    differ = [key for key in declared(source) if len({told.get(key) for told in values.values()}) > 1]
+    entries = [
+        replace(
+            page.entry(name, notebook, link=f"{name}.html"), question="",
+            title=", ".join(f"{key} = {values[name].get(key)}" for key in differ) or source.stem,
+        )
+        for name, notebook in pages.items()
+    ]  # fmt: skip
+    return page.index(source.stem, sorted(entries, key=lambda entry: str(entry.title)), None)
+
+
+def _shorten(notebook: Any, values: dict[str, Any]) -> None:
+    """Name files and folders that parameters name by their absolute paths by their last part, in all outputs."""
+    given = [one for value in values.values() for one in (value if isinstance(value, list) else [value])]
+    paths = {match[1] for one in given if isinstance(one, str) and (match := _ABSOLUTE.search(one))}
+    short = {path: Path(path).name for path in paths}
+    short = {path: name for path, name in short.items() if name and list(short.values()).count(name) == 1}
+
+    def named(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: named(one) for key, one in value.items()}
+            case list():
+                return [named(one) for one in value]
+            case str():
+                for path in sorted(short, key=len, reverse=True):
+                    value = value.replace(path, short[path])
+        return value
+
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and short:
+            cell.outputs = [nbformat.from_dict(named(output)) for output in cell.outputs]
+
+
 class _KernelManager(AsyncKernelManager):
     """Kernels of the running interpreter, whatever kernels are registered on the machine."""
 
@@ -192,16 +284,21 @@ def _beside(source: Path, sources: list[Path], folder: Path, out: Path) -> tuple
 
 
 def _make(
-    source: Path, given: dict[str, Any], out: Path, timeout: int | None, beside: tuple[str, str] = ("", "")
+    source: Path,
+    given: dict[str, Any],
+    out: Path,
+    timeout: int | None,
+    beside: tuple[str, str] = ("", ""),
+    name: str | None = None,
 ) -> Result:
     reason, started = "", time.monotonic()
     try:
-        executed = execute(source, given, out=out, timeout=timeout)
+        executed = execute(source, given, out=out, timeout=timeout, name=name)
     except NotebookError as error:
         executed, reason = error.executed, error.reason
-    _write(out / f"{source.stem}.html", page.page(executed, before=beside[0], after=beside[1]))
+    _write(out / f"{executed.stem}.html", page.page(executed, before=beside[0], after=beside[1]))
     status = "failed" if reason else "complete"
-    return Result(name=source.stem, status=status, reason=reason, seconds=time.monotonic() - started)
+    return Result(name=executed.stem, status=status, reason=reason, seconds=time.monotonic() - started)
 
 
 def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:

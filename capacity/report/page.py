@@ -205,13 +205,14 @@ def _output(output: dict[str, Any]) -> Block | None:
             text = "\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}"
             return Block(kind="error", content=text)
     data = output["data"]
+    if isinstance(spec := data.get(display.MIMETYPE), dict):  # before its picture
+        return Block(
+            kind="chart", content=Chart(caption=display.caption(spec), json=Markup(harmless.script_json(spec)))
+        )
     for mimetype in _IMAGES:
         if mimetype in data:
             return Block(kind="image", content=_data_url(mimetype, data[mimetype]))
     match data:
-        case {display.MIMETYPE: dict() as spec}:
-            chart = Chart(caption=display.caption(spec), json=Markup(harmless.script_json(spec)))
-            return Block(kind="chart", content=chart)
         case {verdicts.MIMETYPE: dict(), "text/markdown": str(text)}:
             return Block(kind="verdict", content=Markup(_MARKDOWN.render(text)))
         case {"text/markdown": str(text)}:

@@ -5,11 +5,17 @@ import difflib
 import io
 import keyword
 import tokenize
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jupytext
+import yaml
+
+from capacity import files
 
 _SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _SHOWN = 200  # characters of a value in a message
@@ -62,6 +68,61 @@ def check(source: Path, given: dict[str, Any]) -> dict[str, Any]:
                 f"allowed is {annotation}, for example {known[name].default!r}"
             )
     return {name: parameter.default for name, parameter in known.items()} | given
+
+
+def read_pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """Return values by name of texts `name=value`; a value that is no literal of Python is a text."""
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ParameterError(f"-p {pair[:80]!r} is no name=value; give for example -p n_texts=8")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (TypeError, MemoryError, RecursionError) as error:  # a list as a key; expressions in one another
+            shown = value if len(value) <= 80 else f"{value[:80]}…"
+            raise ParameterError(f"-p {name}: {shown!r} is no value; give a literal, as 8 or [8, 16]") from error
+        except (ValueError, SyntaxError):  # what is no literal is a text
+            found[name] = value
+    return found
+
+
+def read_file(path: Path | None) -> dict[str, Any]:
+    """Return values by name from a YAML file, as papermill's -f takes it; none of None. ParameterError as wrong use."""
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ParameterError(f"{path} can't be read ({error.strerror}); give a YAML file, as n_texts: 8") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is no YAML: {files.first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ParameterError(f"{path} is no table of names and values; write for example n_texts: 8")
+    return found
+
+
+def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
+    """Return what a TOML file makes of a notebook's parameters: each combination of values, in the file's order.
+
+    A value that fits the parameter is one value; else it is a list of such. ParameterError for one that is neither.
+    """
+    try:
+        given = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path} can't be read ({error.strerror}); give a TOML file, as n_mem = [1, 2]") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is no TOML: {files.first_line(error)}") from error
+    known = declared(source)
+    values = []
+    for name, value in given.items():
+        _check_name(name, list(known), source.stem)
+        single = _fits(value, _expression(known[name].annotation))
+        values.append([value] if single or not isinstance(value, list) else value)
+    found = [dict(zip(given, chosen, strict=True)) for chosen in product(*values)]
+    for one in found:
+        check(source, one)
+    return found
 
 
 def share(sources: list[Path], given: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,13 +12,14 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
+from capacity.store import merging
 from capacity.store.claims import Claims
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
 from capacity.store.shards import StoreError, StoreWarning, collect, until_it_stays, valid, write
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "conflicts", "default_path", "merge", "read", "to_frame",
+    "default_path", "merge", "read", "to_frame",
 ]  # fmt: skip
 
 
@@ -146,38 +147,6 @@ class Store:
                 path.unlink(missing_ok=True)
 
 
-def conflicts(paths: Sequence[Path | str]) -> list[str]:
-    """Return the keys of cells whose rows differ between folders, `seconds`, `versions` and `threads` apart.
-
-    Of these `read` takes the first folder's. A damaged shard is only warned of.
-    """
-    parts = []
-    for path in paths:
-        rows = read([path])
-        each = rows.select("key", hash=rows.drop("seconds", "versions", "threads").hash_rows().cast(pl.String))
-        parts.append(each.group_by("key").agg(pl.col("hash").str.join(" ")))  # in order of probe
-    different = pl.concat(parts).unique().group_by("key").len().filter(pl.col("len") > 1)
-    return different["key"].sort().to_list()
-
-
-def merge(paths: Sequence[Path | str], into: Path | str) -> int:
-    """Return how many cells were added to the store `into`: those of other stores that it has not.
-
-    Raises StoreError, naming them, where a cell has other rows in another of these stores; then nothing is written.
-    """
-    if clash := conflicts([into, *paths]):
-        raise StoreError(
-            f"{len(clash)} cells have other rows in another of these stores ({', '.join(clash[:3])}), and which are "
-            "right can't be told here; leave one of the stores out, or measure these cells again into an empty one"
-        )
-    with Store(into) as target:
-        rows = read(paths)
-        new = rows.filter(~pl.col("key").is_in(sorted(target.keys())))
-        if len(new):
-            write(target.path, new)
-        return new["key"].n_unique()
-
-
 def read(
     paths: Sequence[Path | str], columns: Sequence[str] | None = None, keys: Iterable[str] | None = None
 ) -> pl.DataFrame:
@@ -192,3 +161,15 @@ def read(
         return collect(list(dict.fromkeys(shards)), columns, wanted)
 
     return until_it_stays(attempt)
+
+
+def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = False) -> tuple[int, int]:
+    """Return how many cells of some folders were new in another, which has them from now on, and how many were there.
+
+    Raises ValueError, before anything is written, for a folder that is not there, or a cell with other rows in two of
+    them (`seconds`, `versions` and `threads` may differ); keep_first: those of the folder that is named first stay.
+    """
+    folders = [Path(folder) for folder in stores]
+    if gone := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"no folder {', '.join(gone)}; give folders of rows")
+    return merging.merge(Path(into), folders, read, keep_first=keep_first)

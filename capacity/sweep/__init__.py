@@ -13,10 +13,13 @@ from typing import Any
 import polars as pl
 
 from capacity import models, resources, store
-from capacity.sweep import elsewhere, engines
+from capacity.sweep import elsewhere, engines, processes
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
+from capacity.sweep.shards import shard
 
-__all__ = ["MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run"]
+__all__ = [
+    "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run", "shard",
+]  # fmt: skip
 
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere
 
@@ -54,6 +57,7 @@ def measure(
     travelling: bool = True,
     compile: bool = False,
     progress: bool = True,
+    jobs: int = 1,
 ) -> Measured:
     """Return the rows of all cells, and how many were measured now, were there, and are nowhere.
 
@@ -64,6 +68,7 @@ def measure(
         travelling: take the rows that travel with the project for there, too; the store's own come first.
         compile: see fitting.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
+        jobs: processes, one a GPU or a share of the cores; see sweep.processes.
 
     Processes that share a store share the work, too (see engines.local).
 
@@ -75,6 +80,8 @@ def measure(
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}; known are {', '.join(MISSING)}")
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}; at least 1 process is needed")
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
     absent = elsewhere.absent(experiments)
@@ -95,7 +102,11 @@ def measure(
     if todo and missing == "measure":
         with _terminated(), store.Store(place) as kept:
             kept.check_writable()
-            n_new = engines.local(todo, kept, compile=compile, progress=progress)
+            if jobs > 1:
+                processes.processes(todo, place, jobs=jobs, compile=compile, show=progress)
+                n_new = len(todo)
+            else:
+                n_new = engines.local(todo, kept, compile=compile, progress=progress)
         lacking = []
     rows = store.read(places, keys=[*wanted, *known.values()])
     n_there = len(wanted) + len(away) - len(lacking) - n_new

@@ -3,13 +3,12 @@
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterable, Sequence
 
 from capacity import fitting
 from capacity.models import Frozen, ModelError
 from capacity.store import Claims, Store
+from capacity.sweep import progress as progresses
 from capacity.sweep import rows
 from capacity.sweep.experiment import Cell
 
@@ -29,20 +28,28 @@ def check(frozen: Frozen, cells: Sequence[Cell]) -> None:
                 )
 
 
-def local(cells: Sequence[Cell], kept: Store, *, compile: bool = False, progress: bool = True) -> int:
+def local(
+    cells: Sequence[Cell],
+    kept: Store,
+    *,
+    compile: bool = False,
+    progress: bool = True,
+    ended: Callable[[int], object] = lambda n: None,
+) -> int:
     """Measure cells in this process, one model after another, into a store; return how many were measured here.
 
     Other processes may do the same at the same time: each claims some cells, measures them, and claims more. What
     another has claimed is waited for, and taken over where it dies. A cell's rows are on disk before its claim ends.
 
-    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error.
+    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error; ended: gets
+    the number of cells that ended, whoever measured them.
     """
     left = {cell.key: cell for cell in sorted(cells, key=rows.kind)}
     n_measured = 0
     with (
         Claims(kept.path) as claims,
         contextlib.ExitStack() as ending,
-        tqdm(total=len(cells), unit="cell", disable=not (progress and cells), smoothing=0.1) as bar,
+        progresses.bar(len(cells), show=progress) as bar,
     ):
         ending.callback(kept.flush)  # before the claims end, however this does
         while left:
@@ -61,10 +68,12 @@ def local(cells: Sequence[Cell], kept: Store, *, compile: bool = False, progress
                     for made in rows.run(frozen, [left[key] for key in new], compile=compile):
                         kept.append(made)
                         bar.update()
+                        ended(1)
                     kept.flush()
                     claims.release(mine)
                     n_measured += len(new)
                     bar.update(len(mine) - len(new))
+                    ended(len(mine) - len(new))
                     left = {key: cell for key, cell in left.items() if key not in mine}
                     mine = claims.take([key for key in keys if key in left], 1)
             missing = kept.missing(left)
@@ -72,6 +81,7 @@ def local(cells: Sequence[Cell], kept: Store, *, compile: bool = False, progress
                 bar.set_description("another process measures the rest")
                 time.sleep(_LOOK_SECONDS)
             bar.update(len(left) - len(missing))
+            ended(len(left) - len(missing))
             left = {key: left[key] for key in missing}
     return n_measured
 

@@ -9,7 +9,8 @@ from functools import cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
-from capacity import fitting, models, texts
+from capacity import extensions, fitting, models, texts
+from capacity.files import list_hint
 from capacity.fitting import BUDGET
 from capacity.models import BOS, DTYPES
 from capacity.texts import Text
@@ -52,7 +53,9 @@ class Experiment:
             if type(value) not in kinds:
                 words = {int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
                 allowed = " or ".join(words[one] for one in kinds)
-                raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give {allowed}")
+                raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give {allowed}{list_hint(value)}")
+            if list_hint(value):
+                raise ValueError(f"{name} is {value!r}, one text{list_hint(value)}")
         fitting.recipe(self.recipe)
         texts.check_name(self.source)
         for name, value, allowed in [
@@ -91,6 +94,9 @@ class Experiment:
         if self.search == "fixed":
             del settings["budget"]
         parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
+        parts += extensions.digest({
+            "recipes": [self.recipe], "losses": [fitting.recipe(self.recipe).loss], "sources": [texts.base(self.source)]
+        })  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from capacity import resources, texts
+from capacity import extensions, resources, texts
 from capacity.models import bos_policy, context_of, describe, locate
 from capacity.sweep.experiment import Experiment, grid
 
@@ -46,7 +46,7 @@ def names() -> list[str]:
     >>> names()[0]
     'kuratov2025/fanfics'
     """
-    return sorted(_paths())
+    return sorted([*_paths(), *extensions.own("presets", _paths())])
 
 
 def _paths() -> dict[str, Path]:
@@ -61,9 +61,12 @@ def load(name: str) -> Preset:
     50
     """
     known = _paths()
-    if name not in known:
-        raise ValueError(f"unknown preset {name[:120]!r}; known are {', '.join(sorted(known))}")
-    return parse(known[name].read_text(encoding="utf-8"), name=name)
+    if name in known:
+        return parse(known[name].read_text(encoding="utf-8"), name=name)
+    own = extensions.own("presets", known)
+    if name not in own:
+        raise ValueError(f"unknown preset {name[:120]!r}; known are {', '.join(names())}")
+    return of(own[name], name=name)
 
 
 def parse(text: str, *, name: str) -> Preset:
@@ -75,13 +78,43 @@ def parse(text: str, *, name: str) -> Preset:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset {name}: {error}; write it in TOML") from error
+    return of(found, name=name)
+
+
+def read(path: Path) -> Preset:
+    """Return the grid in a TOML file: settings at the top, `model` among them, or a preset as `parse` takes it.
+
+    Raises ValueError for a file that can't be read, and as `parse`.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+        found = tomllib.loads(text)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}); give a TOML file of settings") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: {error}; write it in TOML") from error
+    if "grid" in found:
+        return of(found, name=path.stem)
+    models = found.pop("model", [])
+    models = [models] if isinstance(models, str) else models
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise ValueError(f"{path}: model is {models!r}; a name or a list of names is needed")
+    runs = [{"model": model, "where": str(path)} for model in models]
+    return of({"title": "a grid of your own", "where": str(path), "grid": found, "runs": runs}, name=path.stem)
+
+
+def of(described: dict[str, Any], *, name: str) -> Preset:
+    """Return the preset that a dict describes as a TOML file does; raises ValueError as `parse`."""
+    if not isinstance(described, dict):
+        raise ValueError(f"preset {name} is {described!r}; give a dict with title, where and grid")
+    found: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
     runs = found.pop("runs", [])
     if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
         raise ValueError(f"preset {name}: runs is no list of tables; begin each with [[runs]]")
     _keys(found, {"title": str, "where": str, "grid": dict}, place=f"preset {name}")
     check(found["grid"], place=f"preset {name}, grid")
     made = []
-    for number, one in enumerate(runs, start=1):
+    for number, one in enumerate(map(dict, runs), start=1):
         place = f"preset {name}, run {number}"
         settings = {key: one.pop(key) for key in list(one) if key in SETTINGS}
         _keys(one, {"model": str, "where": str}, place=place, also=SETTINGS)

@@ -9,10 +9,11 @@ import numpy as np
 from capacity.texts import sources
 from capacity.texts.documents import TextError
 from capacity.texts.pieces import difference, token_bytes
+from capacity.texts.sources import FORMS, SOURCES, base
 
 __all__ = [
-    "Text", "TextError", "check", "check_text", "difference", "digest", "drawn_lengths", "encode", "sample",
-    "token_bytes", "whole_lengths",
+    "FORMS", "SOURCES", "Text", "TextError", "base", "check", "check_name", "check_text", "difference", "digest",
+    "drawn_lengths", "encode", "sample", "token_bytes", "whole_lengths",
 ]  # fmt: skip
 
 _TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words

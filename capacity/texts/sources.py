@@ -1,6 +1,6 @@
 """Sources of whole texts by name: alone (`SOURCES`), or with what follows a colon (`PREFIXES`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capacity import resources
+from capacity import extensions, files, resources
 from capacity.texts import chunks, documents, hub
 from capacity.texts.documents import Documents, TextError
 
@@ -38,18 +38,17 @@ def named(name: str) -> Source:
     if head in PREFIXES and colon and len(name) <= _LONGEST:
         return PREFIXES[head](rest)
     if name not in SOURCES:
-        known = [*SOURCES, "file:PATH[#COLUMN]", hub.FORM, "random_words:PATH", *(f"{p}:SOURCE" for p in _CHANGES)]
-        known.append("after:TOKENS:SOURCE")
-        raise TextError(f"unknown source {name[:120]!r}; known are {', '.join(known)}")
+        if name in (own := extensions.own("sources", {*SOURCES, *PREFIXES})):
+            return of_texts(name, own[name]())
+        known = ", ".join([*SOURCES, *own, *FORMS])
+        raise TextError(f"unknown source {name[:120]!r}; known are {known}{files.list_hint(name)}")
     return SOURCES[name]()
 
 
 def check_name(name: str) -> None:
     """Raise TextError as `named`, but fetch nothing: of what lies on the hub the form of its name is checked alone."""
-    inner = name
-    while (head := inner.partition(":")[0]) in (*_CHANGES, "after"):
-        inner = inner.partition(":")[2].partition(":")[2] if head == "after" else inner.partition(":")[2]
-    if head == "hub" and len(name) <= _LONGEST:
+    inner = base(name)
+    if inner.partition(":")[0] == "hub" and len(name) <= _LONGEST:
         hub.check_name(inner.partition(":")[2])
     elif inner not in ("pg19", "pg19_books", "fanfics"):
         named(name)
@@ -60,11 +59,19 @@ def check_name(name: str) -> None:
 
 def embedded() -> Source:
     """Return the source of `data/texts/`: original passages of varied register, from their beginning."""
-    files = sorted((resources.data() / "texts").glob("*.txt"))
+    paths = sorted((resources.data() / "texts").glob("*.txt"))
     return _documents(
-        Documents("", len(files), lambda at: [files[i].read_text(encoding="utf-8") for i in at]),
-        ids=[path.stem for path in files],
+        Documents("", len(paths), lambda at: [paths[i].read_text(encoding="utf-8") for i in at]),
+        ids=[path.stem for path in paths],
     )
+
+
+def of_texts(name: str, texts: Iterable[str]) -> Source:
+    """Return the source of texts in memory, in seeded order; raises TextError for what is no list of texts."""
+    found = [] if isinstance(texts, str) else list(texts)
+    if not found or not all(isinstance(text, str) for text in found):
+        raise TextError(f"source {name!r} gives {str(texts)[:80]!r}; it is to return a list of texts, at least one")
+    return _documents(Documents(name, len(found), lambda at: [found[i] for i in at]))
 
 
 def file(rest: str) -> Source:
@@ -120,6 +127,13 @@ def _documents(found: Documents, *, ids: list[str] | None = None, in_order: bool
 
 
 # Changes to the texts of another source
+
+
+def base(name: str) -> str:
+    """Return the source that is changed by whatever stands before it: `embedded` of `after:8:shuffled:embedded`."""
+    while (head := name.partition(":")[0]) in (*_CHANGES, "after"):
+        name = name.partition(":")[2].partition(":")[2] if head == "after" else name.partition(":")[2]
+    return name
 
 
 def halves(rest: str) -> Source:
@@ -296,3 +310,12 @@ _CHANGES: dict[str, Callable[[str], Source]] = {"shuffled": shuffled, "halves": 
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "file": file, "hub": on_hub, "random_words": random_words, "after": after,
 } | _CHANGES  # fmt: skip
+FORMS = {  # of names with a colon, and what they mean
+    "file:PATH[#COLUMN]": "a text file; a column of CSV, JSONL or Parquet",
+    hub.FORM: "a column of a dataset on the hub",
+    "random_words:PATH": "words drawn evenly from a word list or GloVe file",
+    "shuffled:SOURCE": "another source's texts, each with its words in seeded order",
+    "halves:SOURCE": "the second half, by sentences, of each text of another source",
+    "chunks:SOURCE": "chunks of another source's books, the second half of each",
+    "after:TOKENS:SOURCE": "another source's texts from behind that many tokens on",
+}

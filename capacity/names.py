@@ -1,0 +1,58 @@
+"""Which names can be given: of models, recipes, losses, sources of texts, presets and notebooks."""
+
+from collections.abc import Callable
+
+from capacity import extensions, fitting, models, report, texts
+from capacity.sweep import presets
+
+__all__ = ["KINDS", "known"]
+
+
+def known(kind: str) -> dict[str, str]:
+    """Return what the names of a kind of KINDS mean, in a line each; ValueError for another kind."""
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} can't be listed; {', '.join(KINDS)} can")
+    return KINDS[kind]()
+
+
+def _models() -> dict[str, str]:
+    found = dict.fromkeys(models.EMBEDDED, "embedded")
+    for name, packaged in models.PACKAGED.items():
+        state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
+        found[name] = f"{state}: {packaged.offer()}"
+    return found | {
+        "OWNER/NAME": "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag",
+        "hub:OWNER/NAME/FILE.gguf": "a GGUF file on the hub",
+        "path/to/folder": "written by save_pretrained",
+        "path/to/model.gguf": "a GGUF file; these need the extra `gguf`",
+    }
+
+
+def _recipes() -> dict[str, str]:
+    own = extensions.own("recipes", fitting.RECIPES)
+    return {name: str(fitting.recipe(name)).removeprefix("Recipe") for name in (*fitting.RECIPES, *own)}
+
+
+def _losses() -> dict[str, str]:
+    return {name: _first_line(loss) for name, loss in (fitting.LOSSES | extensions.own("losses", ())).items()}
+
+
+def _sources() -> dict[str, str]:
+    ours = {name: _first_line(source) for name, source in texts.SOURCES.items()}
+    own = {name: _first_line(source) for name, source in extensions.own("sources", ours).items()}
+    return ours | own | texts.FORMS
+
+
+def _presets() -> dict[str, str]:
+    return {name: presets.load(name).title for name in presets.names()}
+
+
+def _first_line(function: Callable) -> str:
+    line = (function.__doc__ or "of your own").partition("\n")[0]
+    return line.removeprefix("Return ").removeprefix("the source of ").rstrip(".")
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "models": _models, "recipes": _recipes, "losses": _losses, "sources": _sources, "presets": _presets,
+    "notebooks": report.titles,
+}  # fmt: skip
