@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, summarise
+from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, quotient, summarise
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
 
     Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
-    exact) is the caller's choice. Texts are resampled, each with all its rows.
+    exact) is the caller's choice. The interval is over texts, each with all its rows.
     """
     return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
 
@@ -84,8 +84,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     """Return the mean gains as the paper averages them: *by, unit (bits, tokens), value, low, high, n, degenerate.
 
     Over rows whose accuracy is at most 0.99, all lengths together, each row's mean gain of a position times N, of
-    which N - 1 are scored: too large by N / (N - 1). n counts texts, which are resampled with all their rows; groups
-    that lack such rows are left out.
+    which N - 1 are scored: too large by N / (N - 1). n counts texts; groups that lack such rows are left out.
 
     Raises ValueError if no group has such a row.
 
@@ -161,37 +160,6 @@ def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "
     return summarise(plateaus(rows, by=by), by, one)
 
 
-def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the slope of bits after on bits before by least squares: *by, value, low, high, n, degenerate.
-
-    Over the rows that are not exact; 1 where there is a plateau, below 1 where the gain goes on growing with the text.
-    Texts are resampled with all their rows. Groups without two such rows of different bits before are left out.
-
-    Raises ValueError if no group has them.
-    """
-    failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
-    failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1)
-    if failed.is_empty():
-        raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
-    x, y = pl.col("bits_without"), pl.col("after")
-
-    def one(part: pl.DataFrame) -> dict:
-        sums = part.group_by("text_id", maintain_order=True).agg(
-            pl.len(), x.sum().alias("x"), y.sum().alias("y"), (x * x).sum().alias("xx"), (x * y).sum().alias("xy")
-        )
-        whole = np.polyfit(part["bits_without"].to_numpy(), part["after"].to_numpy(), 1)[0]
-
-        def drawn(texts: np.ndarray) -> float:
-            n, sum_x, sum_y, sum_xx, sum_xy = texts.sum(axis=0)
-            width = n * sum_xx - sum_x**2
-            # A draw of one text at one length has no slope of its own.
-            return float((n * sum_xy - sum_x * sum_y) / width if width > 1e-9 * n * sum_xx else whole)
-
-        return asdict(interval(sums.drop("text_id").to_numpy().astype(float), statistic=drawn, method="percentile"))
-
-    return summarise(failed, by, one)
-
-
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the bits of the longest prefix each text gave back, decoded free-running whole: *by, text_id, bits.
 
@@ -213,8 +181,8 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     Columns: *by, n_mem, value, low, high, n, degenerate, share, share_low, share_high.
 
     texts: by, n_mem, text_id, bits (of all vectors together), as from `plateaus` and `given_back`. share: mean bits a
-    vector over the mean bits of one alone, texts resampled with both; 1 where n vectors hold n times as much; null
-    where one alone holds nothing.
+    vector over the mean bits of one alone, of the same texts (Fieller's interval); 1 where n vectors hold n times as
+    much; null where one alone holds nothing.
 
     Raises ValueError where one vector was not measured on the same texts.
     """
@@ -227,8 +195,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
         each = part.select(pl.col("bits") / pl.col("n_mem"), "alone").to_numpy()
         shares = dict.fromkeys(("share", "share_low", "share_high"))
         if each[:, 1].any():
-            least = each[:, 1][each[:, 1] > 0].min() / len(each)  # a draw of texts that one vector can't hold has none
-            share = interval(each, statistic=lambda chosen: chosen[:, 0].mean() / max(chosen[:, 1].mean(), least))
+            share = quotient(each[:, 0], each[:, 1])
             shares = {"share": share.value, "share_low": share.low, "share_high": share.high}
         return asdict(interval(each[:, 0])) | shares
 

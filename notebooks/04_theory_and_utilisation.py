@@ -58,7 +58,7 @@ failed = metrics.finished(rows).filter(~metrics.exact())
 # ## Gains and capacities
 #
 # Gains are means over the fits that failed, as the paper takes them; its own are too large by N / (N − 1), ours are
-# not. Spreads are one standard deviation over rows for the paper, 95% bootstrap intervals of the mean over texts for
+# not. Spreads are one standard deviation over rows for the paper, 95% intervals of the mean over texts for
 # ours. Nats are turned into bits.
 
 # %%
