@@ -5,13 +5,13 @@ the plateau. Bits are those of positions 2..N.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, quotient, summarise
+from capacity.metrics import CONDITIONS, Interval, accuracy, exact, interval, mean, pooled, quotient, summarise
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -158,6 +158,33 @@ def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "
         return asdict(interval(part[unit])) | {"n_solved": int(part["solved"].sum())}
 
     return summarise(plateaus(rows, by=by), by, one)
+
+
+def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the slope of bits after on bits before by least squares: *by, value, low, high, n, degenerate.
+
+    Over the rows that are not exact; 1 where there is a plateau, below 1 where the gain goes on growing with the text.
+    The interval is the jackknife's over texts. Groups without two such rows of different bits before are left out.
+
+    Raises ValueError if no group has them.
+    """
+    failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
+    failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1).sort(*by, "text_id", "bits_without", "after")
+    if failed.is_empty():
+        raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
+
+    def one(part: pl.DataFrame) -> dict:
+        def fitted(some: pl.DataFrame) -> float:
+            return float(np.polyfit(some["bits_without"].to_numpy(), some["after"].to_numpy(), 1)[0])
+
+        whole, names = fitted(part), part["text_id"].unique().sort()
+        rest = [part.filter(pl.col("text_id") != name) for name in names]
+        if any(some["bits_without"].n_unique() < 2 for some in rest):
+            return asdict(Interval(whole, None, None, len(names), True))
+        left_out = [len(names) * whole - (len(names) - 1) * fitted(some) for some in rest]  # pseudo-values
+        return asdict(replace(interval(left_out), value=whole))
+
+    return summarise(failed, by, one)
 
 
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:

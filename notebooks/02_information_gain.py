@@ -144,11 +144,11 @@ spans = {
 }  # fmt: skip
 
 # %%
-rises = [f"{r['value']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f}) on {r['source']}" for r in more.to_dicts()]
+rises = [f"{r['value']:+.1f} ({metrics.between(r['low'], r['high'])}) on {r['source']}" for r in more.to_dicts()]
 Markdown(
     f"**Reading.** Over {table['model'].n_unique()} models one vector takes out, in bits: {spans['bits']}. Slopes past "
     f"the limit: {spans['slopes']}. From {last[0]} to {last[-1]} tokens the gain of a text changes, in bits, by "
-    f"{', '.join(rises)} (texts resampled, each with all its models), from a mean of "
+    f"{', '.join(rises)} (over texts, each with all its models), from a mean of "
     f"{both['gain_shorter'].mean():.1f}. C against that of {natural} text of the same model: {spans['ratios']}. In the "
     "paper the quotient of random words and PG-19 lies between "
     + "{:.2f} and {:.2f}, median {:.2f}".format(*theirs_range)

@@ -65,8 +65,8 @@ def fieller(above: np.ndarray, below: np.ndarray, *, paired: bool = True) -> tup
         lead, middle, last = b**2 - reach * bb, a * b - reach * ab, a**2 - reach * aa
         root = np.sqrt(np.maximum(middle**2 - lead * last, 0))
         bounded = lead > 0
-        ends = (np.where(bounded, (middle + sign * root) / lead, np.nan) for sign in (-1, 1))
-        return value, *ends
+        low, high = (np.where(bounded, (middle + sign * root) / lead, np.nan) for sign in (-1, 1))
+    return value, low, high
 
 
 def _freedom(one: np.ndarray, two: np.ndarray, n_first: int, n_second: int) -> np.ndarray:
