@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from capacity import gains, metrics, theory
 
@@ -123,38 +122,6 @@ def test_as_published_passes_by_accuracy_not_by_exactness():
         gains.as_published(long.filter(text_id="a"), by=BY)
 
 
-def test_slope_is_that_of_scipys_regression_over_the_rows_that_failed():
-    noisy = TWO.with_columns(bits_with_min=pl.Series([0.0, 2.5, 9.0, 0.0, 8.0, 25.0]))
-    failed = noisy.filter(~metrics.exact())
-    expected, *_ = stats.linregress(failed["bits_without"].to_numpy(), failed["bits_with_min"].to_numpy())
-    found = gains.slope(noisy, by=BY)
-    assert found["value"].item() == pytest.approx(expected)
-    assert found["n"].item() == 2
-    after = pl.col("bits_with_min")
-    parts = [noisy.with_columns(pl.col("text_id") + str(n), bits_with_min=after * (1 + n / 9)) for n in range(4)]
-    many = pl.concat(parts)
-    found = gains.slope(many, by=BY).row(0, named=True)
-    assert found["low"] < found["value"] < found["high"]
-
-
-def test_slope_of_texts_that_failed_at_one_length_each():
-    frame = rows(text_id=["a", "b"], length=5, n_scored=4, correct_with=0, bits_without=[10.0, 20.0],
-                 bits_with=[4.0, 12.0], bits_with_min=None)  # fmt: skip
-    assert gains.slope(frame, by=BY).select("value", "low", "high").row(0) == (pytest.approx(0.8), None, None)
-
-
-def test_slope_is_one_on_a_plateau_and_what_is_left_of_a_growing_gain():
-    bits = [10.0, 20.0, 30.0, 40.0]
-    frame = rows(text_id=list("abab"), length=[3, 3, 5, 5], n_scored=[2, 2, 4, 4], correct_with=0, bits_without=bits,
-                 bits_with=[b - 7 for b in bits], bits_with_min=None)  # fmt: skip
-    assert gains.slope(frame, by=BY).select("value", "degenerate").row(0) == (pytest.approx(1), True)
-    growing = frame.with_columns(bits_with=0.75 * pl.col("bits_without"))
-    assert gains.slope(growing, by=BY)["value"].item() == pytest.approx(0.75)
-    for useless in ({"bits_without": pl.lit(10.0)}, {"correct_with": pl.col("n_scored")}):
-        with pytest.raises(ValueError, match="too few fits of 4 failed"):
-            gains.slope(frame.with_columns(**useless), by=BY)
-
-
 def test_given_back_worked_by_hand():
     grown = rows(
         text_id=["a", "a", "a", "b", "c", "c"],
@@ -208,7 +175,7 @@ def test_per_vector_needs_one_vector_on_the_same_texts():
         gains.per_vector(table)
 
 
-CALLS = [gains.as_published, gains.plateaus, gains.plateau, gains.slope]
+CALLS = [gains.as_published, gains.plateaus, gains.plateau]
 
 
 @pytest.mark.parametrize("call", CALLS)

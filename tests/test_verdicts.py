@@ -79,3 +79,23 @@ def test_the_difference_of_two_samples_is_welchs():
         assert one.degenerate
     with pytest.raises(ValueError, match="no texts"):
         metrics.difference([], second)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ([(0.85, 1, 1.2), (0.8, 1, 1.25)], "holds"),
+        ([(0.85, 1, 1.2), (0.7, 1, 1.2)], "cannot tell"),
+        ([(0.85, 1, 1.2), (1.3, 2, 3)], "does not hold"),
+        ([(0.1, 0.2, 0.79)], "does not hold"),
+        ([(0.5, 1, 2)], "cannot tell"),
+    ],
+)
+def test_a_claim_of_a_range_holds_where_every_interval_lies_within(ends, outcome):
+    found = {str(place): interval(*one) for place, one in enumerate(ends)}
+    assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == outcome
+    found["few texts"] = Interval(1, None, None, 3, True)
+    without = "cannot tell" if outcome == "holds" else outcome
+    assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == without
+    with pytest.raises(ValueError, match="no number decides"):
+        verdicts.within("c", {}, low=0, high=1, change="")

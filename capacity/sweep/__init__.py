@@ -15,8 +15,21 @@ import polars as pl
 from capacity import resources, store
 from capacity.sweep import engines
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
+from capacity.sweep.rows import with_source_bits
 
-__all__ = ["MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run"]
+__all__ = [
+    "MISSING",
+    "Cell",
+    "Experiment",
+    "Measured",
+    "MissingCells",
+    "cells",
+    "grid",
+    "measure",
+    "measured",
+    "run",
+    "with_source_bits",
+]
 
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere
 

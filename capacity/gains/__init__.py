@@ -1,17 +1,24 @@
-"""What vectors take out of texts that no longer fit: gain as the paper averages it, each text's own plateau, n vectors.
+"""What vectors take out of texts: the paper's gain, what of it is about the text, plateaus, bits that are certified.
 
 Past its limit a vector takes the same number of bits out of a text, however long: bits after = bits before - C. C is
 the plateau. Bits are those of positions 2..N.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, Interval, accuracy, exact, interval, mean, pooled, quotient, summarise
+from capacity.gains.certified import certified_at, certified_information, certified_lengths
+from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled, quotient, summarise
+
+__all__ = [
+    "as_published", "beside", "bits_with", "capacities", "certified_at", "certified_information", "certified_lengths",
+    "given_back", "information_gain", "per_vector", "plateau", "plateau_of", "plateaus", "text_specific_gain",
+    "token_gain", "utilisation",
+]  # fmt: skip
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -30,6 +37,31 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
     of a recipe that doesn't follow bits are refused with ValueError.
     """
     return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
+
+
+def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
+    """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
+
+    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left.
+    """
+    same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
+    found = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
+    if found.is_empty():
+        raise ValueError(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
+    return found
+
+
+def text_specific_gain(
+    rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, null: str = "shared"
+) -> pl.DataFrame:
+    """Return the mean over rows of (own gain - the gain of a null), bits: *by, value, low, high, n, degenerate.
+
+    What a text's own vector saves beyond one that knows its kind alone: (bits without - bits with) - (bits without -
+    bits after the null). A null that could be better makes it a ceiling. Bits are those of `bits_with`; rows without
+    the null are left out, see `beside`.
+    """
+    both = beside(rows, nulls, null=null)
+    return mean(both, pl.col("null_bits") - bits_with(both), by)
 
 
 def utilisation(
@@ -158,33 +190,6 @@ def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "
         return asdict(interval(part[unit])) | {"n_solved": int(part["solved"].sum())}
 
     return summarise(plateaus(rows, by=by), by, one)
-
-
-def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the slope of bits after on bits before by least squares: *by, value, low, high, n, degenerate.
-
-    Over the rows that are not exact; 1 where there is a plateau, below 1 where the gain goes on growing with the text.
-    The interval is the jackknife's over texts. Groups without two such rows of different bits before are left out.
-
-    Raises ValueError if no group has them.
-    """
-    failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
-    failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1).sort(*by, "text_id", "bits_without", "after")
-    if failed.is_empty():
-        raise ValueError(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
-
-    def one(part: pl.DataFrame) -> dict:
-        def fitted(some: pl.DataFrame) -> float:
-            return float(np.polyfit(some["bits_without"].to_numpy(), some["after"].to_numpy(), 1)[0])
-
-        whole, names = fitted(part), part["text_id"].unique().sort()
-        rest = [part.filter(pl.col("text_id") != name) for name in names]
-        if any(some["bits_without"].n_unique() < 2 for some in rest):
-            return asdict(Interval(whole, None, None, len(names), True))
-        left_out = [len(names) * whole - (len(names) - 1) * fitted(some) for some in rest]  # pseudo-values
-        return asdict(replace(interval(left_out), value=whole))
-
-    return summarise(failed, by, one)
 
 
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
