@@ -81,18 +81,12 @@ def test_own_plateaus_worked_by_hand():
     found = gains.plateaus(TWO, by=BY).select("text_id", "bits", "tokens", "solved").rows()
     # Rows with at least C bits: of a those of 8 and 16 bits (3 and 3 tokens), of b those of 20 and 40 (2 and 2).
     assert found == [("a", pytest.approx(6, abs=1e-3), 3.0, False), ("b", pytest.approx(12, abs=1e-3), 2.0, False)]
-    mean = gains.plateau(TWO, by=BY)
-    assert mean["value"].item() == pytest.approx(9, abs=1e-3)
-    assert mean.select("n", "n_solved").row(0) == (2, 0)
-    assert gains.plateau(TWO, by=BY, unit="tokens")["value"].item() == 2.5
 
 
 def test_a_text_that_always_fits_shows_its_most_and_says_so():
     solved = TWO.filter(text_id="a").with_columns(correct_with=pl.col("n_scored"))
     found = gains.plateaus(solved, by=BY)
     assert found.select("bits", "tokens", "solved").row(0) == (6.0, 7.0, True)
-    both = gains.plateau(pl.concat([solved, TWO.filter(text_id="b")]), by=BY)
-    assert both["n_solved"].item() == 1
 
 
 def test_bits_of_the_vector_kept_stand_in_where_none_were_followed():
@@ -175,7 +169,7 @@ def test_per_vector_needs_one_vector_on_the_same_texts():
         gains.per_vector(table)
 
 
-CALLS = [gains.as_published, gains.plateaus, gains.plateau]
+CALLS = [gains.as_published, gains.plateaus]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -16,7 +16,7 @@ from capacity.metrics import CONDITIONS, accuracy, exact, interval, mean, pooled
 
 __all__ = [
     "as_published", "beside", "bits_with", "capacities", "certified_at", "certified_information", "certified_lengths",
-    "given_back", "information_gain", "per_vector", "plateau", "plateau_of", "plateaus", "text_specific_gain",
+    "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
     "token_gain", "utilisation",
 ]  # fmt: skip
 
@@ -178,18 +178,6 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
         return {"bits": bits, "tokens": past["gain"].mean(), "solved": False}
 
     return summarise(made, [*by, "text_id"], one)
-
-
-def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "bits") -> pl.DataFrame:
-    """Return the mean of the texts' own plateaus: *by, value, low, high, n, degenerate, n_solved.
-
-    unit: bits or tokens. n_solved: texts that always fit, which make the mean a lower bound.
-    """
-
-    def one(part: pl.DataFrame) -> dict:
-        return asdict(interval(part[unit])) | {"n_solved": int(part["solved"].sum())}
-
-    return summarise(plateaus(rows, by=by), by, one)
 
 
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
