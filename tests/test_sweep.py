@@ -1,5 +1,6 @@
 import doctest
 import json
+import math
 import os
 import shutil
 import signal
@@ -448,3 +449,20 @@ def test_a_length_past_the_context_is_refused_before_any_model_is_loaded(folders
     with pytest.raises(models.ModelError, match=r"64 tokens and 1 .* past the context"):
         sweep.run(experiments, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_say_what_their_source_spent_and_old_ones_are_told(folders, tokenizer, tmp_path):
+    wanted = grid(folders["llama"], source=["random_tokens:4", "random_tokens", "embedded"], length=3, search="fixed")
+    rows = run(wanted, tmp_path)
+    ordinary = len(set(tokenizer.get_vocab().values()) - {*tokenizer.all_special_ids})
+    bits = {"random_tokens:4": 6.0, "random_tokens": 3 * math.log2(ordinary), "embedded": None}
+    assert [*rows["source_bits_low"]] == [*rows["source_bits_high"]] == [
+        bits[source] and pytest.approx(bits[source]) for source in rows["source"]
+    ]  # fmt: skip
+    old = rows.with_columns(source_bits_low=pl.lit(None, pl.Float64), source_bits_high=pl.lit(None, pl.Float64))
+    told = sweep.with_source_bits(old, sweep.cells(wanted))
+    assert told.drop("source_first_bits").equals(rows)
+    first = {source: value and value / 3 for source, value in bits.items()}
+    assert told["source_first_bits"].to_list() == [
+        first[source] and pytest.approx(first[source]) for source in rows["source"]
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from capacity import files, fitting, store, texts
 from capacity.decoding import teacher_forced
-from capacity.models import Frozen
+from capacity.models import Frozen, bos_id
 from capacity.sweep import Cell, MissingCells, measured
 
 NULLS = ("shared", "bos", "mean", "other")
@@ -193,5 +193,5 @@ def _free(frozen: Frozen, n_mem: int) -> dict[str, Tensor]:
     every = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].float()
     found = {"mean": every.mean(0)}
     if frozen.tokenizer.bos_token_id is not None:
-        found["bos"] = every[frozen.tokenizer.bos_token_id]
+        found["bos"] = every[bos_id(frozen.tokenizer, name=frozen.name)]
     return {name: vector.expand(n_mem, -1).cpu() for name, vector in found.items()}

@@ -25,7 +25,7 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
         strokeDash=alt.StrokeDash(
             "kind:N",
             title=None,
-            legend=alt.Legend(orient="bottom", labelLimit=300),
+            legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
             scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
         ),
         detail="kind:N",
@@ -41,7 +41,7 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
     )
 
 
-def published_gain_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def published_gain_by_length(table: pl.DataFrame) -> alt.Chart:
     """Return published gains of one length by itself against length, a line a model: model, length, value (bits)."""
     order = table.sort("length", "value").group_by("model", maintain_order=True).last().sort("value", descending=True)
     return alt.Chart(table).mark_line(point=True).encode(

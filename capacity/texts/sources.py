@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from math import log2
 from os.path import isfile
 from pathlib import Path
@@ -281,7 +281,7 @@ def _spellings(tokenizer, place: Path, stamp: tuple[int, int] | None) -> list[tu
     behind = tokenizer([f"{known[0]} {word}" for word in known], add_special_tokens=False, verbose=False)["input_ids"]
     found = []
     for spelled in (alone, [ids[len(lead) :] for ids in behind if ids[: len(lead)] == lead]):
-        starts = Counter(begun for ids in spelled for begun in accumulate(ids, lambda a, b: (*a, b), initial=()))
+        starts = Counter(tuple(ids[:n]) for ids in spelled for n in range(len(ids) + 1))
         found.append((Counter(map(tuple, spelled)), starts))
     return found
 
