@@ -7,7 +7,7 @@ extensions     what is added without editing: recipes, losses, sources, presets 
 theory         what could a vector hold at most (Eq. 1)?
 metrics        rows in, numbers with intervals out: accuracy, decoding capacity, exact length
 verdicts       does a claim hold by the rows, and which number decides?
-gains          how many tokens and bits does a vector save, and of which limit is that how much?
+gains          how many tokens and bits does a vector save, how many are about the text, and of which limit?
 published      what do the papers' tables say?
 scaling        what does capacity grow with? laws, their exponents and how far they foretell
 provenance     on which machine, with which versions?
@@ -24,7 +24,7 @@ coding         how many bytes does the model itself need?
 vector_files   a text as a file of vectors
 ledgers        which way of keeping a text takes how many bytes?
 sweep          what is measured: grids, presets, what a sweep would take, cells to rows
-baselines      what would a real prefix or a copy do?
+baselines      what would a real prefix, a copy, or a vector of other texts do?
 pretraining    how were the embedded models made?
 benchmark      how fast is all this?
 names          which names can be given?

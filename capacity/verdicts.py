@@ -97,3 +97,36 @@ def judge(
             f"go from {min(values):.2f} to {max(values):.2f}"
         )
     return Verdict(outcome=outcome, claim=claim, number=number, change=change, headline=headline)
+
+
+def within(
+    claim: str,
+    found: Mapping[str, Interval],
+    *,
+    low: float,
+    high: float,
+    change: str,
+    unit: str = "",
+    paper: bool = False,
+) -> Verdict:
+    """Return the verdict of a claim that each of some numbers lies in a range.
+
+    It holds where every interval lies within it, does not hold where one lies outside whole, and cannot be told
+    otherwise; a number without an interval decides nothing. Arguments as of `judge`.
+
+    Raises ValueError for no number.
+    """
+    if not found:
+        raise ValueError("no number decides; give at least one interval")
+    known = {name: (one.low, one.high) for name, one in found.items() if not one.degenerate}
+    inside = [name for name, (a, b) in known.items() if a is not None and b is not None and low <= a and b <= high]
+    outside = [name for name, (a, b) in known.items() if a is not None and b is not None and (b < low or a > high)]
+    yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
+    outcome = yes if len(inside) == len(found) else no if outside else "cannot tell"
+    values = [one.value for one in found.values()]
+    number = (
+        f"of {len(found)} intervals {len(inside)} lie within {low:g} to {high:g}{f' {unit}' if unit else ''}, "
+        f"{len(outside)} outside, {len(found) - len(inside) - len(outside)} across an end; the numbers go from "
+        f"{min(values):.2f} to {max(values):.2f}"
+    )
+    return Verdict(outcome=outcome, claim=claim, number=number, change=change)

@@ -61,7 +61,7 @@ rows = done.rows
 # %% [markdown]
 # ## Accuracy by length
 #
-# Shaded: 95% bootstrap intervals over texts. Dashed: the threshold that defines decoding capacity.
+# Shaded: 95% intervals over texts. Dashed: the threshold that defines decoding capacity.
 
 # %%
 accuracy = metrics.accuracy_by_length(rows.filter(search="fixed"))
@@ -114,7 +114,7 @@ by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source"
 pg19 = dict(theirs.filter(source="pg19").select("model", "value").iter_rows())
 Markdown(
     f"**Reading.** Of these models `{most['model']}` holds most: {most['value']:.1f} tokens a vector "
-    f"({most['low']:.1f} to {most['high']:.1f}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
+    f"({metrics.between(most['low'], most['high'])}) of {sources[0]} text, {100 * most['value'] / eq1:.0f}% of Eq. 1; "
     f"`{least['model']}` holds {least['value']:.1f}. By source, for `{most['model']}`: "
     f"{', '.join(by_source.to_series())}. In the paper random words hold less than PG-19 on "
     f"{(by_paper['random'] < by_paper['pg19']).sum()} of {by_paper.height}; Pythia-160M holds "
@@ -127,13 +127,14 @@ each = metrics.exact_lengths(rows.filter(search="grow"))
 held = {key: part["exact_length"] for key, part in each.group_by("model", "source")}
 pairs = {model: [held.get((model, source), []) for source in (sources[0], other)] for model in models}
 fall = {model: metrics.difference(*pair) for model, pair in pairs.items() if all(map(len, pair))}
+unseen = [(one.high - one.low) / 2 for one in fall.values() if one.low is not None]
 verdicts.judge(
     f"one vector holds fewer tokens of {other} than of {sources[0]} text, on every model",
     fall, unit="tokens", paper=True,
-    change=f"texts: {n_texts} a source leave a difference below "
-    f"{max(((one.high - one.low) / 2 for one in fall.values()), default=0):.1f} tokens unseen",
-    headline=f"At least {most['value']:.1f} tokens ({most['low']:.1f} to {most['high']:.1f}, 95% over {most['n']} "
-    f"texts) of {sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
+    change=f"more texts than {n_texts} a source" + (f", which leave differences below {max(unseen):.1f} tokens unseen"
+                                                    if unseen else ""),
+    headline=f"At least {most['value']:.1f} tokens ({metrics.between(most['low'], most['high'])}; {most['n']} texts)"
+    f" of {sources[0]} text fit into one vector of `{most['model']}`, {100 * most['value'] / eq1:.0f}% of Eq. 1",
 )  # fmt: skip
 
 # %% [markdown]

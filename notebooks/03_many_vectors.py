@@ -67,7 +67,7 @@ rows = metrics.finished(rows)
 # %% [markdown]
 # ## Tokens by number of vectors
 #
-# Rules: 95% bootstrap intervals over texts. Dashed: the ideal, n times what one vector holds. *Decoding capacity* is
+# Rules: 95% intervals over texts. Dashed: the ideal, n times what one vector holds. *Decoding capacity* is
 # the largest length of a grid whose mean accuracy reaches the threshold, so it moves in the grid's steps; the column
 # `censored` says where the grid ended too early (`above`) or began too late (`below`), for exact lengths how many texts
 # ended with their budget. The paper gives no intervals here.
@@ -136,8 +136,8 @@ longer = theirs.sort("n_mem").group_by("model", maintain_order=True).agg(
 
 # %%
 carries = [
-    f"{100 * r['share']:.0f}% of one vector's bits ({100 * r['share_low']:.0f} to {100 * r['share_high']:.0f}%; "
-    f"{r['what']}, `{r['model']}`)"
+    f"{100 * r['share']:.0f}% of one vector's bits ({r['what']}, `{r['model']}`; as a share "
+    f"{metrics.between(r['share_low'], r['share_high'], digits=2)})"
     for r in lost.drop_nulls("share").iter_rows(named=True)
 ]
 against = [

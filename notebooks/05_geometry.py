@@ -90,10 +90,7 @@ angles = cosines.group_by("within").agg(
     pairs=pl.len(), sd=pl.col("cosine").std(), least=pl.col("cosine").min(), most=pl.col("cosine").max(),
     above=(pl.col("cosine") > published_cosine).mean(),
 )  # fmt: skip
-means = pl.DataFrame([
-    {"within": within, **asdict(metrics.interval(part["cosine"]))}
-    for (within,), part in texts_own.group_by("within", maintain_order=True)
-]).drop("degenerate")  # fmt: skip
+means = metrics.summarise(texts_own, ["within"], lambda part: metrics.interval(part["cosine"])).drop("degenerate")
 angles = means.join(angles, on="within").rename({"value": "mean", "n": "texts"}).sort("within", descending=True)
 angles.with_columns(pl.col("mean", "low", "high", "sd", "least", "most", "above").round(3))
 
@@ -103,7 +100,8 @@ Markdown(
     "**Reading.** "
     + " ".join(
         f"Cosines {'within a text' if row['within'] else 'between texts'} are {row['mean']:.2f} in the mean "
-        f"({row['low']:.2f} to {row['high']:.2f} over texts), {row['least']:.2f} to {row['most']:.2f} in all; "
+        f"({metrics.between(row['low'], row['high'], digits=2)} over texts), "
+        f"{row['least']:.2f} to {row['most']:.2f} in all; "
         f"{100 * row['above']:.1f}% of {row['pairs']} are above {published_cosine}."
         for row in angles.iter_rows(named=True)
     )
@@ -159,11 +157,11 @@ worst = kinds.group_by("path", "text", "pair", maintain_order=True).agg(worst=pl
 holds = worst.group_by("path", "text", maintain_order=True).agg(
     pairs=pl.len(), hold=(pl.col("worst") == 1).mean(), worst=pl.col("worst").mean()
 )
-over_texts = pl.DataFrame([
-    {"path": path, "pairs": part["pairs"].sum(), "accuracy at the worst place": part["worst"].mean()}
-    | asdict(metrics.interval(part["hold"]))
-    for (path,), part in holds.group_by("path", maintain_order=True)
-]).drop("degenerate")  # fmt: skip
+over_texts = metrics.summarise(
+    holds, ["path"],
+    lambda part: {"pairs": part["pairs"].sum(), "accuracy at the worst place": part["worst"].mean()}
+    | asdict(metrics.interval(part["hold"])),
+).drop("degenerate")  # fmt: skip
 over_texts.rename({"value": "hold throughout", "n": "texts"}).with_columns(pl.col(pl.Float64).round(3))
 
 # %%

@@ -56,7 +56,7 @@ pl.DataFrame([
 # ## Density under the model
 #
 # Bits are surprisals of tokens 2 to N, summed, over N − 1: nothing predicts the first. Bits a byte are bits a token
-# times tokens a byte. Means over texts; *low* and *high* are the 95% bootstrap interval of bits a token.
+# times tokens a byte. Means over texts; *low* and *high* are the 95% interval of bits a token.
 
 # %%
 rows = pl.DataFrame([row for found in samples.values() for row in coding.densities(frozen, found)])
@@ -101,10 +101,11 @@ theirs
 # %%
 ranked = table.sort("bits a token")
 least, most = ranked.row(0, named=True), ranked.row(-1, named=True)
+spread = [metrics.between(one["low"], one["high"], digits=2) for one in (least, most)]
 short = {s: found[0] for s, found in whole.items() if found}
 Markdown(
     f"**Reading.** For `{model}`, *{least['source']}* is the least surprising source, {least['bits a token']:.2f} bits "
-    f"a token ({least['low']:.2f} to {least['high']:.2f}), *{most['source']}* the most, {most['bits a token']:.2f}: "
+    f"a token ({spread[0]}), *{most['source']}* the most, {most['bits a token']:.2f}: "
     f"the same {length} tokens hold {most['bits a token'] / least['bits a token']:.1f} times the bits. A byte takes "
     f"{table['tokens a byte'].min():.2f} to {table['tokens a byte'].max():.2f} tokens here, and "
     f"{theirs['value'].min():.2f} to {theirs['value'].max():.2f} of PG-19 with the tokenizers of the paper's models. "
@@ -113,8 +114,8 @@ Markdown(
 
 # %%
 verdicts.measured(
-    f"{least['source']} {least['bits a token']:.2f} bits a token ({least['low']:.2f} to {least['high']:.2f}), "
-    f"{most['source']} {most['bits a token']:.2f} ({most['low']:.2f} to {most['high']:.2f}), `{model}`"
+    f"{least['source']} {least['bits a token']:.2f} bits a token ({spread[0]}), "
+    f"{most['source']} {most['bits a token']:.2f} ({spread[1]}), `{model}`"
 )
 
 # %% [markdown]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from capacity import baselines
+from capacity import baselines, metrics
 from capacity.texts import Text
 
 
@@ -119,8 +119,11 @@ def test_gains_worked_by_hand():
     assert found.select("n_context", "saved_bits", "share", "n").rows() == [
         (16, 1.0, 2 / 20, 2), (64, 5.0, 10 / 20, 2), (None, 10.0, 1.0, 2),
     ]  # fmt: skip
-    assert (found["low"] <= found["saved_bits"]).all()
-    assert (found["share_high"] >= found["share"]).all()
+    assert found.select("low", "share_low").null_count().row(0) == (3, 3)  # of two texts
+    many = [pl.concat([frame.with_columns(pl.col("text_id") + str(n)) for n in range(3)]) for frame in (READ, FITTED)]
+    found = baselines.prefix_gains(*many)
+    expected = metrics.quotient([2.0, 0.0] * 3, [12.0, 8.0] * 3)
+    assert found.select("share", "share_low", "share_high").row(0) == (0.1, expected.low, expected.high)
     assert found.filter(pl.col("n_context").is_null())["share_low"].to_list() == [1.0]
 
 

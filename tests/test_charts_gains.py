@@ -13,38 +13,47 @@ def data(chart) -> list[dict]:
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 
-POINTS = pl.DataFrame({
-    "model": ["m"] * 4, "source": ["natural", "natural", "random", "random"], "text_id": list("abab"),
-    "length": [3, 9, 3, 9], "before": [6.0, 30.0, 9.0, 50.0], "after": [1.0, 18.0, 2.0, 30.0],
-    "exact": [True, False, True, False],
-})  # fmt: skip
-
-
-def test_bits_after_draws_every_text_and_the_line_of_each_plateau():
-    plateaus = pl.DataFrame({"model": ["m", "m"], "source": ["natural", "random"], "value": [12.0, 80.0]})
-    chart = charts.bits_after(POINTS, plateaus)
-    rows = data(chart)
-    assert [row["fit"] for row in rows if row["layer"] == "point"] == ["exact", "not exact"] * 2
-    line = [(row["source"], row["before"], row["after"]) for row in rows if row["layer"] == "plateau"]
-    assert line[:3] == [("natural", 0, 0), ("natural", 12, 0), ("natural", 30, 18)]
-    assert line[3:] == [("random", 0, 0), ("random", 80, 0), ("random", 80, 0)]  # C past every text: nothing is left
-    drawn = svg(chart)
-    for word in ("m, natural", "m, random", "bits without [mem]", "bits with [mem]", "not exact"):
-        assert word in drawn
-    assert drawn.count('aria-roledescription="point"') == 4
-    assert drawn.count('stroke-dasharray="4,3"') == 2
-
-
 def test_gain_by_length_has_a_panel_a_model_and_ticks_where_lengths_are():
     table = pl.DataFrame([
-        {"model": m, "source": s, "length": n, "value": 5.0 * n, "low": 4.0 * n, "high": 6.0 * n, "n": 3}
-        for m in ("one", "two") for s in ("natural", "random") for n in (3, 24)
+        {"model": m, "source": s, "kind": k, "length": n, "value": 5.0 * n, "low": 4.0 * n, "high": 6.0 * n, "n": 3}
+        for m in ("one", "two") for s in ("natural", "random") for k in ("gain", "of the text") for n in (3, 24)
     ])  # fmt: skip
     chart = charts.gain_by_length(table)
     assert chart.to_dict()["spec"]["layer"][1]["encoding"]["x"]["axis"]["values"] == [3, 24]
     drawn = svg(chart)
-    assert drawn.count('aria-roledescription="area mark container"') == 4
-    for word in ("one", "two", "length of the text (tokens)", "information gain (bits)"):
+    assert drawn.count('aria-roledescription="area mark container"') == 8
+    for word in ("one", "two", "length of the text (tokens)", "of the text"):
+        assert word in drawn
+
+
+def test_published_gains_by_length_are_a_line_a_model_the_largest_first():
+    table = pl.DataFrame({"model": ["a", "a", "b", "b"], "length": [64, 128] * 2, "value": [9.0, 10.0, 20.0, 30.0]})
+    chart = charts.published_gain_by_length(table)
+    assert chart.to_dict()["encoding"]["color"]["sort"] == ["b", "a"]
+    assert svg(chart).count('aria-roledescription="line mark"') == 2
+
+
+def test_gains_beside_keep_the_order_of_kinds_and_what_is_below_nothing():
+    table = pl.DataFrame([
+        {"model": "m", "source": s, "kind": k, "value": v, "low": low, "high": v + 1, "n": 8}
+        for s in ("natural", "random")
+        for k, v, low in (("gain", 9.0, 8.0), ("certified", -4.0, -5.0), ("few", 1.0, None))
+    ])  # fmt: skip
+    chart = charts.gains_beside(table)
+    drawn = svg(chart)
+    assert drawn.index(">gain<") < drawn.index(">certified<") < drawn.index(">few<")
+    assert drawn.count('aria-roledescription="point"') == 6
+    assert "\N{MINUS SIGN}4" in drawn
+
+
+def test_certified_bits_are_a_line_a_model_over_the_alphabet():
+    table = pl.DataFrame([
+        {"model": m, "alphabet": k, "value": 20.0 - k, "low": 18.0 - k, "high": 22.0 - k, "n": 16}
+        for m in ("llama-64", "llama-128") for k in (2, 4, 511)
+    ])  # fmt: skip
+    drawn = svg(charts.certified_by_alphabet(table))
+    assert drawn.count('aria-roledescription="line mark"') == 2
+    for word in (">511<", "bits certified", "llama-128"):
         assert word in drawn
 
 

@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from capacity import gains, metrics, theory
 
@@ -82,18 +81,12 @@ def test_own_plateaus_worked_by_hand():
     found = gains.plateaus(TWO, by=BY).select("text_id", "bits", "tokens", "solved").rows()
     # Rows with at least C bits: of a those of 8 and 16 bits (3 and 3 tokens), of b those of 20 and 40 (2 and 2).
     assert found == [("a", pytest.approx(6, abs=1e-3), 3.0, False), ("b", pytest.approx(12, abs=1e-3), 2.0, False)]
-    mean = gains.plateau(TWO, by=BY)
-    assert mean["value"].item() == pytest.approx(9, abs=1e-3)
-    assert mean.select("n", "n_solved").row(0) == (2, 0)
-    assert gains.plateau(TWO, by=BY, unit="tokens")["value"].item() == 2.5
 
 
 def test_a_text_that_always_fits_shows_its_most_and_says_so():
     solved = TWO.filter(text_id="a").with_columns(correct_with=pl.col("n_scored"))
     found = gains.plateaus(solved, by=BY)
     assert found.select("bits", "tokens", "solved").row(0) == (6.0, 7.0, True)
-    both = gains.plateau(pl.concat([solved, TWO.filter(text_id="b")]), by=BY)
-    assert both["n_solved"].item() == 1
 
 
 def test_bits_of_the_vector_kept_stand_in_where_none_were_followed():
@@ -110,7 +103,6 @@ def test_as_published_worked_by_hand():
     assert found["bits"]["value"] == pytest.approx(sum(bits) / 4)
     assert found["tokens"]["value"] == pytest.approx(sum(tokens) / 4)
     assert found["bits"]["n"] == found["tokens"]["n"] == 2
-    assert found["bits"]["low"] < found["bits"]["value"] < found["bits"]["high"]
 
 
 def test_as_published_passes_by_accuracy_not_by_exactness():
@@ -122,34 +114,6 @@ def test_as_published_passes_by_accuracy_not_by_exactness():
     assert found["value"].item() == pytest.approx(100 / 200 * 201)  # 199 of 200 is above 0.99: not among the failed
     with pytest.raises(ValueError, match="no fit of 1 failed"):
         gains.as_published(long.filter(text_id="a"), by=BY)
-
-
-def test_slope_is_that_of_scipys_regression_over_the_rows_that_failed():
-    noisy = TWO.with_columns(bits_with_min=pl.Series([0.0, 2.5, 9.0, 0.0, 8.0, 25.0]))
-    failed = noisy.filter(~metrics.exact())
-    expected, *_ = stats.linregress(failed["bits_without"].to_numpy(), failed["bits_with_min"].to_numpy())
-    found = gains.slope(noisy, by=BY)
-    assert found["value"].item() == pytest.approx(expected)
-    assert found["n"].item() == 2
-    assert found["low"].item() <= expected <= found["high"].item()
-
-
-def test_slope_of_texts_that_failed_at_one_length_each():
-    frame = rows(text_id=["a", "b"], length=5, n_scored=4, correct_with=0, bits_without=[10.0, 20.0],
-                 bits_with=[4.0, 12.0], bits_with_min=None)  # fmt: skip
-    assert gains.slope(frame, by=BY).select("value", "low", "high").row(0) == pytest.approx((0.8, 0.8, 0.8))
-
-
-def test_slope_is_one_on_a_plateau_and_what_is_left_of_a_growing_gain():
-    bits = [10.0, 20.0, 30.0, 40.0]
-    frame = rows(text_id=list("abab"), length=[3, 3, 5, 5], n_scored=[2, 2, 4, 4], correct_with=0, bits_without=bits,
-                 bits_with=[b - 7 for b in bits], bits_with_min=None)  # fmt: skip
-    assert gains.slope(frame, by=BY).select("value", "degenerate").row(0) == (pytest.approx(1), True)
-    growing = frame.with_columns(bits_with=0.75 * pl.col("bits_without"))
-    assert gains.slope(growing, by=BY)["value"].item() == pytest.approx(0.75)
-    for useless in ({"bits_without": pl.lit(10.0)}, {"correct_with": pl.col("n_scored")}):
-        with pytest.raises(ValueError, match="too few fits of 4 failed"):
-            gains.slope(frame.with_columns(**useless), by=BY)
 
 
 def test_given_back_worked_by_hand():
@@ -176,8 +140,10 @@ def held(table):
 def test_per_vector_worked_by_hand():
     found = gains.per_vector(held({1: [10.0, 20.0], 4: [20.0, 76.0]}))
     assert found.select("n_mem", "value", "share").rows() == [(1, 15.0, 1.0), (4, 12.0, 0.8)]
-    # Text 0 alone falls to a half, text 1 to 19/20: whichever is drawn, the share lies between.
-    assert found.filter(n_mem=4).select("share_low", "share_high").row(0) == (pytest.approx(0.5), pytest.approx(0.95))
+    assert found["share_low"].to_list() == [None, None]
+    one, four = [10.0, 20.0, 15.0, 30.0, 11.0, 25.0], [20.0, 76.0, 60.0, 90.0, 40.0, 88.0]
+    found, expected = gains.per_vector(held({1: one, 4: four})), metrics.quotient([bits / 4 for bits in four], one)
+    assert found.filter(n_mem=4).select("share_low", "share_high").row(0) == (expected.low, expected.high)
     assert found.filter(n_mem=1).select("share_low", "share_high").row(0) == (1, 1)
 
 
@@ -192,7 +158,6 @@ def test_vectors_that_hold_n_times_as_much_lose_no_share():
 def test_per_vector_where_one_vector_holds_nothing_of_some_texts_or_of_all():
     some = gains.per_vector(held({1: [0.0, 0.0, 0.0, 8.0], 2: [4.0, 4.0, 4.0, 16.0]})).filter(n_mem=2)
     assert some["share"].item() == pytest.approx(3.5 / 2)
-    assert some.select(pl.col("share_low", "share_high").is_finite()).row(0) == (True, True)
     nothing = gains.per_vector(held({1: [0.0, 0.0], 2: [4.0, 6.0]})).filter(n_mem=2)
     assert nothing.schema == some.schema
     assert nothing.select("value", "share", "share_low").row(0) == (2.5, None, None)
@@ -204,7 +169,7 @@ def test_per_vector_needs_one_vector_on_the_same_texts():
         gains.per_vector(table)
 
 
-CALLS = [gains.as_published, gains.plateaus, gains.plateau, gains.slope]
+CALLS = [gains.as_published, gains.plateaus]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from capacity import metrics, models, report, resources, store, sweep, texts
+from capacity import baselines, metrics, models, report, resources, store, sweep, texts
 from capacity.report import parameters
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ SETTINGS = {
     },
     "02_information_gain": {
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
-        "store": "gains",
+        "n_other": 10, "certified": [SMALLEST], "alphabets": [2], "budget": 100, "longest": 8, "store": "gains",
     },
     "03_many_vectors": {
         "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
@@ -214,36 +214,56 @@ def test_decoding_capacity_agrees_with_a_plain_count(executed):
 
 def test_information_gain_agrees_with_plain_loops(executed):
     notebook, folder = executed["02_information_gain"]
-    rows = store.Store(folder / "gains").read().to_dicts()
+    every = store.Store(folder / "gains").read()
+    rows = every.filter(search="fixed").to_dicts()
     assert len(rows) == 2 * 2 * 2
-    gains = {}  # source -> text -> (length, bits before, bits after, whether it failed)
-    for row in rows:
-        one = row["length"], row["bits_without"], row["bits_with_min"], row["correct_with"] < row["n_scored"]
-        gains.setdefault(row["source"], {}).setdefault(row["text_id"], []).append(one)
-    points, by_length, widths = charts_of(notebook)
+    table = baselines.load([folder / "gains" / "shared"]).filter(null="shared")
+    null = dict(table.select("text_digest", "null_bits").iter_rows())
+    by_length, _, beside, certified, widths = charts_of(notebook)
 
-    drawn = [(row["source"], row["before"], row["after"]) for row in values(points) if row["layer"] == "point"]
-    assert sorted(drawn) == sorted((row["source"], row["bits_without"], row["bits_with_min"]) for row in rows)
-    for source, found in gains.items():
-        own = []
-        for cells in found.values():  # least squares of after = max(before - C, 0), over every set of longest lengths
-            cells.sort(key=lambda cell: -cell[1])
-            tried = [sum(b - a for _, b, a, _ in cells[:k]) / k for k in (1, 2)]
-            own.append(min(tried, key=lambda c: sum((a - max(b - c, 0)) ** 2 for _, b, a, _ in cells)))
-        assert any(failed for cells in found.values() for *_, failed in cells)  # else there is no plateau to find
-        c = sum(own) / len(own)
-        line = [row["before"] for row in values(points) if row["layer"] == "plateau" and row["source"] == source]
-        assert line[1] == pytest.approx(c, abs=0.01)
+    def mean(found, source, length):
+        found = [found(row) for row in rows if (row["source"], row["length"]) == (source, length)]
+        assert len(found) == 2
+        return sum(found) / 2
+
+    def gained(row):
+        return row["bits_without"] - row["bits_with_min"]
+
+    def specific(row):
+        return null[row["text_digest"]] - row["bits_with_min"]
+
+    for kind, value in (("published gain", gained), ("text-specific gain", specific)):
+        drawn = {(row["source"], row["length"]): row["value"] for row in values(by_length) if row["kind"] == kind}
+        assert drawn == {
+            (s, n): pytest.approx(mean(value, s, n)) for s in ("embedded", "random_tokens") for n in (3, 8)
+        }
+    drawn = {(row["source"], row["kind"]): row["value"] for row in values(beside)}
+    for source in ("embedded", "random_tokens"):
+        own, left = mean(gained, source, 8), mean(specific, source, 8)
+        assert drawn[source, "published gain"] == pytest.approx(own)
+        assert drawn[source, "shared vector's"] == pytest.approx(own - left)
+        assert drawn[source, "text-specific gain"] == pytest.approx(left)
+    ordinary = len(models.load(SMALLEST).tokenizer) - 1  # all but <|endoftext|>
+    charged = mean(lambda row: row["bits_with"], "random_tokens", 8)
+    assert drawn["random_tokens", "certified"] == pytest.approx(7 * math.log2(ordinary) - charged)
+    assert ("embedded", "certified") not in drawn
+    html = " ".join(outputs(notebook, "text/html"))
+    for value in (gained, specific):
+        assert str(round(mean(value, "random_tokens", 8) / mean(value, "embedded", 8), 2)) in html
+    assert "Verdict: cannot tell." in " ".join(outputs(notebook, "text/markdown"))  # of two texts
+
+    held = {row["alphabet"]: row["value"] for row in values(certified)}
+    for source, size, longest in (("random_tokens:2", 2, 8), ("random_tokens", ordinary, 4)):
+        grown = every.filter(search="grow", source=source).group_by("text_id")
+        lengths = grown.agg(pl.col("decoded_tokens").max().fill_null(0))["decoded_tokens"].to_list()
+        assert len(lengths) == 2
+        assert held[size] == pytest.approx(sum(lengths) / 2 * math.log2(size) - math.log2(longest + 1))
+    for source in ("embedded", "random_tokens"):
+        failed = [row for row in rows if row["source"] == source and row["correct_with"] < row["n_scored"]]
+        each = [gained(row) * row["length"] / (row["length"] - 1) for row in failed]
         (mine,) = [row for row in values(widths) if row["model"] == SMALLEST and row.get("source") == source]
-        assert mine["value"] == pytest.approx(c, abs=0.01)
-        assert mine["low"] <= c <= mine["high"]
-        failures = [(b - a) * n / (n - 1) for cells in found.values() for n, b, a, failed in cells if failed]
-        assert str(round(sum(failures) / len(failures), 2)) in " ".join(outputs(notebook, "text/html"))
-        for length in (3, 8):
-            every = [b - a for cells in found.values() for n, b, a, _ in cells if n == length]
-            (shown,) = [row for row in values(by_length) if (row["source"], row["length"]) == (source, length)]
-            assert shown["value"] == pytest.approx(sum(every) / 2)
-    pythia = [row["value"] for row in values(widths) if row["model"] == "EleutherAI/pythia-160m" and row.get("source")]
+        assert mine["value"] == pytest.approx(sum(each) / len(each))
+    pythia = {row["value"] for row in values(widths) if row["model"] == "EleutherAI/pythia-160m" and row.get("source")}
     assert sorted(pythia) == pytest.approx(sorted(nats / math.log(2) for nats in (396.4, 378.1, 500.8)))
 
 
@@ -300,14 +320,20 @@ def test_utilisation_is_the_published_one_and_ours_a_plain_quotient(executed):
     shown = {(row["model"], row["kind"]): row for row in values(in_tokens)}
     for key, ratio in listed.items():
         assert round(shown[key]["share"], 3) == round(ratio, 3), key
-    bits = {(row["model"], row["kind"]): row for row in values(in_bits)}
+    every = [row for row in values(in_bits) if "text-specific" not in row["series"]]
+    bits = {(row["model"], row["kind"]): row for row in every}
     llama = bits["meta-llama/Meta-Llama-3.1-8B", "natural"]
     assert (llama["gain"], llama["capacity"]) == (pytest.approx(4865.7 / math.log(2)), 65536)
-    rows = store.Store(folder / "gains").read().to_dicts()
+    rows = store.Store(folder / "gains").read().filter(search="fixed").to_dicts()
+    table = baselines.load([folder / "gains" / "shared"]).filter(null="shared")
+    null = dict(table.select("text_digest", "null_bits").iter_rows())
+    specific = {row["kind"]: row["gain"] for row in values(in_bits) if "text-specific" in row["series"]}
     for source, kind in (("embedded", "natural"), ("random_tokens", "random tokens")):
         failed = [row for row in rows if row["source"] == source and row["correct_with"] < row["n_scored"]]
         gained = [row["correct_with"] - row["correct_without"] for row in failed]
         saved = [row["bits_without"] - row["bits_with_min"] for row in failed]
+        about = [null[row["text_digest"]] - row["bits_with_min"] for row in failed]
+        assert specific[kind] == pytest.approx(sum(about) / len(about))
         eq1 = 64 * 16 / math.log2(512)
         assert shown[SMALLEST, kind]["share"] == pytest.approx(sum(gained) / len(gained) / eq1)
         assert bits[SMALLEST, kind]["share"] == pytest.approx(sum(saved) / len(saved) / (64 * 16))

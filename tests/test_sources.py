@@ -1,5 +1,6 @@
 import collections
 import io
+import math
 
 import numpy as np
 import polars as pl
@@ -302,3 +303,51 @@ def test_random_tokens_are_neither_special_nor_added_nor_missing():
     counts = collections.Counter(ids)
     assert counts.keys() == {1, 2, 7}
     assert min(counts.values()) > 900
+
+
+def test_random_tokens_of_k_are_drawn_evenly_from_few_that_the_seed_takes(tokenizer):
+    drawn = texts.sample("random_tokens:2", tokenizer, n_texts=20, length=30)
+    counts = np.unique([text.ids for text in drawn], return_counts=True)
+    assert len(counts[0]) == 2
+    assert 240 < counts[1].min() <= 300
+    more = {i for text in texts.sample("random_tokens:8", tokenizer, n_texts=20, length=30) for i in text.ids}
+    assert set(counts[0]) < more
+    assert len(more) == 8
+    other = {i for text in texts.sample("random_tokens:2", tokenizer, n_texts=9, length=30, seed=1) for i in text.ids}
+    assert other != set(counts[0])
+    for wrong in ("", "1", "-2", "x", "2.0"):
+        with pytest.raises(texts.TextError, match="is not random_tokens:K"):
+            texts.check_name(f"random_tokens:{wrong}")
+    with pytest.raises(texts.TextError, match="asks for more than the tokenizer's"):
+        texts.sample("random_tokens:100000", tokenizer, n_texts=1, length=3)
+
+
+def test_what_a_source_spends_is_known_of_random_texts_alone(tokenizer):
+    assert texts.source_bits("random_tokens:4", tokenizer, [1] * 7) == 14
+    everything = {i for text in texts.sample("random_tokens", tokenizer, n_texts=99, length=99) for i in text.ids}
+    assert texts.source_bits("random_tokens", tokenizer, [1] * 3) >= 3 * math.log2(len(everything))
+    assert texts.source_bits("embedded", tokenizer, [1]) is None
+    assert texts.source_bits("shuffled:random_words", tokenizer, [1]) is None
+
+
+def test_a_cut_word_is_worth_the_words_that_begin_so(tokenizer, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(["ab", "abc", "abd", "x", "yy", "yy", "zebra", "zebras"]))
+    source = f"random_words:{path}"
+    ids = {word: tokenizer(f"x {word}", add_special_tokens=False)["input_ids"] for word in path.read_text().split()}
+    for text in texts.sample(source, tokenizer, n_texts=30, length=9):
+        for n in (1, 4, 9):
+            begun = tokenizer.decode(text.ids[:n]).split(" ")
+            *whole, last = begun
+            known = path.read_text().split()
+            expected = sum(math.log2(8 / known.count(word)) for word in whole)
+            spelled = tokenizer(" ".join(["x", last]), add_special_tokens=False)["input_ids"]
+            if last in known and ids[last] == spelled:  # else its tokens may be another word's beginning
+                alike = sum(word.startswith(last) for word in known)
+                found = texts.source_bits(source, tokenizer, text.ids[:n])
+                assert found >= expected + math.log2(8 / alike) - 1e-9
+    # Every beginning of a text of one or two tokens: the chances of all sum to one.
+    for n in (1, 2):
+        starts = {text.ids for text in texts.sample(source, tokenizer, n_texts=300, length=n)}
+        chances = [2 ** -texts.source_bits(source, tokenizer, start) for start in starts]
+        assert sum(chances) == pytest.approx(1)

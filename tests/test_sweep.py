@@ -1,5 +1,6 @@
 import doctest
 import json
+import math
 import os
 import shutil
 import signal
@@ -600,3 +601,20 @@ def test_two_processes_share_the_work_and_an_heir_finishes_it(folders, tmp_path,
     found = pl.concat([pl.read_parquet(shard) for shard in (tmp_path / "kept").glob("*.parquet")])
     assert not found.select("key", "probe").is_duplicated().any()
     assert same(run(wanted, tmp_path / "kept", missing="refuse"), run(wanted, tmp_path / "alone"))
+
+
+def test_rows_say_what_their_source_spent_and_old_ones_are_told(folders, tokenizer, tmp_path):
+    wanted = grid(folders["llama"], source=["random_tokens:4", "random_tokens", "embedded"], length=3, search="fixed")
+    rows = run(wanted, tmp_path)
+    ordinary = len(set(tokenizer.get_vocab().values()) - {*tokenizer.all_special_ids})
+    bits = {"random_tokens:4": 6.0, "random_tokens": 3 * math.log2(ordinary), "embedded": None}
+    assert [*rows["source_bits_low"]] == [*rows["source_bits_high"]] == [
+        bits[source] and pytest.approx(bits[source]) for source in rows["source"]
+    ]  # fmt: skip
+    old = rows.with_columns(source_bits_low=pl.lit(None, pl.Float64), source_bits_high=pl.lit(None, pl.Float64))
+    told = sweep.with_source_bits(old, sweep.cells(wanted))
+    assert told.drop("source_first_bits").equals(rows)
+    first = {source: value and value / 3 for source, value in bits.items()}
+    assert told["source_first_bits"].to_list() == [
+        first[source] and pytest.approx(first[source]) for source in rows["source"]
+    ]  # fmt: skip

@@ -1,7 +1,15 @@
 """Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline."""
 
 from capacity.charts.display import enable
-from capacity.charts.gains import bits_after, gain_by_length, share_by_vectors, tokens_by_vectors, utilisation_by_model
+from capacity.charts.gains import (
+    certified_by_alphabet,
+    gain_by_length,
+    gains_beside,
+    published_gain_by_length,
+    share_by_vectors,
+    tokens_by_vectors,
+    utilisation_by_model,
+)
 from capacity.charts.geometry import accuracy_along_paths, cosine_densities, norms_by_series, variance_by_component
 from capacity.charts.lengths import (
     accuracy_by_length,
@@ -25,21 +33,23 @@ from capacity.charts.texts import (
 __all__ = [
     "accuracy_along_paths",
     "accuracy_by_length",
-    "bits_after",
     "bits_needed",
     "byte_ledger",
     "bytes_per_token",
     "capacity_by_width",
+    "certified_by_alphabet",
     "cosine_densities",
     "enable",
     "exact_length_by_cost",
     "exact_length_by_model",
     "fit_curve",
     "gain_by_length",
+    "gains_beside",
     "held_by_depth",
     "laws",
     "norms_by_series",
     "prefix_share",
+    "published_gain_by_length",
     "rates_by_length",
     "share_by_vectors",
     "texts_by_source",

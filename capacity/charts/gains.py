@@ -1,4 +1,4 @@
-"""Charts of gains, ours beside the published: bits before and after, gain by length, many vectors, utilisation."""
+"""Charts of gains, ours beside the published: by length, beside a null, certified, many vectors, utilisation."""
 
 from collections.abc import Sequence
 
@@ -7,63 +7,24 @@ import polars as pl
 
 from capacity.charts.style import (
     EQ1,
-    SOURCE_COLORS,
     WIDTH,
     band,
+    model_color,
     model_order,
     panels,
+    rules,
     source_color,
-    source_order,
     tips,
     whole_numbers,
-)
-
-KINDS = ("natural", "random words", "random tokens")  # of texts, in the order of style.SOURCES
-
-
-def bits_after(points: pl.DataFrame, plateaus: pl.DataFrame) -> alt.FacetChart:
-    """Return bits with [mem] against bits without, a point a text and length, a panel a model and source.
-
-    points: model, source, text_id, length, before, after (bits), exact; plateaus: model, source, value (C, bits).
-    Dashed: nothing gained; lines: after = max(before - C, 0). Each panel has its own scales.
-    """
-    by = ["model", "source"]
-    ends = points.group_by(by, maintain_order=True).agg(pl.col("before").max()).join(plateaus, on=by)
-    c, zero = pl.col("value"), pl.lit(0.0)
-    lines = ends.select(
-        *by, pl.lit("plateau").alias("layer"),
-        pl.concat_list(zero, c, pl.max_horizontal("before", c)).alias("before"),
-        pl.concat_list(zero, zero, (pl.col("before") - c).clip(0)).alias("after"),
-    )  # fmt: skip
-    none = pl.concat_list(zero, "before")
-    ungained = ends.select(*by, pl.lit("none").alias("layer"), none.alias("before"), none.alias("after"))
-    kind = pl.when("exact").then(pl.lit("exact")).otherwise(pl.lit("not exact")).alias("fit")
-    dots = points.with_columns(kind, pl.lit("point").alias("layer")).drop("exact")
-    drawn = [lines.explode("before", "after"), ungained.explode("before", "after")]
-    data = pl.concat([dots, *drawn], how="diagonal").with_columns(pl.format("{}, {}", *by).alias("panel"))
-    base = alt.Chart().encode(
-        x=alt.X("before:Q", title="bits without [mem]"), y=alt.Y("after:Q", title="bits with [mem]")
-    )
-    colors = alt.Scale(domain=["exact", "not exact"])
-    shapes = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
-    cloud = base.transform_filter("datum.layer === 'point'").mark_point(size=45, filled=True, opacity=0.7).encode(
-        color=alt.Color("fit:N", title=None, scale=colors, legend=alt.Legend(orient="bottom")),
-        shape=alt.Shape("fit:N", title=None, scale=shapes),
-        tooltip=["source", "text_id", "length", *tips(("before", "after"), digits=1)],
-    )  # fmt: skip
-    fitted = base.transform_filter("datum.layer === 'plateau'").mark_line(color="black", strokeWidth=1.5)
-    nothing = base.transform_filter("datum.layer === 'none'").mark_line(strokeDash=[4, 3], color="gray")
-    drawn = alt.layer(nothing, fitted, cloud, data=data).properties(width=WIDTH - 120, height=WIDTH - 120)
-    models, sources = model_order(points["model"]), source_order(points["source"])
-    order = [f"{model}, {source}" for model in models for source in sources]
-    return panels(drawn, "panel", order, columns=3).resolve_scale(x="independent", y="independent")
+)  # fmt: skip
 
 
 def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
-    """Return the mean information gain against length, a panel a model, a colour a source, 95% intervals as bands.
+    """Return mean gains against length, a panel a model, a colour a source, a dash a kind, 95% intervals as bands.
 
-    table: from metrics.information_gain by model, source and length: value, low, high, n.
+    table: model, source, kind, length, value (bits), low, high (null where there is no interval), n (texts).
     """
+    kinds, sources = (table[name].unique(maintain_order=True).to_list() for name in ("kind", "source"))
     base = alt.Chart().encode(
         x=alt.X(
             "length:Q",
@@ -72,13 +33,72 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
             axis=whole_numbers(table["length"]),
         ),
         color=source_color(table["source"]),
+        strokeDash=alt.StrokeDash(
+            "kind:N",
+            title=None,
+            legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
+            scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
+        ),
+        detail="kind:N",
     )
     line = base.mark_line(point=True).encode(
-        y=alt.Y("value:Q", title="information gain (bits)", scale=alt.Scale(zero=True)),
-        tooltip=["source", "length", *tips(("value", "low", "high"), digits=1), "n"],
+        y=alt.Y("value:Q", title="bits"),
+        tooltip=["source", "kind", "length", *tips(("value", "low", "high"), digits=1), "n"],
     )
     drawn = alt.layer(band(base), line, data=table).properties(width=WIDTH, height=230)
     return panels(drawn, "model", model_order(table["model"]), columns=2)
+
+
+def published_gain_by_length(table: pl.DataFrame) -> alt.Chart:
+    """Return published gains of one length by itself against length, a line a model: model, length, value (bits)."""
+    order = table.sort("length", "value").group_by("model", maintain_order=True).last().sort("value", descending=True)
+    return alt.Chart(table).mark_line(point=True).encode(
+        x=alt.X("length:Q", title="length of the text (tokens)", scale=alt.Scale(type="log", base=2, nice=False)),
+        y=alt.Y("value:Q", title="information gain (bits)", scale=alt.Scale(type="log", nice=False)),
+        color=alt.Color("model:N", title=None, sort=order["model"].to_list(), legend=alt.Legend(labelLimit=260)),
+        tooltip=["model", "length", *tips(("value",), digits=0)],
+    ).properties(width=WIDTH + 180, height=320)  # fmt: skip
+
+
+def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
+    """Return what vectors save by what it is, a panel a model, a colour a source, 95% intervals as rules.
+
+    table: model, source, kind, value (bits, below 0 too), low, high (null where there is no interval), n.
+    """
+    kinds, sources = (table[name].unique(maintain_order=True).to_list() for name in ("kind", "source"))
+    base = alt.Chart().encode(
+        y=alt.Y("kind:N", title=None, sort=kinds, axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset("source:N", sort=sources),
+        color=alt.Color("source:N", title="source", sort=sources, legend=alt.Legend(orient="bottom", symbolOpacity=1)),
+    )
+    zero = alt.Chart().mark_rule(color="gray").encode(x=alt.datum(0))
+    dots = base.mark_point(filled=True, size=55, opacity=1).encode(
+        x=alt.X("value:Q", title="bits"), tooltip=["source", "kind", *tips(("value", "low", "high"), digits=1), "n"]
+    )
+    return (
+        alt.layer(zero, rules(base, along="x"), dots, data=table)
+        .properties(width=WIDTH - 60, height=190)
+        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=2)
+    )
+
+
+def certified_by_alphabet(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return the bits certified of one vector by the tokens that texts are drawn from: one line a model.
+
+    table: model, alphabet (tokens), value (bits), low, high (null where there is no interval), n.
+    """
+    base = alt.Chart(table).encode(
+        x=alt.X(
+            "alphabet:Q", title="tokens that texts are drawn from", axis=whole_numbers(table["alphabet"]),
+            scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+        ),
+        color=model_color(table["model"]),
+    )  # fmt: skip
+    line = base.mark_line(point=alt.OverlayMarkDef(size=50)).encode(
+        y=alt.Y("value:Q", title="bits certified"),
+        tooltip=["model", "alphabet", *tips(("value", "low", "high"), digits=1), "n"],
+    )
+    return alt.layer(rules(base), line).properties(width=WIDTH + 60, height=300)
 
 
 def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -110,8 +130,8 @@ def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         tooltip=["series", "n_mem", *tips(("value", "low", "high"), digits=1)],
     )  # fmt: skip
     known = held.filter(pl.col("low") > 0)
-    rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color)
-    return alt.layer(dashed, rules, line).properties(width=WIDTH + 60, height=340)
+    spread = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color)
+    return alt.layer(dashed, spread, line).properties(width=WIDTH + 60, height=340)
 
 
 def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -130,9 +150,9 @@ def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         tooltip=["series", "n_mem", *tips(("share", "share_low", "share_high"), digits=3)],
     )  # fmt: skip
     known = table.filter(pl.col("share_low").is_not_null() & (pl.col("n_mem") > 1))
-    rules = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="share_low:Q", y2="share_high:Q", color=color)
+    spread = alt.Chart(known).mark_rule(strokeWidth=2).encode(x=x, y="share_low:Q", y2="share_high:Q", color=color)
     whole = alt.Chart(table).mark_rule(strokeDash=[4, 3], color="gray").encode(y=alt.datum(1))
-    return alt.layer(whole, rules, line).properties(width=WIDTH + 60, height=300)
+    return alt.layer(whole, spread, line).properties(width=WIDTH + 60, height=300)
 
 
 def utilisation_by_model(table: pl.DataFrame, *, order: Sequence[str], unit: str) -> alt.VConcatChart:

@@ -1,18 +1,19 @@
-"""Rows in, numbers with intervals over texts out: bootstraps, and Welch's t where two samples differ (scipy)."""
+"""Rows in, numbers with intervals over texts out: Student's and Welch's t, Fieller's quotients (scipy)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
 
-from capacity.metrics.intervals import Interval, difference, interval
+from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, quotient, student
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
-    "ALIKE", "CONDITIONS", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length", "censored",
-    "check_threshold", "decoding_capacity", "difference", "exact", "exact_length", "exact_length_by_cost",
-    "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "ratio", "summarise",
+    "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
+    "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
+    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
+    "ratio", "summarise",
 ]  # fmt: skip
 
 
@@ -75,7 +76,8 @@ def accuracy_by_length(
     def one(part: pl.DataFrame) -> Interval:
         return interval(part.group_by(text_id).agg(pl.col("accuracy").mean())["accuracy"])
 
-    return summarise(_scored(rows, by, share, text_id, length), [*by, length], one)
+    found = summarise(_scored(rows, by, share, text_id, length), [*by, length], one)
+    return found.with_columns(pl.col("low", "high").clip(0, 1))
 
 
 def check_threshold(threshold: float) -> None:
@@ -97,7 +99,8 @@ def decoding_capacity(
 
     Columns: *by, value (0 where no length reaches the threshold), low, high, n, degenerate, censored: `above` where
     the largest length measured still passes, `below` where the smallest doesn't, else `no`. Lengths need not be
-    passed in order, as in the paper. Every text must have every length, `rows` being of one fixed-length grid.
+    passed in order, as in the paper. Every text must have every length, `rows` being of one fixed-length grid. low and
+    high: the largest lengths at which the mean accuracy's interval lies above the threshold, and reaches it.
     text_id, length, share: columns, see `accuracy_by_length`.
 
     Raises ValueError for a threshold outside (0, 1], or texts that miss a length.
@@ -113,11 +116,15 @@ def decoding_capacity(
         if np.isnan(values).any():
             raise NothingFound("some texts miss a length; decoding capacity needs every text at every length")
 
-        def largest(chosen: np.ndarray) -> float:
-            passed = lengths[chosen.mean(axis=0) >= threshold - 1e-12]
+        def largest(accuracies: np.ndarray) -> float:
+            passed = lengths[accuracies >= threshold - 1e-12]
             return float(passed.max()) if len(passed) else 0.0
 
-        found = interval(values, statistic=largest, method="percentile")
+        means = values.mean(axis=0)
+        found = Interval(largest(means), None, None, len(values), True)
+        if len(values) >= LEAST:
+            _, low, high = (largest(ends) for ends in student(values))
+            found = Interval(found.value, low, high, len(values), low == high)
         censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
         return asdict(found) | {"censored": censored}
 
@@ -185,7 +192,7 @@ def exact_length_by_cost(
 
 
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
-    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; texts are resampled as in `ratio`."""
+    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
     rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
     return ratio(rows, "above", "below", by=by, text_id=text_id)
 
@@ -193,9 +200,9 @@ def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str 
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text_id: str = "text_id") -> pl.DataFrame:
     """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
 
-    The interval resamples texts, each with all its rows; a text with 0 in both tells nothing and is left out; fits
-    that did not finish are, too, see `pooled`. Where a draw of texts may have `below` sum to 0, or to another sign than
-    that of all, the ratio is not bounded: its low and high are null, and it is flagged as degenerate.
+    The interval is Fieller's over texts, each with the sums of all its rows; a text with 0 in both tells nothing and is
+    left out; fits that did not finish are, too, see `pooled`. Where the mean of `below` is not told apart from 0 the
+    ratio is not bounded: its low and high are null, and it is flagged as degenerate.
 
     Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
     """
@@ -205,16 +212,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
         pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
         if not pairs[below].sum():
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
-        whole, bounded = float(pairs[below].sum()), True
-
-        def quotient(chosen: np.ndarray) -> float:
-            nonlocal bounded
-            divisor = float(chosen[:, 1].sum())
-            bounded &= divisor * whole > 0
-            return float(chosen[:, 0].sum() / divisor) if divisor else 0.0  # then it is not bounded
-
-        found = interval(pairs.to_numpy().astype(float), statistic=quotient)
-        return found if bounded else replace(found, low=None, high=None, degenerate=True)
+        return quotient(pairs[above], pairs[below])
 
     check_columns(rows, *by, text_id, above, below)
     return summarise(pooled(rows, by), by, one)

@@ -15,10 +15,12 @@ import polars as pl
 from capacity import models, resources, store
 from capacity.sweep import elsewhere, engines, processes
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
+from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
 
 __all__ = [
     "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run", "shard",
+    "with_source_bits",
 ]  # fmt: skip
 
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere

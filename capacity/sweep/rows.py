@@ -6,9 +6,10 @@ from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
+import polars as pl
 import torch
 
-from capacity import fitting, provenance
+from capacity import fitting, models, provenance, texts
 from capacity.decoding import Score, counts, decoded_back, teacher_forced
 from capacity.fitting import Probe, Task
 from capacity.models import Frozen, is_exhausted
@@ -69,6 +70,7 @@ def _rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], *, scored: bool =
     back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
     decoded = dict(zip(exact, back, strict=True))  # none of the others
     searched = what.search in fitting.SEARCHES
+    spent = [known_bits(frozen.tokenizer, cell, probe.length) for probe in probes]
     found = []
     for number, probe in enumerate(probes):
         stored = probe.mem.numpy().tobytes()
@@ -84,6 +86,7 @@ def _rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], *, scored: bool =
                 "length": probe.length, "scored_from": what.scored_from, "recipe": what.recipe,
                 "search": what.search, "budget": what.budget if searched else None,
                 "limit": what.length if searched else None, "text_seed": what.text_seed, "probe": number,
+                "source_bits_low": spent[number], "source_bits_high": spent[number],
                 "seed": what.seed, "init": "embedding_std",
                 "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
                 "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded.get(number),
@@ -96,3 +99,36 @@ def _rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], *, scored: bool =
             }
         )  # fmt: skip
     return found
+
+
+def known_bits(tokenizer, cell: Cell, length: int) -> float | None:
+    """Return the bits that its source spent on the first tokens of a cell's text; None where they are not known.
+
+    A BOS that is the text's own first token (`after_mem`) was not drawn.
+    """
+    what = cell.experiment
+    lead = int(what.bos == "after_mem")
+    return texts.source_bits(what.source, tokenizer, cell.text.ids[lead:length], seed=what.text_seed)
+
+
+def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
+    """Return rows with the bits that their source spent on them, where it is known, also in rows of before it was kept.
+
+    `source_bits_low` and `source_bits_high` are filled where they are null; `source_first_bits` is added, of t1 alone.
+    """
+    names = {cell.experiment.model for cell in cells}
+    tokenizers = {name: models.describe(name, models.locate(name))[1] for name in names}
+    known = {cell.key: cell for cell in cells}
+    wanted = [(key, length) for key, length in rows.select("key", "length").unique().iter_rows() if key in known]
+    spent = pl.DataFrame(
+        [
+            (key, length, *(known_bits(tokenizers[known[key].experiment.model], known[key], n) for n in (length, 1)))
+            for key, length in wanted
+        ],
+        schema={"key": pl.String, "length": pl.Int32, "spent": pl.Float64, "source_first_bits": pl.Float64},
+        orient="row",
+    )
+    found = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
+    return found.with_columns(
+        pl.coalesce(name, "spent").alias(name) for name in ("source_bits_low", "source_bits_high")
+    ).drop("spent")

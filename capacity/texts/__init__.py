@@ -1,8 +1,9 @@
 """Texts as token ids of an exact length, sampled from a named source by a seed."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from capacity.texts.sources import FORMS, SOURCES, base
 
 __all__ = [
     "FORMS", "SOURCES", "Text", "TextError", "base", "check", "check_name", "check_text", "difference", "digest",
-    "drawn_lengths", "encode", "sample", "token_bytes", "whole_lengths",
+    "drawn_lengths", "encode", "others", "sample", "source_bits", "token_bytes", "whole_lengths",
 ]  # fmt: skip
 
 _TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words
@@ -92,19 +93,59 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
     if n_texts < 1 or length < 1 or seed < 0:
         raise TextError(f"n_texts is {n_texts}, length {length}, seed {seed}; at least 1, 1 and 0 are allowed")
     draws = sources.named(source)(tokenizer, length, seed)
-    found: list[Text] = []
     n_draws = _TRIES * n_texts if draws.n is None else draws.n
-    for index in range(n_draws):
-        name, drawn = draws.at(index)
-        ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
-        if len(ids) >= length:
-            found.append(Text(source=source, index=len(found), id=name, ids=tuple(ids[:length])))
-        if len(found) == n_texts:
-            return found
+    found = list(islice(_drawn(source, draws, tokenizer, length, n_draws), n_texts))
+    if len(found) == n_texts:
+        return found
     raise TextError(
         f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
         f"({n_draws - len(found)} are shorter); ask for fewer or shorter texts"
     )
+
+
+def _drawn(source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int) -> Iterator[Text]:
+    """Yield the texts among the first draws that are long enough, cut to `length` tokens."""
+    index = 0
+    for name, drawn in map(draws.at, range(n_draws)):
+        ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
+        if len(ids) >= length:
+            yield Text(source=source, index=index, id=name, ids=tuple(ids[:length]))
+            index += 1
+
+
+def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, length: int, seed: int = 0) -> list[Text]:
+    """Return `n_texts` texts of a source whose ids are not among those `beside`.
+
+    Where a source has too few, they are cut from further on in the same: the texts of `after:length:source`, of
+    `after:2*length:source` and so on, all by one id.
+
+    Raises TextError as `sample`.
+    """
+    found: list[Text] = []
+    for skipped in count(0, length):
+        name = f"after:{skipped}:{source}" if skipped else source
+        draws = sources.named(name)(tokenizer, length, seed)
+        n_draws = _TRIES * n_texts if draws.n is None else draws.n
+        drawn = list(islice((t for t in _drawn(source, draws, tokenizer, length, n_draws) if t.id not in beside),
+                            n_texts - len(found)))  # fmt: skip
+        found += drawn
+        if len(found) == n_texts:
+            return found
+        if not drawn:
+            break
+    raise TextError(
+        f"{n_texts} other texts of {length} tokens asked for, but {source} has only {len(found)} beside "
+        f"{len(beside)}; ask for fewer or shorter texts"
+    )
+
+
+def source_bits(source: str, tokenizer, ids: Sequence[int], *, seed: int = 0) -> float | None:
+    """Return -log2 of the chance that a text of this source and seed begins with these tokens; None: not known.
+
+    Its mean over texts is the source's entropy, which no code of its texts undercuts, in the mean. Known of
+    `random_tokens` (N log2 K) and `random_words`.
+    """
+    return sources.named(source)(tokenizer, len(ids), seed).bits(ids)
 
 
 def whole_lengths(source: str, tokenizer, *, n_texts: int, seed: int = 0) -> list[int]:

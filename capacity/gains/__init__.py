@@ -1,4 +1,4 @@
-"""What vectors take out of texts that no longer fit: gain as the paper averages it, each text's own plateau, n vectors.
+"""What vectors take out of texts: the paper's gain, what of it is about the text, plateaus, bits that are certified.
 
 Past its limit a vector takes the same number of bits out of a text, however long: bits after = bits before - C. C is
 the plateau. Bits are those of positions 2..N.
@@ -11,11 +11,13 @@ import numpy as np
 import polars as pl
 from scipy import optimize
 
-from capacity.metrics import CONDITIONS, NothingFound, accuracy, exact, interval, mean, pooled, summarise
+from capacity.gains.certified import certified_at, certified_information, certified_lengths
+from capacity.metrics import CONDITIONS, NothingFound, accuracy, exact, interval, mean, pooled, quotient, summarise
 
 __all__ = [
-    "as_published", "bits_with", "capacities", "given_back", "information_gain", "per_vector", "plateau", "plateau_of",
-    "plateaus", "slope", "token_gain", "utilisation",
+    "as_published", "beside", "bits_with", "capacities", "certified_at", "certified_information", "certified_lengths",
+    "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
+    "token_gain", "utilisation",
 ]  # fmt: skip
 
 
@@ -23,7 +25,7 @@ def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
 
     Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
-    exact) is the caller's choice. Texts are resampled, each with all its rows.
+    exact) is the caller's choice. The interval is over texts, each with all its rows.
     """
     return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
 
@@ -35,6 +37,31 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
     of a recipe that doesn't follow bits are refused with ValueError.
     """
     return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
+
+
+def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
+    """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
+
+    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left.
+    """
+    same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
+    found = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
+    if found.is_empty():
+        raise ValueError(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
+    return found
+
+
+def text_specific_gain(
+    rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, null: str = "shared"
+) -> pl.DataFrame:
+    """Return the mean over rows of (own gain - the gain of a null), bits: *by, value, low, high, n, degenerate.
+
+    What a text's own vector saves beyond one that knows its kind alone: (bits without - bits with) - (bits without -
+    bits after the null). A null that could be better makes it a ceiling. Bits are those of `bits_with`; rows without
+    the null are left out, see `beside`.
+    """
+    both = beside(rows, nulls, null=null)
+    return mean(both, pl.col("null_bits") - bits_with(both), by)
 
 
 def utilisation(
@@ -89,8 +116,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     """Return the mean gains as the paper averages them: *by, unit (bits, tokens), value, low, high, n, degenerate.
 
     Over rows whose accuracy is at most 0.99, all lengths together, each row's mean gain of a position times N, of
-    which N - 1 are scored: too large by N / (N - 1). n counts texts, which are resampled with all their rows; groups
-    that lack such rows are left out.
+    which N - 1 are scored: too large by N / (N - 1). n counts texts; groups that lack such rows are left out.
 
     Raises ValueError if no group has such a row.
 
@@ -154,49 +180,6 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
     return summarise(made, [*by, "text_id"], one)
 
 
-def plateau(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, unit: str = "bits") -> pl.DataFrame:
-    """Return the mean of the texts' own plateaus: *by, value, low, high, n, degenerate, n_solved.
-
-    unit: bits or tokens. n_solved: texts that always fit, which make the mean a lower bound.
-    """
-
-    def one(part: pl.DataFrame) -> dict:
-        return asdict(interval(part[unit])) | {"n_solved": int(part["solved"].sum())}
-
-    return summarise(plateaus(rows, by=by), by, one)
-
-
-def slope(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the slope of bits after on bits before by least squares: *by, value, low, high, n, degenerate.
-
-    Over the rows that are not exact; 1 where there is a plateau, below 1 where the gain goes on growing with the text.
-    Texts are resampled with all their rows. Groups without two such rows of different bits before are left out.
-
-    Raises ValueError if no group has them.
-    """
-    failed = pooled(rows, by).with_columns(bits_with(rows).alias("after")).filter(~exact())
-    failed = failed.filter(pl.col("bits_without").n_unique().over(by) > 1)
-    if failed.is_empty():
-        raise NothingFound(f"too few fits of {rows.height} failed for a slope; give longer texts, of several lengths")
-    x, y = pl.col("bits_without"), pl.col("after")
-
-    def one(part: pl.DataFrame) -> dict:
-        sums = part.group_by("text_id", maintain_order=True).agg(
-            pl.len(), x.sum().alias("x"), y.sum().alias("y"), (x * x).sum().alias("xx"), (x * y).sum().alias("xy")
-        )
-        whole = np.polyfit(part["bits_without"].to_numpy(), part["after"].to_numpy(), 1)[0]
-
-        def drawn(texts: np.ndarray) -> float:
-            n, sum_x, sum_y, sum_xx, sum_xy = texts.sum(axis=0)
-            width = n * sum_xx - sum_x**2
-            # A draw of one text at one length has no slope of its own.
-            return float((n * sum_xy - sum_x * sum_y) / width if width > 1e-9 * n * sum_xx else whole)
-
-        return asdict(interval(sums.drop("text_id").to_numpy().astype(float), statistic=drawn, method="percentile"))
-
-    return summarise(failed, by, one)
-
-
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the bits of the longest prefix each text gave back, decoded free-running whole: *by, text_id, bits.
 
@@ -218,8 +201,8 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     Columns: *by, n_mem, value, low, high, n, degenerate, share, share_low, share_high.
 
     texts: by, n_mem, text_id, bits (of all vectors together), as from `plateaus` and `given_back`. share: mean bits a
-    vector over the mean bits of one alone, texts resampled with both; 1 where n vectors hold n times as much; null
-    where one alone holds nothing.
+    vector over the mean bits of one alone, of the same texts (Fieller's interval); 1 where n vectors hold n times as
+    much; null where one alone holds nothing.
 
     Raises ValueError where one vector was not measured on the same texts.
     """
@@ -232,8 +215,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
         each = part.select(pl.col("bits") / pl.col("n_mem"), "alone").to_numpy()
         shares = dict.fromkeys(("share", "share_low", "share_high"))
         if each[:, 1].any():
-            least = each[:, 1][each[:, 1] > 0].min() / len(each)  # a draw of texts that one vector can't hold has none
-            share = interval(each, statistic=lambda chosen: chosen[:, 0].mean() / max(chosen[:, 1].mean(), least))
+            share = quotient(each[:, 0], each[:, 1])
             shares = {"share": share.value, "share_low": share.low, "share_high": share.high}
         return asdict(interval(each[:, 0])) | shares
 

@@ -1,4 +1,4 @@
-"""What does the same work as a trained vector: real tokens read before the text, or a push over the margin."""
+"""What does the same work as a trained vector: real tokens, a push over the margin, a vector of other texts."""
 
 from collections.abc import Sequence
 from math import log, log2
@@ -8,12 +8,16 @@ import polars as pl
 import torch
 
 from capacity import coding, metrics, published
+from capacity.baselines.shared import NULLS, Shared, fit, load, nulls
 from capacity.decoding import counts, decoded_tokens, teacher_forced
 from capacity.fitting import LOSSES
 from capacity.models import Frozen
 from capacity.texts import Text
 
-__all__ = ["Row", "copies", "prefix_gains", "prefixes", "published_prefixes", "read_first", "shortfalls"]
+__all__ = [
+    "NULLS", "Row", "Shared", "copies", "fit", "load", "nulls", "prefix_gains", "prefixes", "published_prefixes",
+    "read_first", "shortfalls",
+]  # fmt: skip
 
 Row = dict[str, Any]
 

@@ -1,0 +1,197 @@
+"""What a vector does that knows the kind of text alone: one fitted to other texts of a source, and free ones.
+
+A vector that makes a model less sure of itself, or tells it what kind of text comes, saves bits of every text of that
+kind. What is left of a gain beside such a vector is about the text (gains.text_specific_gain).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from capacity import files, fitting, store, texts
+from capacity.decoding import teacher_forced
+from capacity.models import Frozen, bos_id
+from capacity.sweep import Cell, MissingCells, measured
+
+NULLS = ("shared", "bos", "mean", "other")
+SCHEMA = pl.Schema({
+    "model": pl.String, "revision": pl.String, "bos": pl.String, "dtype": pl.String, "source": pl.String,
+    "recipe": pl.String, "n_mem": pl.Int32, "length": pl.Int32, "text_id": pl.String, "text_digest": pl.String,
+    "null": pl.String,  # of NULLS
+    "null_bits": pl.Float64,  # of positions 2..N after the null's vectors
+    "n_train": pl.Int32,  # texts the shared vectors were fitted to; null for the others, as the columns below
+    "n_held_out": pl.Int32,  # texts that stopped the fit
+    "fit_length": pl.Int32,  # tokens of each
+    "epochs": pl.Int32,  # after which the vectors kept were best
+})  # fmt: skip
+_SAME = [
+    "revision",
+    "bos",
+    "dtype",
+    "source",
+    "recipe",
+    "n_mem",
+    "text_digest",
+]  # names the text and what it is read by
+_BATCH = 8  # texts a step
+_PATIENCE = 8  # epochs without a better mean over the texts held out
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Vectors that save most bits of texts they were not fitted to."""
+
+    mem: Float[Tensor, "n_mem dim"]
+    bits: float  # of positions 2..N of a text held out, the mean
+    epochs: int  # passes over the texts fitted to, until then
+
+
+def fit(
+    frozen: Frozen, train: Int[Tensor, "texts tokens"], held_out: Int[Tensor, "others tokens"], *,
+    recipe: str = "progressive", n_mem: int = 1, most: int = 200, seed: int = 0,
+) -> Shared:  # fmt: skip
+    """Return the vectors with the least mean cross-entropy of positions 2..N over texts, as texts held out judge.
+
+    AdamW at the recipe's rate over batches of 8 texts in seeded order, from a start as a fit's; after each epoch the
+    texts held out are scored, and after 8 without a better score, or `most`, the best vectors are kept. From these on
+    the same again at a fifth of the rate. What is found is a floor of what such a vector can do.
+
+    Raises ValueError for a recipe of another loss than the cross-entropy.
+    """
+    if (loss := fitting.recipe(recipe).loss) != "cross_entropy":
+        raise ValueError(f"recipe {recipe!r} descends {loss}; give one of the cross-entropy, as progressive")
+    settings = fitting.recipe(recipe).of(frozen)
+    random = torch.Generator().manual_seed(seed)
+    start = (torch.randn(n_mem, frozen.dim, generator=random) * frozen.embedding_std).to(frozen.device)
+    best = Shared(start, _bits(frozen, start, held_out).mean().item(), 0)
+    epoch = 0
+    for rate in (settings.lr, settings.lr / 5):
+        mem, last = best.mem.clone().requires_grad_(), epoch
+        adam = torch.optim.AdamW([mem], lr=rate, betas=settings.betas, weight_decay=settings.weight_decay)
+        while epoch < min(most, last + _PATIENCE):
+            epoch += 1
+            for some in torch.randperm(len(train), generator=random).split(_BATCH):
+                adam.zero_grad()
+                _loss(frozen, mem, train[some]).backward()
+                adam.step()
+            found = _bits(frozen, mem.detach(), held_out).mean().item()
+            if found < best.bits:
+                best, last = Shared(mem.detach().clone(), found, epoch), epoch
+    return best
+
+
+def _loss(frozen: Frozen, mem: Tensor, ids: Tensor) -> Tensor:
+    ids = ids.to(frozen.device)
+    inputs = frozen.inputs(mem.expand(len(ids), -1, -1), frozen.embed(ids[:, :-1]))
+    logits = frozen.logits(inputs)[:, frozen.predicting(len(mem)) + 1 :].float()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+def _bits(frozen: Frozen, mem: Tensor, ids: Tensor) -> Tensor:
+    """Return the bits of positions 2..N of each text after the vectors, (n_mem, dim) for all or one a text."""
+    mem = mem if mem.ndim == 3 else mem.expand(len(ids), -1, -1)
+    return torch.from_numpy(teacher_forced(frozen, mem, ids).bits[:, 1:].sum(1))
+
+
+def nulls(
+    rows: pl.DataFrame, cells: Sequence[Cell], folder: Path | str | None = None, *, missing: str = "measure",
+    n_other: int = 80, travelling: bool = True, progress: bool = True,
+) -> pl.DataFrame:  # fmt: skip
+    """Return the bits of each text after vectors that know its kind alone: SCHEMA, a row a text, length and null.
+
+    Shared vectors are fitted to texts of the longest length, every fifth id of the others stopping the fit; bos, the
+    embedding of that token (where the tokenizer has one); mean, that of all tokens; other, the next text's own vector.
+    What is measured is kept as a table in the folder `shared` of the store.
+
+    Args:
+        rows: of one recipe, at fixed lengths.
+        cells: those that the rows were measured of.
+        folder: of the store; None takes store.default_path().
+        missing: `measure` what is not there, `skip` it, or `refuse` to go on.
+        n_other: other texts of a source, to fit and to stop.
+        travelling: take the tables that travel with the project for there, too.
+        progress: show what is measured, on standard error.
+
+    Raises ValueError as `fit`, TextError as texts.others, MissingCells if `missing` is `refuse` and some are.
+    """
+    place = Path(folder if folder is not None else store.default_path()) / "shared"
+    kept = load([place, *([measured().with_name("shared")] if travelling else [])])
+    by_key = {cell.key: cell for cell in cells}
+    here = rows.filter(pl.col("key").is_in(list(by_key))).sort("model", "source", "length", "text_index")
+    here = here.unique(_SAME, keep="first", maintain_order=True)
+    parts = [kept.join(here.select(_SAME), on=_SAME, how="semi")]
+    todo = here.join(kept.filter(null="shared").select(_SAME), on=_SAME, how="anti")
+    if todo.height and missing == "refuse":
+        raise MissingCells(f"{todo.height} of {here.height} texts have no null; measure them with missing='measure'")
+    groups = list(todo.partition_by(_SAME[:-1], maintain_order=True)) if missing == "measure" else []
+    for part in tqdm(groups, desc="shared vectors", disable=not progress or not groups):
+        table = pl.DataFrame(list(_measured([by_key[key] for key in part["key"]], part, n_other)), SCHEMA, orient="row")
+        _keep(table, place)
+        parts.append(table)
+    return pl.concat(parts).unique([*_SAME, "null"], keep="last", maintain_order=True)
+
+
+def load(folders: Sequence[Path]) -> pl.DataFrame:
+    """Return the tables of nulls in these folders as one, in SCHEMA; raises ValueError for a file of other columns."""
+    tables = [pl.DataFrame(schema=SCHEMA)]
+    for path in (path for folder in folders for path in sorted(folder.glob("*.parquet"))):
+        table = pl.read_parquet(path, glob=False)
+        if table.schema != SCHEMA:
+            raise ValueError(f"{path} has the columns {table.columns}, a table of nulls has {SCHEMA.names()}")
+        tables.append(table)
+    return pl.concat(tables)
+
+
+def _keep(table: pl.DataFrame, folder: Path) -> None:
+    name = sha256(repr(table.select(_SAME).rows()).encode()).hexdigest()[:16]
+    table.write_parquet(whole := BytesIO())
+    files.write(folder / f"{name}.parquet", whole.getvalue())
+
+
+def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
+    what, longest = cells[0].experiment, max(len(cell.text.ids) for cell in cells)
+    frozen = what.load()
+    lead = cells[0].text.ids[:1] if what.bos == "after_mem" else ()
+    drawn = texts.others(
+        what.source, frozen.tokenizer, beside={cell.text.id for cell in cells}, n_texts=n_other,
+        length=longest - len(lead), seed=what.text_seed,
+    )  # fmt: skip
+    stop = set(list(dict.fromkeys(text.id for text in drawn))[4::5])
+    train, held_out = (
+        torch.tensor([(*lead, *text.ids) for text in drawn if (text.id in stop) is wanted]) for wanted in (False, True)
+    )
+    shared = fit(frozen, train, held_out, recipe=what.recipe, n_mem=what.n_mem)
+    facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
+    constant = _free(frozen, what.n_mem) | {"shared": shared.mem}
+    own = dict(zip(rows["key"], rows["mem"], strict=True))
+    for length, group in groupby(sorted(cells, key=lambda cell: len(cell.text.ids)), lambda cell: len(cell.text.ids)):
+        some = list(group)
+        ids = torch.tensor([cell.text.ids for cell in some])
+        found = {name: _bits(frozen, mem, ids) for name, mem in constant.items()}
+        if len(some) > 1 and all(own[cell.key] is not None for cell in some):
+            vectors = torch.tensor([own[cell.key].to_list() for cell in some]).view(len(some), what.n_mem, -1)
+            found["other"] = _bits(frozen, vectors.roll(-1, 0), ids)
+        for name, bits in found.items():
+            for cell, one in zip(some, bits.tolist(), strict=True):
+                yield (
+                    frozen.name, frozen.revision, frozen.bos, frozen.dtype, what.source, what.recipe, what.n_mem,
+                    length, cell.text.id, cell.text.digest, name, one, *facts.get(name, (None,) * 4),
+                )  # fmt: skip
+
+
+def _free(frozen: Frozen, n_mem: int) -> dict[str, Tensor]:
+    """Return vectors that cost no fit, by name, each (n_mem, dim)."""
+    every = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].float()
+    found = {"mean": every.mean(0)}
+    if frozen.tokenizer.bos_token_id is not None:
+        found["bos"] = every[bos_id(frozen.tokenizer, name=frozen.name)]
+    return {name: vector.expand(n_mem, -1).cpu() for name, vector in found.items()}

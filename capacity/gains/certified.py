@@ -1,0 +1,98 @@
+"""Bits that vectors must hold, whatever the model: of texts from a source whose entropy is known.
+
+Rows need the columns of `sweep.with_source_bits`. Tokens that are given (`scored_from=1`: t1) are not held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import log2
+
+import polars as pl
+from scipy import stats
+
+from capacity.metrics import CONDITIONS, LEAST, UNFINISHED, exact_lengths, interval, mean, pooled, summarise
+
+
+def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the bits certified at each fixed length: *by, length, value, low, high, n, degenerate, n_decoded.
+
+    N log2 K + log2 (share of texts decoded), of texts drawn evenly from K tokens: B bits tell 2^B texts apart at most.
+    Every text counts, also where its fit diverged; one of several seeds is decoded if each gave it back. The interval
+    is Clopper and Pearson's of the share (scipy). Where no text was decoded, value and low are null.
+
+    Raises ValueError where the source's bits are not known, or its tokens are not drawn evenly.
+    """
+    pooled(rows, [*by, "length"])
+    decoded = (pl.col("decoded_tokens") == pl.col("length")).fill_null(value=False).all()
+
+    def one(part: pl.DataFrame) -> dict:
+        texts = part.group_by("text_id").agg(decoded.alias("decoded"))["decoded"]
+        n, right, held = len(texts), int(texts.sum()), part["token_bits"][0] * (part["length"] - part["scored_from"])[0]
+        ends = stats.binomtest(right, n).proportion_ci(method="exact") if n >= LEAST else (0.0, 0.0)
+        value, low, high = (held + log2(share) if share else None for share in (right / n, *ends))
+        few = {"degenerate": n < LEAST, "n_decoded": right}
+        return {"value": value, "low": low, "high": high, "n": n} | few
+
+    found = summarise(_even(rows), [*by, "length"], one)
+    return found.with_columns(pl.col("value").cast(pl.Float64))
+
+
+def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the bits certified by exact lengths: *by, value, low, high, n, degenerate, n_censored.
+
+    E[L] log2 K - log2 (number of possible lengths), of texts drawn evenly from K tokens. A search chooses L after it
+    saw the text, so L may tell of it: it is one of 0 to `limit`. A text without a finished fit counts as 0; searches
+    that ended with their budget make it a floor. The interval is Student's t of the mean length.
+
+    Raises ValueError as `certified_at`.
+    """
+    none = pl.col("status").is_in(UNFINISHED)
+    counted = _even(rows).with_columns(
+        pl.when(none).then(pl.lit("budget")).otherwise("status").alias("status"),
+        pl.when(~none).then("decoded_tokens").alias("decoded_tokens"),
+    )
+    facts = counted.group_by(by).agg(
+        pl.col("token_bits").first(), pl.col("limit").max(), given=pl.col("scored_from").max()
+    )
+
+    def one(part: pl.DataFrame) -> dict:
+        texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
+        each, limit, given = part.select("token_bits", "limit", "given").row(0)
+        found = interval((texts["exact_length"] - given).clip(0) * each - log2(limit + 1))
+        return asdict(found) | {"n_censored": int(texts["censored"].sum())}
+
+    return summarise(exact_lengths(counted, by=by).join(facts, on=by), by, one)
+
+
+def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the bits that vectors tell of their texts at least, exact or not: *by, value, low, high, n, degenerate.
+
+    The source's bits less those that the model still charges after the vector kept: H(2..N | t1) - E[bits with], or
+    H(1..N) - E[bits with, t1's own among them] where t1 is predicted. Below 0 where the model charges more than the
+    source spent, for all that it gained; it is not clipped. The interval is over texts.
+
+    Raises ValueError where the source's bits are not known.
+
+    Source: Barber and Agakov 2003, The IM algorithm.
+    """
+    _known(rows)
+    given = pl.col("scored_from") == 1
+    spent = pl.col("source_bits_low") - pl.when(given).then("source_first_bits").otherwise(0.0)
+    charged = pl.col("bits_with") + pl.when(given).then(0.0).otherwise("first_bits_with")
+    return mean(rows, spent - charged, by)
+
+
+def _known(rows: pl.DataFrame) -> None:
+    columns = ["source_bits_low", "source_first_bits"]
+    if missing := [name for name in columns if name not in rows.columns or rows[name].null_count()]:
+        sources = rows["source"].unique().sort().to_list()
+        raise ValueError(f"{missing} are not known of all rows of {sources}; give sweep.with_source_bits(rows, cells)")
+
+
+def _even(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with `token_bits`, what each of a text's tokens holds."""
+    _known(rows)
+    off = rows.filter((pl.col("source_bits_low") - pl.col("length") * pl.col("source_first_bits")).abs() > 1e-6)
+    if off.height:
+        raise ValueError(f"the tokens of {off['source'].unique().to_list()} are not drawn evenly; give random_tokens")
+    return rows.with_columns(token_bits="source_first_bits")

@@ -1,0 +1,78 @@
+import math
+
+import polars as pl
+import pytest
+from scipy import stats
+
+from capacity import gains, metrics
+
+BY = ["model", "source"]
+
+
+def rows(**columns):
+    n = max(len(column) for column in columns.values() if isinstance(column, list))
+    same = {"model": "m", "source": "random_tokens:2", "scored_from": 0, "seed": 0, "source_first_bits": 1.0}
+    same |= {"status": "solved"} | columns
+    return pl.DataFrame({name: value if isinstance(value, list) else [value] * n for name, value in same.items()})
+
+
+def test_a_text_of_two_tokens_certifies_a_bit_a_token():
+    drawn = rows(text_id=[str(n) for n in range(8)], length=20, source_bits_low=20.0, decoded_tokens=[20] * 8)
+    found = gains.certified_at(drawn, by=BY).row(0, named=True)
+    assert (found["length"], found["value"], found["high"], found["n"]) == (20, 20.0, 20.0, 8)
+    assert found["low"] == pytest.approx(20 + math.log2(0.025 ** (1 / 8)))  # Clopper and Pearson, all of 8
+    given = gains.certified_at(drawn.with_columns(scored_from=1), by=BY)
+    assert given["value"].item() == 19  # t1 was given
+
+
+def test_every_drawn_text_counts_at_a_fixed_length():
+    back = [20, 20, 7, None, None, None, None, None]
+    status = ["solved", "solved", "solved", "budget", "stalled", "diverged", "oom", "budget"]
+    drawn = rows(text_id=list("abcdefgh"), length=20, source_bits_low=20.0, decoded_tokens=back, status=status)
+    found = gains.certified_at(drawn, by=BY).row(0, named=True)
+    assert (found["value"], found["n"], found["n_decoded"]) == (18.0, 8, 2)  # a quarter of them: 2 bits less
+    ends = stats.binomtest(2, 8).proportion_ci(method="exact")
+    assert (found["low"], found["high"]) == pytest.approx((20 + math.log2(ends.low), 20 + math.log2(ends.high)))
+    none = gains.certified_at(drawn.with_columns(decoded_tokens=pl.lit(3)), by=BY).row(0, named=True)
+    assert (none["value"], none["low"], none["n_decoded"]) == (None, None, 0)
+    assert none["high"] == pytest.approx(20 + math.log2(1 - 0.025 ** (1 / 8)))
+    few = gains.certified_at(drawn.head(5), by=BY).row(0, named=True)
+    assert (few["value"], few["low"], few["high"]) == (20 + math.log2(2 / 5), None, None)
+
+
+def test_lengths_that_were_chosen_pay_for_the_choice():
+    texts = rows(
+        text_id=list("abcdef"), key=list("abcdef"), probe=0, length=[10, 12, 14, 10, 12, 15], limit=31, budget=100,
+        decoded_tokens=[10, 12, 14, 10, 12, None], status=["solved"] * 5 + ["diverged"],
+        source_bits_low=[10.0, 12, 14, 10, 12, 15],
+    )  # fmt: skip
+    found = gains.certified_lengths(texts, by=BY).row(0, named=True)
+    expected = metrics.interval([length - 5.0 for length in (10, 12, 14, 10, 12, 0)])  # one of 32 lengths: 5 bits
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((29 / 3 - 5, expected.low, expected.high))
+    assert found["n"] == 6
+    assert gains.certified_lengths(texts.head(1), by=BY)["low"].item() is None
+
+
+def test_information_is_what_the_source_spent_less_what_is_charged():
+    texts = rows(
+        text_id=list("abcdef"), length=11, scored_from=1, source_bits_low=11.0, bits_with=[4.0, 4, 4, 4, 4, 10],
+        first_bits_with=0.5,
+    )  # fmt: skip
+    found = gains.certified_information(texts, by=BY).row(0, named=True)
+    expected = metrics.interval([6.0] * 5 + [0.0])  # 11 bits, of which t1's 1 was given
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((5, expected.low, expected.high))
+    predicted = gains.certified_information(texts.with_columns(scored_from=0), by=BY)
+    assert predicted["value"].item() == pytest.approx(11 - 5 - 0.5)
+    over = gains.certified_information(texts.with_columns(bits_with=pl.lit(30.0)), by=BY)
+    assert over["value"].item() == -20  # not clipped
+
+
+def test_what_is_not_known_or_not_drawn_evenly_is_refused():
+    texts = rows(text_id=list("ab"), length=4, source_bits_low=[4.0, None], decoded_tokens=4, bits_with=1.0)
+    for call in (gains.certified_at, gains.certified_information):
+        with pytest.raises(
+            ValueError, match=r"\['source_bits_low'\] are not known of all rows of \['random_tokens:2'\]"
+        ):
+            call(texts, by=BY)
+    with pytest.raises(ValueError, match="are not drawn evenly; give random_tokens"):
+        gains.certified_at(texts.head(1).with_columns(source_bits_low=pl.lit(3.5)), by=BY)

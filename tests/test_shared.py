@@ -1,0 +1,159 @@
+import math
+
+import polars as pl
+import pytest
+import torch
+from scipy import optimize
+
+from capacity import baselines, gains, models, sweep
+from capacity.baselines import shared
+from capacity.decoding import teacher_forced
+
+OVER = optimize.brentq(lambda s: 4 * math.log2(math.exp(s) + 3) - s / math.log(2) - 8 - 10, 0, 50)
+
+
+class TooSure(models.Frozen):
+    """A model of 4 tokens that always expects token 0, by OVER nats, times the first number that it reads.
+
+    A token's embedding is 1. With the vector 0 it is as unsure as a source that draws evenly; by itself it pays 10 bits
+    more for each four tokens in which every one is there once.
+    """
+
+    dim, n_before, embedding_std, device = 1, 0, 1.0, torch.device("cpu")
+
+    def __init__(self):
+        pass
+
+    def embed(self, ids):
+        return torch.ones(*ids.shape, 1)
+
+    def inputs(self, mem, context):
+        return context if mem is None else torch.cat([mem, context], 1)
+
+    def predicting(self, n_mem):
+        return n_mem - 1
+
+    def hidden(self, inputs):
+        return inputs[:, :1].expand(-1, inputs.shape[1], -1)
+
+    def head(self, hidden):
+        return hidden * OVER * torch.tensor([1.0, 0, 0, 0])
+
+    def logits(self, inputs):
+        return self.head(self.hidden(inputs))
+
+
+def balanced(n_texts, seed):
+    """Texts of 41 tokens, positions 2..41 holding each token ten times."""
+    random = torch.Generator().manual_seed(seed)
+    rest = torch.arange(4).repeat(10)
+    return torch.stack(
+        [torch.cat([torch.tensor([1]), rest[torch.randperm(40, generator=random)]]) for _ in range(n_texts)]
+    )
+
+
+def test_a_gain_of_100_bits_of_which_none_is_about_the_text():
+    toy, ids = TooSure(), balanced(6, seed=1)
+    null = baselines.fit(toy, balanced(64, seed=2), balanced(16, seed=3))
+    own = [baselines.fit(toy, text[None], text[None]).mem for text in ids]
+
+    def bits(mem, text):
+        return teacher_forced(toy, mem, text[None]).bits[0, 1:].sum()
+
+    rows = pl.DataFrame({
+        "text_id": [str(n) for n in range(6)], "text_digest": [f"d{n}" for n in range(6)], "length": 41, "n_mem": 1,
+        "bits_without": [bits(None, text) for text in ids], "scored_from": 1, "source_bits_low": 82.0,
+        "first_bits_with": 0.0,
+        "bits_with": [bits(mem[None], text) for mem, text in zip(own, ids, strict=True)], "source_first_bits": 2.0,
+        "model": "toy", "revision": "r", "bos": "none", "dtype": "float32", "source": "random_tokens", "recipe": "p",
+    })  # fmt: skip
+    nulls = rows.with_columns(null=pl.lit("shared"), null_bits=pl.Series([bits(null.mem[None], text) for text in ids]))
+    assert gains.information_gain(rows)["value"].item() == pytest.approx(100, abs=0.5)
+    assert gains.text_specific_gain(rows, nulls)["value"].item() == pytest.approx(0, abs=0.5)
+    assert gains.certified_information(rows)["value"].item() == pytest.approx(0, abs=0.5)
+    assert gains.certified_information(rows.with_columns(bits_with="bits_without"))["value"].item() == pytest.approx(
+        -100
+    )
+
+
+def test_the_shared_vector_of_two_texts_expects_their_mean():
+    ids = torch.tensor([[3, *[0] * 12, *[1, 2, 3, 1, 2, 3, 1, 2]], [3, *[0] * 2, *[1, 2, 3] * 6]])
+    found = baselines.fit(TooSure(), ids, ids)
+    share = 14 / 40  # of token 0 among positions 2..N of both
+    assert found.mem.item() * OVER == pytest.approx(math.log(3 * share / (1 - share)), abs=0.02)
+    charged = -(14 * math.log2(share) + 26 * math.log2((1 - share) / 3)) / 2
+    assert found.bits == pytest.approx(charged, abs=0.01)
+    assert found.epochs > 0
+    again = baselines.fit(TooSure(), ids, ids)
+    assert torch.equal(found.mem, again.mem)
+    with pytest.raises(ValueError, match="'default' descends squared_hinge; give one of the cross-entropy"):
+        baselines.fit(TooSure(), ids, ids, recipe="default")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nulls")
+    grid = sweep.grid(
+        model="llama-64",
+        source="embedded",
+        n_texts=3,
+        length=[3, 5],
+        search="fixed",
+        recipe="progressive",
+        scored_from=1,
+    )
+    cells = sweep.cells(grid)
+    rows = sweep.measure(grid, folder / "store", travelling=False, progress=False).rows
+    return rows, cells, baselines.nulls(rows, cells, folder, n_other=10, travelling=False), folder
+
+
+def test_nulls_are_what_plain_loops_say(measured):
+    rows, cells, found, _ = measured
+    frozen = models.load("llama-64", device="cpu")
+    texts = {cell.text.digest: cell.text.ids for cell in cells}
+    vectors = {(row["text_index"], row["length"]): torch.tensor(row["mem"]) for row in rows.to_dicts()}
+    index = dict(rows.select("text_digest", "text_index").iter_rows())
+    table = frozen.model.get_input_embeddings().weight.detach()
+    for row in found.filter(pl.col("null") != "shared").to_dicts():
+        ids, length = texts[row["text_digest"]], row["length"]
+        other = vectors[(index[row["text_digest"]] + 1) % 3, length]
+        mem = {"mean": table.mean(0), "bos": table[frozen.tokenizer.bos_token_id], "other": other}[row["null"]]
+        embeds = torch.cat([mem[None], table[list(ids)]])[None]
+        with torch.no_grad():
+            logs = frozen.model(inputs_embeds=embeds).logits[0].log_softmax(-1)
+        expected = -sum(logs[at, ids[at]].item() for at in range(1, length)) / math.log(2)
+        assert row["null_bits"] == pytest.approx(expected, rel=1e-4)
+    counts = found.group_by("null").len().sort("null").rows()
+    assert counts == [("bos", 6), ("mean", 6), ("other", 6), ("shared", 6)]
+    facts = found.filter(null="shared").select("n_train", "n_held_out", "fit_length").unique().rows()
+    assert facts == [(8, 2, 5)]
+
+
+def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
+    rows, cells, found, folder = measured
+    monkeypatch.setattr(shared, "fit", None)
+    for missing in ("measure", "skip"):
+        again = baselines.nulls(rows, cells, folder, missing=missing, travelling=False)
+        assert again.sort(pl.all()).equals(found.sort(pl.all()))
+    assert baselines.nulls(rows, cells, folder / "none", missing="skip", travelling=False).is_empty()
+    with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
+        baselines.nulls(rows, cells, folder / "none", missing="refuse", travelling=False)
+    monkeypatch.setenv("CAPACITY_MEASURED", str(folder / "rows"))
+    assert baselines.nulls(rows, cells, folder / "none", missing="refuse").height == found.height
+    (folder / "other").mkdir()
+    pl.DataFrame({"x": [1]}).write_parquet(folder / "other" / "x.parquet")
+    with pytest.raises(ValueError, match=r"has the columns \['x'\], a table of nulls has"):
+        baselines.load([folder / "other"])
+
+
+def test_gains_beside_a_null_need_its_bits(measured):
+    rows, _, found, _ = measured
+    by = ["model", "length"]
+    specific = gains.text_specific_gain(rows, found, by=by)
+    both = rows.join(found.filter(null="shared"), on="text_digest")
+    for length in (3, 5):
+        part = both.filter(length=length)
+        expected = (part["null_bits"] - part["bits_with_min"]).mean()
+        assert specific.filter(length=length)["value"].item() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="none of 6 rows has bits after the null 'shared'"):
+        gains.text_specific_gain(rows, found.clear())
