@@ -24,7 +24,7 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
 
     table: model, source, kind, length, value (bits), low, high (null where there is no interval), n (texts).
     """
-    kinds, sources = (table[name].unique(maintain_order=True).to_list() for name in ("kind", "source"))
+    kinds = table["kind"].unique(maintain_order=True).to_list()
     base = alt.Chart().encode(
         x=alt.X(
             "length:Q",
