@@ -22,7 +22,7 @@ def enabled():
 def test_a_chart_is_given_in_every_form_and_any_number_of_rows(enabled):
     frame = pl.DataFrame({"x": range(6000)})
     data = alt.Chart(frame, title="Many").mark_point().encode(x="x:Q")._repr_mimebundle_()
-    assert set(data) == {display.MIMETYPE, "text/html", "text/plain"}
+    assert {display.MIMETYPE, "text/plain"} < set(data)
     (rows,) = data[display.MIMETYPE]["datasets"].values()
     assert [row["x"] for row in rows] == list(range(6000))
     assert data["text/plain"] == "Chart: Many (6000 rows)"
@@ -31,21 +31,22 @@ def test_a_chart_is_given_in_every_form_and_any_number_of_rows(enabled):
 
 def test_numbers_that_json_has_not_are_null_in_every_form():
     spec = {"mark": "point", "datasets": {"a": [{"x": float("nan")}, {"x": float("inf")}, {"x": 1.5}]}}
-    shown = display.bundle(spec)
-    assert shown[display.MIMETYPE]["datasets"]["a"] == [{"x": None}, {"x": None}, {"x": 1.5}]
-    assert "NaN" not in shown["text/html"]
-    assert "Infinity" not in shown["text/html"]
+    for form in display.bundle(spec).values():
+        assert "NaN" not in str(form)
+        assert "Infinity" not in str(form)
+    assert display.bundle(spec)[display.MIMETYPE]["datasets"]["a"] == [{"x": None}, {"x": None}, {"x": 1.5}]
 
 
 def test_no_text_of_a_chart_ends_its_script():
-    shown = display.bundle({"mark": "bar", "title": "</script><script>run()</script>"})
-    assert shown["text/html"].count("</script>") == 2  # those of the template
-    assert "<script>run" not in shown["text/html"]
+    spec = {"mark": "bar", "title": "</script><script>run()</script>", "data": {"values": [{"x": 1}]}}
+    texts = [form for name, form in display.bundle(spec).items() if name.startswith(("text/html", "image/svg"))]
+    assert texts
+    assert not any("<script>run" in text for text in texts)
 
 
 @pytest.mark.parametrize(
     ("title", "words"),
-    [(None, "untitled"), ("One", "One"), ({"text": ["Two", "lines"]}, "Two lines"), ({"subtitle": "s"}, "untitled")],
+    [("One", "One"), ({"text": ["Two", "lines"]}, "Two lines"), ({"text": "Three", "subtitle": "s"}, "Three")],
 )
 def test_a_caption_names_the_title_and_counts_the_rows(title, words):
     spec = {"title": title, "datasets": {"a": [{}, {}], "b": [{}]}}

@@ -80,11 +80,12 @@ def test_the_shares_of_05_are_those_of_the_stored_vectors(said, travelled):
 
     within = {text: [cosine(*pair) for pair in itertools.combinations(own, 2)] for text, own in vectors.items()}
     shares = [sum(value <= 0.8 for value in own) / len(own) for own in within.values()]
-    value, low, high, bound = numbers(verdict.number)
+    value, *ends, bound = numbers(verdict.number)
     assert bound == 0.95
     assert value == pytest.approx(np.mean(shares), abs=0.005)
-    assert low <= value <= high
-    assert high - low > 2 * np.std(shares, ddof=1) / math.sqrt(len(shares))  # over texts, not over their pairs
+    if ends:  # over texts, not over their pairs; so few may have no interval
+        assert ends[1] - ends[0] > 2 * np.std(shares, ddof=1) / math.sqrt(len(shares))
+    assert verdict.outcome == "cannot tell"
     above = [value > 0.8 for own in within.values() for value in own]
     own_means = [np.mean(own) for own in within.values()]
     assert f"within a text are {np.mean(own_means):.2f} in the mean" in reading

@@ -189,9 +189,10 @@ def test_settings_of_the_model_are_loaded_apart(folders, tmp_path, monkeypatch):
         return load(name, **options)
 
     monkeypatch.setattr(models, "load", watched)
-    wanted = grid(folders["llama"], n_texts=1, bos=["none", "before_mem"], dtype=["float32", "bfloat16"], seed=[0, 1])
+    settings = {"bos": ["none", "before_mem"], "dtype": ["float32", "bfloat16"], "seed": [0, 1]}
+    wanted = grid(folders["llama"], n_texts=1, attention="eager", **settings)  # eager: see test_fitting, half precision
     found = run(wanted, tmp_path)
-    same = {"attention": None, "device": "cpu"}
+    same = {"attention": "eager", "device": "cpu"}
     assert asked == [
         same | {"bos": bos, "dtype": dtype} for bos in ("none", "before_mem") for dtype in ("float32", "bfloat16")
     ]
