@@ -1,6 +1,7 @@
 """Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline."""
 
-from capacity.charts.display import enable
+from capacity.charts.crammed import there_and_back
+from capacity.charts.display import enable, svg
 from capacity.charts.gains import bits_after, gain_by_length, share_by_vectors, tokens_by_vectors, utilisation_by_model
 from capacity.charts.geometry import accuracy_along_paths, cosine_densities, norms_by_series, variance_by_component
 from capacity.charts.lengths import (
@@ -42,7 +43,9 @@ __all__ = [
     "prefix_share",
     "rates_by_length",
     "share_by_vectors",
+    "svg",
     "texts_by_source",
+    "there_and_back",
     "token_strip",
     "tokens_by_vectors",
     "training_curves",
