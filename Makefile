@@ -28,7 +28,7 @@ check: $(READY)
 
 install: $(READY)
 
-# The rows that travel with the project, so that a first report need not wait for them, and the picture of README.
+# The rows that travel with the project, so that a first report need not wait for them, and the pictures of README.
 measured: $(READY)
 	$(BIN)/python -m capacity run 01_decoding_capacity 02_information_gain 03_many_vectors 05_geometry 10_baselines \
 		--store data/measured/rows --out build/measured
@@ -39,6 +39,7 @@ picture: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from capacity.report import page; \
 		executed = Path('build/report/01_decoding_capacity.ipynb'); \
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
+	$(BIN)/python -m capacity cram "He said that he would come back" --n-mem 1 --picture data/measured/there_and_back.svg
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
 # pip names what it fetches and installs as it goes: torch alone may take minutes.

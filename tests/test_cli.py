@@ -54,7 +54,7 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
     one = capacity("cram", "--model", SMALLEST, "--n-mem", 1, "--budget", 100, stdin=text)
     assert one.returncode == 1
     assert "1 [mem]: the first" in one.stdout
-    assert "did not fit into 1 vectors; nothing is saved" in one.stderr
+    assert "did not fit into 1 vectors. Try --n-mem auto, or a larger --budget" in one.stderr
     (tmp_path / "text.txt").write_text(text)
     auto = capacity("cram", "--file", tmp_path / "text.txt", "--model", SMALLEST, "--budget", 1000)
     assert auto.returncode == 0, auto.stderr + auto.stdout

@@ -178,7 +178,7 @@ def test_one_vector_shows_what_the_store_holds(executed):
     notebook, folder = executed["00_one_vector"]
     rows = store.Store(folder / "store").read().filter(search="grow", length=pl.col("length"))
     rows = rows.filter(pl.col("curve_bits").is_not_null())
-    curve, strip, _ = charts_of(notebook)
+    first, curve, strip, _ = charts_of(notebook)
     steps = [row for row in values(curve) if "n_right" in row]
     assert len(steps) == sum(len(bits) for bits in rows["curve_bits"])
     best = rows.filter(pl.col("decoded_tokens").is_not_null()).row(-1, named=True)
@@ -188,6 +188,10 @@ def test_one_vector_shows_what_the_store_holds(executed):
     passage = resources.data() / "texts" / f"{best['text_id']}.txt"
     beginning = frozen.tokenizer(passage.read_text())["input_ids"][: len(tokens)]
     assert [row["token"] for row in tokens] == [frozen.tokenizer.decode([i]) for i in beginning]
+    words = [row["words"] for row in values(first) if "words" in row]
+    held = frozen.tokenizer.decode(beginning[: best["decoded_tokens"]])
+    assert words.count(held) == 2
+    assert f"{best['decoded_tokens']} tokens, {len(held.encode())} bytes" in words
     reading = " ".join(outputs(notebook, "text/markdown"))
     assert f"**{best['decoded_tokens']} tokens came back**" in reading
     assert f"{4 * best['d_model']:,} bytes in float32" in reading
@@ -616,5 +620,5 @@ def test_a_second_report_needs_no_fit(executed, tmp_path, monkeypatch):
     source = resources.notebooks() / "00_one_vector.py"
     given = SETTINGS["00_one_vector"] | {"store": str(folder / "store"), "missing": "refuse"}
     again = report.execute(source, given, out=tmp_path)
-    assert charts_of(nbformat.read(again, as_version=4))[1] == charts_of(executed["00_one_vector"][0])[1]
+    assert charts_of(nbformat.read(again, as_version=4))[2] == charts_of(executed["00_one_vector"][0])[2]
     assert Path(again).stat().st_size > 0

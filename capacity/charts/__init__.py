@@ -1,6 +1,7 @@
 """Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline."""
 
-from capacity.charts.display import enable
+from capacity.charts.crammed import there_and_back
+from capacity.charts.display import enable, svg
 from capacity.charts.gains import (
     certified_by_alphabet,
     gain_by_length,
@@ -52,7 +53,9 @@ __all__ = [
     "published_gain_by_length",
     "rates_by_length",
     "share_by_vectors",
+    "svg",
     "texts_by_source",
+    "there_and_back",
     "token_strip",
     "tokens_by_vectors",
     "training_curves",

@@ -48,6 +48,11 @@ def bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
     return forms
 
 
+def svg(chart: Any) -> str:
+    """Return an altair chart as SVG; nothing is fetched for it."""
+    return vl_convert.vegalite_to_svg(plain(chart.to_dict()), allowed_base_urls=[])
+
+
 def caption(spec: dict[str, Any]) -> str:
     """Return one line that names a chart: its title and the number of rows drawn."""
     title = spec.get("title") or ""

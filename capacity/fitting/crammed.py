@@ -69,6 +69,19 @@ class Crammed:
         """Whether the budget ended the search, so that a larger one may find more; False where the fits failed."""
         return not self.complete and self.found.censored
 
+    def why_not(self, frozen: Frozen, *, chosen: bool) -> str:
+        """Return how an incomplete one ended, and what may help, in words of the command.
+
+        chosen: whether the number of vectors was given, not found.
+        """
+        more, room = 2 * self.n_mem, frozen.room(2 * self.n_mem)
+        why = "" if chosen else f" ({more} would be no fewer than its {len(self.ids)} tokens)"
+        if not chosen and more < len(self.ids) and room is not None and len(self.ids) > room:
+            why = f" ({more} and its {len(self.ids)} tokens are past the model's context)"
+        tried = [*(["--n-mem auto"] if chosen else []), *(["a larger --budget"] if self.spent else [])]
+        hint = ", or ".join([*tried, "another --seed", "a wider model"])
+        return f"the whole text did not fit into {self.n_mem} vectors{why}. Try {hint}"
+
     def __repr__(self) -> str:
         held = f"{'all' if self.complete else f'{self.found.length} of'} {len(self.ids)} tokens"
         held += f" of {self.text[:40]!r}" if self.text else ""

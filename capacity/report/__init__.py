@@ -33,7 +33,8 @@ from capacity.report.parameters import check, declared, share
 __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute", "titles"]
 
 _TITLE = "How much fits into one vector?"
-_PICTURE = "01_decoding_capacity"  # its first chart and its headline stand on the index
+_PICTURES = ("00_one_vector", "01_decoding_capacity")  # the first chart of the first that was run stands on the index
+_HEADLINE = "01_decoding_capacity"
 _ABSOLUTE = re.compile(r"(?:^|:)(/[^#:]+)")  # in the value of a parameter: a model's folder, file:/PATH#COLUMN
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
@@ -198,19 +199,17 @@ def build_grid(
     out: Path = Path("build/report"),
     given: dict[str, Any] | None = None,
     folder: Path | None = None,
-    timeout: int | None = None,
 ) -> Summary:
     """Return how one notebook ended with each combination of the values in a TOML file, as `build` of several.
 
-    The pages go to `<out>/grid-<name>`, over which there is an index, each named by a digest of its parameters: other
-    parameters never take its place, the same ones do. given: parameters of every page. ValueError for more than one
-    notebook, and as parameters.combinations.
+    The pages and their index go to `<out>/grid-<name>`, each page named by a digest of its parameters, so that others
+    never take its place. given: parameters of all. ValueError for two notebooks, and as parameters.combinations.
     """
     sources = _selected(names, folder or resources.notebooks())
     if len(sources) != 1:
         raise ValueError(f"{len(sources)} notebooks are given; a grid is of one")
-    (source,), given = sources, given or {}
-    combinations = [given | one for one in parameters.combinations(source, grid)]
+    (source,) = sources
+    combinations = [(given or {}) | one for one in parameters.combinations(source, grid)]
     for one in combinations:
         check(source, one)
     place = out / f"grid-{source.stem}"
@@ -219,10 +218,9 @@ def build_grid(
     results: list[Result] = []
     for one in combinations:
         name = hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
-        results.append(_make(source, one, place, timeout, name=name))
-        told = ", ".join(f"{key}={value}" for key, value in one.items())
+        results.append(_make(source, one, place, None, name=name))
         _write(place / "index.html", _index_of_grid(source, place))
-        why = f": {results[-1].reason}" if results[-1].reason else ""
+        told, why = ", ".join(f"{key}={value}" for key, value in one.items()), f" {results[-1].reason}".rstrip()
         line = f"{name} ({told}): {results[-1].status} in {results[-1].seconds:.1f} s{why}"
         print(harmless.visible(line), file=sys.stderr, flush=True)
     return Summary(index=place / "index.html", results=tuple(results))
@@ -231,8 +229,10 @@ def build_grid(
 def _index_of_grid(source: Path, place: Path) -> str:
     """Return the index over all pages of a folder, those of earlier runs too, each by the parameters that differ."""
     pages = {path.stem: page.read(path) for path in sorted(place.glob("*.ipynb"))}
-    runs = {name: notebook["metadata"]["capacity"]["parameters"] for name, notebook in pages.items()}
-    values = {name: {one["name"]: one["value"] for one in table} for name, table in runs.items()}
+    values = {
+        name: {one["name"]: one["value"] for one in notebook["metadata"]["capacity"]["parameters"]}
+        for name, notebook in pages.items()
+    }
     differ = [key for key in declared(source) if len({told.get(key) for told in values.values()}) > 1]
     entries = [
         replace(
@@ -319,9 +319,10 @@ def _index(folder: Path, sources: list[Path], out: Path) -> str:
         executed = out / f"{source.stem}.ipynb"
         notebook = page.read(executed) if executed.exists() else harmless.plain(jupytext.read(source))
         entries.append(page.entry(source.stem, notebook, link=f"{source.stem}.html" if executed.exists() else ""))
-        if source.stem == _PICTURE:
-            picture, end = page.first_chart(notebook), page.verdict(notebook)
-            headline = end.headline if end else ""
+        if source.stem in _PICTURES and picture is None:
+            picture = page.first_chart(notebook)
+        if source.stem == _HEADLINE and (end := page.verdict(notebook)):
+            headline = end.headline
     return page.index(_TITLE, entries, picture, headline=headline)
 
 
