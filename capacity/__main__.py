@@ -139,6 +139,8 @@ def cram(
     crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
     if crammed.mem is None or not crammed.complete:
         tried = [*(["--n-mem auto"] if number else []), *(["a larger --budget"] if crammed.spent else [])]
+        if frozen.tokenizer.bos_token_id is not None:
+            tried.append(f"--bos {'before_mem' if policy == 'none' else 'none'}")
         hint = ", or ".join([*tried, "another --seed", "a wider model"])
         raise Incomplete(f"the whole text did not fit into {crammed.n_mem} vectors; nothing is saved. Try {hint}")
     if save is not None:  # before anything is shown

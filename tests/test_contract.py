@@ -258,6 +258,11 @@ def test_a_vision_tower_is_said_and_not_counted(llama: Path) -> None:
     assert found is not None
     assert found.left_out == ("model.vision_tower", "multi_modal_projector")
     assert found.n_weights == n_weights
+    frozen = load(llama)
+    n_parameters = frozen.n_parameters
+    assert n_parameters == frozen.model.num_parameters()
+    frozen.model.vision_tower = torch.nn.Linear(4, 4)  # one in memory, too
+    assert frozen.facts()["n_parameters"] == n_parameters == frozen.model.num_parameters() - 20
     assert contract.parts(["model.layers.0.mlp.weight", "lm_head.weight"]) == ()
 
 
