@@ -1,9 +1,11 @@
 """What the project relies on in a model, measured on the model at hand by a few passes of a few tokens."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +84,15 @@ class Contract:
                 raise ModelError(
                     f"{name!r} can't be used: {wrong} (by {found:.2g}{unit}; {allowed:g} is allowed); {remedy}"
                 )
+
+
+def read(path: Path) -> Contract | None:
+    """Return the contract in a file, as JSON; None where there is none, or none like this one."""
+    try:
+        found = json.loads(path.read_bytes())
+        return Contract(**found | {"left_out": tuple(found["left_out"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def unused(keys: Iterable[str], *, name: str) -> tuple[str, ...]:
