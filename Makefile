@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test quick check install measured picture real clean
+.PHONY: report test quick faults check install measured picture real clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -20,6 +20,10 @@ test: check
 
 quick: check
 	$(PYTEST) -m "not slow"
+
+# Every fault that is to be survived, each for real, as a table; kills at ten random moments where `make test` has two.
+faults: $(READY)
+	CAPACITY_MOMENTS=10 $(BIN)/python tests/faults.py data/measured/faults.md
 
 check: $(READY)
 	$(BIN)/ruff check .

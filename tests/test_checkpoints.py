@@ -12,8 +12,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
-from capacity import models
+from capacity import models, sweep
 from capacity.models import Frozen, checkpoints
 from capacity.models.checkpoints import EMBEDDED, ModelError
 
@@ -299,6 +302,17 @@ def test_the_tokenizer_digest_is_of_its_definition(loaded: dict[str, Frozen], co
 
 
 # Folders
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_tokenizer_that_loads_and_cannot_encode_is_refused_in_one_line(begins: bool, copy: Path) -> None:
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<s>": 0, "word": 1})), bos_token="<s>" if begins else None
+    ).save_pretrained(copy)
+    experiments = sweep.grid(model=str(copy), n_texts=1, length=4, bos="auto")
+    with pytest.raises(ValueError, match=r"^the tokenizer .*(encodes no text|can't encode the text) \(.*") as caught:
+        sweep.cells(experiments)
+    assert "\n" not in str(caught.value)
 
 
 def test_pickled_weights_are_refused(copy: Path) -> None:

@@ -122,6 +122,35 @@ def test_a_contract_is_measured_once_for_the_same_files(llama: Path, monkeypatch
 # What the logits depend on
 
 
+def test_a_contract_that_took_long_is_remembered_by_digest(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, calls, measure = llama.parent / "home", [], contract.measure
+    monkeypatch.setenv("CAPACITY_HOME", str(home))
+    monkeypatch.setattr(models, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(contract, "measure", lambda *a, **o: calls.append(1) or measure(*a, **o))
+
+    def again(**options) -> contract.Contract | None:
+        monkeypatch.setattr(models, "_CHECKED", {})  # as in another process
+        return load(llama, **options).contract
+
+    first = again()
+    assert again() == first
+    assert len(calls) == 1
+    again(dtype="bfloat16")
+    assert len(calls) == 2
+    (kept, *_) = sorted((home / "contracts").iterdir())
+    for path in (home / "contracts").iterdir():
+        path.write_text('{"embed_path": 0.0}')  # of another version, or cut
+    again()
+    assert len(calls) == 3
+    change(llama, lambda weights: weights["model.norm.weight"].mul_(float("nan")))
+    for _ in range(2):  # what does not hold is not remembered
+        with pytest.raises(ModelError, match="not finite"):
+            again()
+    monkeypatch.setenv("CAPACITY_HOME", str(kept / "no folder"))
+    change(llama, lambda weights: weights["model.norm.weight"].fill_(1.0))
+    assert again() is not None
+
+
 def test_per_layer_inputs_are_refused(make: Make) -> None:
     folder = make("Gemma3nText", PER_LAYER | {
         "laurel_rank": 4, "altup_num_inputs": 2, "altup_active_idx": 0, "activation_sparsity_pattern": [0.0, 0.0],
@@ -258,6 +287,11 @@ def test_a_vision_tower_is_said_and_not_counted(llama: Path) -> None:
     assert found is not None
     assert found.left_out == ("model.vision_tower", "multi_modal_projector")
     assert found.n_weights == n_weights
+    frozen = load(llama)
+    n_parameters = frozen.n_parameters
+    assert n_parameters == frozen.model.num_parameters()
+    frozen.model.vision_tower = torch.nn.Linear(4, 4)  # one in memory, too
+    assert frozen.facts()["n_parameters"] == n_parameters == frozen.model.num_parameters() - 20
     assert contract.parts(["model.layers.0.mlp.weight", "lm_head.weight"]) == ()
 
 

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from capacity import coding, texts
@@ -64,6 +64,15 @@ def test_what_a_tokenizer_changes_is_said(normalizer, text, says):
     found = texts.difference(tokenizer, text, ids)
     assert found is not None
     assert re.search(says, found), found
+
+
+@pytest.mark.parametrize(("side", "text"), [("lstrip", "a <x>b"), ("rstrip", "a<x> b")])
+def test_an_added_token_that_strips_its_neighbours_spaces_is_said(side, text):
+    tokenizer = changing(normalizers.NFC())
+    tokenizer.add_tokens([AddedToken("<x>", **{side: True})])
+    found = texts.difference(tokenizer, text, tokenizer(text)["input_ids"])
+    assert found is not None
+    assert re.search("6 characters become 5", found), found
 
 
 def test_nothing_is_said_of_a_text_that_comes_back(tokenizer):

@@ -79,6 +79,8 @@ class Crammed:
         if not chosen and more < len(self.ids) and room is not None and len(self.ids) > room:
             why = f" ({more} and its {len(self.ids)} tokens are past the model's context)"
         tried = [*(["--n-mem auto"] if chosen else []), *(["a larger --budget"] if self.spent else [])]
+        if frozen.tokenizer.bos_token_id is not None:
+            tried.append(f"--bos {'none' if frozen.n_before else 'before_mem'}")
         hint = ", or ".join([*tried, "another --seed", "a wider model"])
         return f"the whole text did not fit into {self.n_mem} vectors{why}. Try {hint}"
 

@@ -1,9 +1,12 @@
 """Frozen causal language models: found, loaded, checked; their facts without their weights."""
 
+import contextlib
+import hashlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ import transformers  # its classes take seconds to import: not before a model is
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from capacity import files, provenance
 from capacity.files import first_line
 from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
@@ -55,7 +59,7 @@ def load(
         attention: an implementation of transformers (`sdpa`, `eager`, ...); None takes the model's own choice.
         bos: policy for the beginning-of-sequence token, one of BOS, or `auto` (see bos_policy).
 
-    What the project relies on is measured on the model (see contract.Contract), once in a process.
+    What the project relies on is measured on the model (see contract.Contract), once in a process, of large ones once.
 
     Raises ModelError where that does not hold, where weights are left over, missing or not finite, and when there is no
     such model, it has no safetensors, it needs code from a hub, the device is not there, or the tokenizer has no token
@@ -101,13 +105,27 @@ def load(
 _CHECKED: dict[tuple, Contract] = {}  # by what the weights and their arithmetic are
 
 
+_REMEMBERED_SECONDS = 1.0  # what took longer is written down
+
+
 def _checked(frozen: Frozen, left_out: tuple[str, ...]) -> Contract:
-    """Return a model's contract, measured once in a process; raises ModelError where it does not hold."""
+    """Return a model's contract, measured once in a process; raises ModelError where it does not hold.
+
+    One that took long to measure is remembered in CAPACITY_HOME, by the digest of the model's files, dtype, attention,
+    device and the versions of what measured it.
+    """
     facts = frozen.facts()
     at = (*(facts[name] for name in ("revision", "dtype", "attention")), str(frozen.device))
     if at not in _CHECKED:
-        found = contract.measure(frozen, left_out=left_out)
-        found.require(frozen.name)
+        parts = json.dumps([*at, left_out, contract.TOLERANCES, provenance.versions()])
+        path = gguf.home() / "contracts" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.json"
+        found = contract.read(path)
+        if found is None:
+            found = contract.measure(frozen, left_out=left_out)
+            found.require(frozen.name)
+            if found.seconds > _REMEMBERED_SECONDS:
+                with contextlib.suppress(OSError):  # then it is measured again
+                    files.write(path, json.dumps(asdict(found)).encode())
         _CHECKED[at] = found
     return _CHECKED[at]
 

@@ -1,10 +1,11 @@
 """What the project relies on in a model, measured on the model at hand by a few passes of a few tokens."""
 
-import re
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,11 @@ from torch import Tensor
 from capacity.files import first_line
 from capacity.models.checkpoints import ModelError
 from capacity.models.frozen import Frozen
+from capacity.models.senses import parts
 
 # The largest deviation of logits that counts as rounding, in standard deviations of the logits over the vocabulary.
 TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.25}
 _N_TEXTS, _N_TOKENS = 3, 12
-# Of a module's name: it reads what is no text, and a text's logits never pass through it.
-_OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|speech|video|multi_?modal|mm)(_|\.|$)")
 # Check -> what is wrong where it deviates, and what to do.
 _BROKEN = {
     "embed_path": (
@@ -86,6 +86,15 @@ class Contract:
                 )
 
 
+def read(path: Path) -> Contract | None:
+    """Return the contract in a file, as JSON; None where there is none, or none like this one."""
+    try:
+        found = json.loads(path.read_bytes())
+        return Contract(**found | {"left_out": tuple(found["left_out"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def unused(keys: Iterable[str], *, name: str) -> tuple[str, ...]:
     """Return the parts for other senses among the weights that a model's files have and its class does not take.
 
@@ -94,7 +103,7 @@ def unused(keys: Iterable[str], *, name: str) -> tuple[str, ...]:
     Raises ModelError, naming them, where any other weight is left over.
     """
     keys = sorted(keys)
-    left_over = [key for key in keys if not _OTHER_SENSES.search(key)]
+    left_over = [key for key in keys if not parts([key])]
     if left_over:
         raise ModelError(
             f"{len(left_over)} weights in the files of {name!r} are not used by what its config describes "
@@ -102,20 +111,6 @@ def unused(keys: Iterable[str], *, name: str) -> tuple[str, ...]:
             "model with save_pretrained from the class that it was trained in"
         )
     return parts(keys)
-
-
-def parts(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the modules for other senses than text that the weights `names` belong to, each once.
-
-    >>> parts(["model.vision_tower.a.weight", "model.vision_tower.b.weight", "model.layers.0.mlp.weight"])
-    ('model.vision_tower',)
-    """
-    found = []
-    for name in names:
-        if match := _OTHER_SENSES.search(name):
-            begin = match.start(2)
-            found.append(name[:begin] + name[begin:].partition(".")[0])
-    return tuple(dict.fromkeys(found))
 
 
 @torch.no_grad()

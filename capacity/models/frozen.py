@@ -15,9 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from capacity.files import first_line
 from capacity.models import packaged
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
+from capacity.models.senses import parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
@@ -70,6 +72,11 @@ class Frozen:
     def vocab_size(self) -> int:
         """The rows of the embedding, padded ones included: Eq. 1's V."""
         return self._embedding.shape[0]
+
+    @property
+    def n_parameters(self) -> int:
+        """The parameters that a text's logits pass through, tied ones once: none of a vision tower's."""
+        return sum(one.numel() for name, one in self.model.named_parameters() if not parts([name]))
 
     @property
     def context(self) -> int | None:
@@ -177,7 +184,7 @@ class Frozen:
             "commit": self.commit,
             "quantisation": self.quantisation,
             "architecture": type(self.model).__name__,
-            "n_parameters": self.model.num_parameters(),
+            "n_parameters": self.n_parameters,
             "n_layers": getattr(config.get_text_config(), "num_hidden_layers", None),
             "d_model": self.dim,
             "vocab_size": self.vocab_size,
@@ -251,7 +258,13 @@ def bos_policy(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
             raise ModelError(f"{folder / 'training.json'} names bos {own!r}; none and before_mem are allowed")
         return own
     begin = tokenizer.bos_token_id
-    return "before_mem" if begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin] else "none"
+    if begin is None:
+        return "none"
+    try:
+        begun = list(tokenizer("a")["input_ids"])[:1] == [begin]
+    except Exception as error:  # the tokenizers library raises no other type
+        raise ModelError(f"the tokenizer in {folder} encodes no text ({first_line(error)}); mend its files") from error
+    return "before_mem" if begun else "none"
 
 
 def bos_id(tokenizer: PreTrainedTokenizerBase, *, name: str) -> int:

@@ -7,6 +7,7 @@ from itertools import count, islice
 
 import numpy as np
 
+from capacity.files import first_line
 from capacity.texts import sources
 from capacity.texts.documents import TextError
 from capacity.texts.pieces import difference, token_bytes
@@ -63,7 +64,13 @@ def encode(tokenizer, text: str, *, least: int = 1) -> list[int]:
 
 
 def _ids(tokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    try:
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    except Exception as error:  # the tokenizers library raises no other type
+        raise TextError(
+            f"the tokenizer can't encode the text ({first_line(error)}); give another text, or a model whose tokenizer "
+            "knows every character"
+        ) from error
 
 
 def check(source: str) -> None:
