@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from capacity import resources, texts
-from capacity.texts import chunks, sources
+from capacity.texts import chunks, random_texts, sources
 from capacity.texts.documents import TextError
 
 COMMIT = "0" * 39 + "1"
@@ -248,8 +248,8 @@ def test_a_vocabulary_is_the_first_words_of_a_glove_file(tmp_path):
     path = tmp_path / "glove.6B.3d.txt"
     words = ["the", ",", "naïve", "a\u00a0b", "x\x85y", "bell", "later"]
     path.write_text("".join(f"{word} 0.1 -0.2 3e-05\n" for word in words), encoding="utf-8", newline="\n")
-    assert sources.make_vocab(path) == words
-    assert sources.make_vocab(path, n_words=4) == words[:4]
+    assert random_texts.make_vocab(path) == words
+    assert random_texts.make_vocab(path, n_words=4) == words[:4]
     found = drawn(f"random_words:{path}", 30, length=100)
     assert {word for _, text in found for word in text.split(" ")} == set(words)
 
@@ -257,15 +257,15 @@ def test_a_vocabulary_is_the_first_words_of_a_glove_file(tmp_path):
 def test_a_large_glove_file_is_read_no_further_than_asked(tmp_path):
     path = tmp_path / "glove.txt"
     path.write_bytes(b"the 0.1\nbell 0.2\n" * 5000 + b"\xff\xff\n")
-    assert len(sources.make_vocab(path, n_words=2000)) == 2000
+    assert len(random_texts.make_vocab(path, n_words=2000)) == 2000
     with pytest.raises(TextError, match=r"glove\.txt is not UTF-8 text"):
-        sources.make_vocab(path)
+        random_texts.make_vocab(path)
 
 
 def test_a_word_list_of_ones_own(tmp_path):
     path = tmp_path / "words.txt"
     path.write_bytes(b"\xef\xbb\xbfmill\r\nferry\r\n\r\nbell")
-    assert sources.make_vocab(path) == ["mill", "ferry", "bell"]
+    assert random_texts.make_vocab(path) == ["mill", "ferry", "bell"]
     assert set(drawn(f"random_words:{path}", 1, length=60)[0][1].split()) == {"mill", "ferry", "bell"}
     path.write_text("gate")
     assert set(drawn(f"random_words:{path}", 1, length=9)[0][1].split()) == {"gate"}  # not the file as it was
@@ -281,7 +281,7 @@ def test_refuses_a_word_list_without_words(tmp_path, content):
 
 
 def test_words_are_distinct_and_many():
-    words = sources.words()
+    words = random_texts.words()
     assert len(words) == len(set(words)) == 20_000
     assert all(word.isascii() and word == word.lower() and word.replace("'", "").isalpha() for word in words)
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from capacity import models, resources, store, sweep, texts
 from capacity.pretraining import train_tokenizer
-from capacity.texts import Text, TextError, sources
+from capacity.texts import Text, TextError, random_texts
 
 PASSAGES = sorted((resources.data() / "texts").glob("*.txt"))
 LINES = [f"Line {n} tells of the {thing} beside the harbour." for n, thing in enumerate(["mill", "ferry", "bell"] * 4)]
@@ -87,7 +87,7 @@ def test_random_tokens_are_uniform_over_the_ordinary_ones(byte_pairs):
 
 
 def test_random_words_are_uniform_over_the_known_ones(byte_pairs):
-    known = sources.words()
+    known = random_texts.words()
     found = texts.sample("random_words", byte_pairs, n_texts=40, length=400)
     drawn = [word for text in found for word in byte_pairs.decode(text.ids).split(" ")[:-1]]  # the last may be cut
     assert len(drawn) > 2000
