@@ -41,8 +41,7 @@ _Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_ve
 
 
 @app.callback()
-def _common(version: _Version = False) -> None:
-    pass
+def _common(version: _Version = False) -> None: ...
 
 
 def _use(own: list[Path] | None) -> None:
@@ -62,9 +61,8 @@ def list_names(
 
     _use(own)
     found = names.known(kind)
-    width = 2 + max(map(len, found))
     for name, meaning in found.items():
-        say(f"{name:<{width}}{meaning}")
+        say(f"{name:<{2 + max(map(len, found))}}{meaning}")
 
 
 @app.command()
@@ -276,8 +274,8 @@ def _build(
     from capacity import report
     from capacity.report import parameters
 
-    given = parameters.read_file(file) | parameters.read_pairs(parameter)
-    given |= {} if store is None else {"store": str(store)}
+    own = {} if store is None else {"store": str(store)}
+    given = parameters.read_file(file) | parameters.read_pairs(parameter) | own
     try:
         if grid is None:
             summary = report.build(names, out=out, given=given)

@@ -53,7 +53,7 @@ def own(module):
     found = set()
     for name in imported(module):
         parts = name.split(".")
-        if parts[0] == "capacity":
+        if parts[0] == "capacity" and parts[1] != "__version__":
             found.add(max((m for m in FILES if parts[1:][: m.count(".") + 1] == m.split(".")), key=len))
     return found
 

@@ -15,7 +15,7 @@ _CELLS = 16  # numbers of a vector that are drawn
 
 def there_and_back(
     text: str, back: str, mem: Sequence[float], *, model: str, n_tokens: int, n_bytes: int, n_mem: int
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """Return the picture of a text that goes into vectors, from which alone the model gives it back.
 
     Args:

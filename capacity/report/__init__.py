@@ -220,9 +220,8 @@ def build_grid(
         name = hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
         results.append(_make(source, one, place, None, name=name))
         _write(place / "index.html", _index_of_grid(source, place))
-        told, why = ", ".join(f"{key}={value}" for key, value in one.items()), f" {results[-1].reason}".rstrip()
-        line = f"{name} ({told}): {results[-1].status} in {results[-1].seconds:.1f} s{why}"
-        print(harmless.visible(line), file=sys.stderr, flush=True)
+        told = ", ".join(f"{key}={value}" for key, value in one.items())
+        harmless.show(f"{name} ({told}): {results[-1].status} {results[-1].reason}".rstrip(), sys.stderr)
     return Summary(index=place / "index.html", results=tuple(results))
 
 
