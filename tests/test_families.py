@@ -257,7 +257,7 @@ def test_a_cached_model_of_the_hub_decodes_in_a_new_process(decoded: dict[str, l
 
 
 def row_of(family: str, frozen: Frozen) -> str:
-    """Return a family's row of README: its contract as it was measured at loading; that it fits, the tests above say."""
+    """Return a family's row of README: its contract as measured at loading; that it fits, the tests above say."""
     found = frozen.contract
     found.require(family)
     carried = "nothing" if found.cache is None else "yes"
