@@ -121,7 +121,7 @@ def _begun(frozen: Frozen, inputs: Tensor) -> tuple[Tensor, dict[str, Any]]:
     size = inputs.shape[1]
     while True:
         try:
-            state: dict[str, Any] = {}
+            logits, state = inputs, {}
             for part in inputs.split(size, dim=1):
                 logits, state = frozen.carried(part, state)
                 if not state and size < inputs.shape[1]:
