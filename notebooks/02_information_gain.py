@@ -184,12 +184,12 @@ between.with_columns(pl.selectors.float().round(1))
 facts = held.group_by(by).agg(
     (2 ** pl.col("source_first_bits").first()).round().cast(pl.Int64).alias("alphabet"), pl.col("d_model").first()
 )
-alphabet = gains.certified_lengths(held, by=by).join(facts, on=by).sort("model", "alphabet")
-charts.certified_by_alphabet(alphabet)
+alphabet = gains.certified_lengths(held, by=by).join(facts, on=by).sort("model", "alphabet") if held.height else facts
+charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of few tokens are there.")
 
 # %%
-mean_lengths = metrics.exact_length(held, by=by).select(*by, exact_length="value")
-alphabet.join(mean_lengths, on=by).select(
+found = metrics.exact_length(held, by=by).select(*by, exact_length="value") if held.height else None
+found if found is None else alphabet.join(found, on=by).select(
     "model", "alphabet", "exact_length", certified="value", low="low", high="high", n="n", n_censored="n_censored",
     eq1_bits=16 * pl.col("d_model"),
 ).sort("model", "alphabet").with_columns(pl.selectors.float().round(1))  # fmt: skip
@@ -231,7 +231,13 @@ shares = [
 ]
 spans = {kind: [one.value for (name, *_), one in quotients.items() if name == kind] or [float("nan")] for kind in each}
 spread = theirs.pivot("source", index="model", values="value").select(pl.col("random") / pl.col("pg19"))["random"]
-most = alphabet.sort("value").row(-1, named=True)
+
+# %%
+most = [
+    f"Certified are at most {r['value']:.0f} bits ({metrics.between(r['low'], r['high'], digits=0)}), of texts of "
+    f"{r['alphabet']} tokens in `{r['model']}`; Eq. 1 has {16 * r['d_model']}."
+    for r in (alphabet.sort("value")[-1:].to_dicts() if held.height else [])
+]
 half = (pl.col("length") - pl.col("length").max() / 2).abs().arg_min()
 ends = theirs_by_length.sort("length").group_by("model", maintain_order=True).agg(
     rise=pl.col("value").last() / pl.col("value").get(half)
@@ -245,9 +251,7 @@ Markdown(
     f"{max(spans['text-specific gain']):.2f} of what is left. In the paper the quotient of random words and PG-19 lies "
     f"between {spread.min():.2f} and {spread.max():.2f}, above 1 for {(spread > 1).sum()} of {len(spread)} models; its "
     f"gains by length grow over the last doubling of the length by {100 * ends['rise'].min() - 100:.0f}% "
-    f"({ends['model'][0]}) to {100 * ends['rise'].max() - 100:.0f}% ({ends['model'][-1]}). Certified are at "
-    f"most {most['value']:.0f} bits ({metrics.between(most['low'], most['high'], digits=0)}), of texts of "
-    f"{most['alphabet']} tokens in `{most['model']}`; Eq. 1 has {16 * most['d_model']}."
+    f"({ends['model'][0]}) to {100 * ends['rise'].max() - 100:.0f}% ({ends['model'][-1]}). " + "".join(most)
 )
 
 # %%

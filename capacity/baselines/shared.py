@@ -110,7 +110,7 @@ def nulls(
 
     Shared vectors are fitted to texts of the longest length, every fifth id of the others stopping the fit; bos, the
     embedding of that token (where the tokenizer has one); mean, that of all tokens; other, the next text's own vector.
-    What is measured is kept as a table in the folder `shared` of the store.
+    What is measured is kept as a table in the folder `shared` of the store, or beside the rows that travel.
 
     Args:
         rows: of one recipe, at fixed lengths.
@@ -123,8 +123,9 @@ def nulls(
 
     Raises ValueError as `fit`, TextError as texts.others, MissingCells if `missing` is `refuse` and some are.
     """
-    place = Path(folder if folder is not None else store.default_path()) / "shared"
-    kept = load([place, *([measured().with_name("shared")] if travelling else [])])
+    beside, own = measured().with_name("shared"), Path(folder if folder is not None else store.default_path())
+    place = beside if own.resolve() == measured().resolve() else own / "shared"
+    kept = load([place, *([beside] if travelling else [])])
     by_key = {cell.key: cell for cell in cells}
     here = rows.filter(pl.col("key").is_in(list(by_key))).sort("model", "source", "length", "text_index")
     here = here.unique(_SAME, keep="first", maintain_order=True)
