@@ -34,7 +34,7 @@ __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute
 
 _TITLE = "How much fits into one vector?"
 _PICTURES = ("00_one_vector", "01_decoding_capacity")  # the first chart of the first that was run stands on the index
-_HEADLINE = "01_decoding_capacity"
+_HEADLINES = ("12_real_models", "01_decoding_capacity")  # the first of these that has one gives the index its headline
 _ABSOLUTE = re.compile(r"(?:^|:)(/[^#:]+)")  # in the value of a parameter: a model's folder, file:/PATH#COLUMN
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
@@ -313,15 +313,16 @@ def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:
 
 
 def _index(folder: Path, sources: list[Path], out: Path) -> str:
-    entries, picture, headline = [], None, ""
+    entries, picture, headlines = [], None, {}
     for source in sorted({*folder.glob("[0-8]*.py"), *sources}):
         executed = out / f"{source.stem}.ipynb"
         notebook = page.read(executed) if executed.exists() else harmless.plain(jupytext.read(source))
         entries.append(page.entry(source.stem, notebook, link=f"{source.stem}.html" if executed.exists() else ""))
         if source.stem in _PICTURES and picture is None:
             picture = page.first_chart(notebook)
-        if source.stem == _HEADLINE and (end := page.verdict(notebook)):
-            headline = end.headline
+        if source.stem in _HEADLINES and (end := page.verdict(notebook)):
+            headlines[source.stem] = end.headline
+    headline = next((headlines[name] for name in _HEADLINES if headlines.get(name)), "")
     return page.index(_TITLE, entries, picture, headline=headline)
 
 
