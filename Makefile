@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The embedded models' tensors are too small to be shared out: one thread is as fast, and far faster on a busy machine.
+# Fits of larger models run on more (fitting.threads).
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 

@@ -26,7 +26,8 @@ from transformers import (
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
 SHAPED = ("models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "sweep")
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
-torch.set_num_threads(int(os.environ.get("CAPACITY_TEST_THREADS", "1")))  # more is slower: the tensors are small
+THREADS = os.environ["CAPACITY_THREADS"] = os.environ.get("CAPACITY_TEST_THREADS", "1")  # the tensors are small
+torch.set_num_threads(int(THREADS))
 
 if TYPE_CHECKING:
     from capacity.models import Frozen

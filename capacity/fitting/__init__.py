@@ -13,6 +13,7 @@ from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
 from capacity.fitting.losses import LOSSES
 from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
+from capacity.fitting.parallel import processors, threads, threads_for
 from capacity.fitting.recipes import RECIPES, Recipe, recipe
 from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, first_length, stop
@@ -23,7 +24,8 @@ from capacity.models import Frozen, is_exhausted
 __all__ = [
     "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "Advance", "Crammed", "Curve", "Fit", "Longest", "Probe", "Recipe",
     "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted", "longest", "peak_bytes",
-    "predicted_bytes", "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "total_bytes",
+    "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "threads",
+    "threads_for", "total_bytes",
 ]  # fmt: skip
 
 
@@ -85,10 +87,8 @@ def fit(
              length=len(row), scored_from=scored_from, tag=i, trace=trace)
         for i, (row, one) in enumerate(zip(rows, seeds, strict=True))
     ]  # fmt: skip
-    done = sorted(
-        run(frozen, tasks, chosen, stop, compile=compile),
-        key=lambda task: task.tag,
-    )
+    with threads(frozen):
+        done = sorted(run(frozen, tasks, chosen, stop, compile=compile), key=lambda task: task.tag)
     last = [task.probes[-1] for task in done]
     return Fit(
         torch.stack([probe.mem for probe in last]) if last else torch.empty(0, n_mem, frozen.dim),

@@ -1,21 +1,18 @@
 """One text in as few [mem] vectors as it takes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from capacity.fitting.lengths import Longest, exact_length
+from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe, recipe
 from capacity.fitting.search import BUDGET
 from capacity.models import Frozen
 from capacity.texts import encode
-
-_SMALL = 10_000_000  # parameters
 
 
 def doubling(
@@ -105,7 +102,7 @@ def cram(
 ) -> Crammed:
     """Return one text as [mem] vectors from which alone the model gives it back, if it fits.
 
-    A small model on the CPU is run on one thread: as fast alone, and far faster where the processor is shared.
+    It runs on as many threads as `threads_for` says.
 
     Args:
         text: the text, or its token ids.
@@ -127,7 +124,7 @@ def cram(
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
     chosen = recipe(how) if isinstance(how, str) else how
     crammed = None
-    with _threads(frozen):
+    with threads(frozen):
         if n_mem is None:
             tries = doubling(frozen, ids, chosen, seed=seed, budget=budget, scored_from=given)
         else:
@@ -150,15 +147,3 @@ def rows_of_ids(ids: Any) -> list[list[int]]:
         return [[int(token) for token in row] for row in ids]
     except TypeError as error:
         raise ValueError("ids are not rows of token ids; give one row a text, [[1, 2, 3]] for a single text") from error
-
-
-@contextmanager
-def _threads(frozen: Frozen) -> Iterator[None]:
-    """Run a small model on the CPU on one thread, then as many as before."""
-    before = torch.get_num_threads()
-    small = frozen.device.type == "cpu" and frozen.model.num_parameters() < _SMALL
-    torch.set_num_threads(1 if small else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

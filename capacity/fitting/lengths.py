@@ -8,6 +8,7 @@ from torch import Tensor
 
 from capacity.decoding import decoded_back
 from capacity.fitting.engine import run
+from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.search import BUDGET, SEARCHES, censored, first_length
 from capacity.fitting.tasks import Probe, Task, task
@@ -56,11 +57,9 @@ def exact_length(
         raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     rows = [[int(token) for token in row] for row in ids]
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
-    ended = sorted(
-        run(frozen, begun, recipe, SEARCHES[search], compile=compile),
-        key=lambda task: task.tag,
-    )
-    return [longest(frozen, task) for task in ended]
+    with threads(frozen):
+        ended = sorted(run(frozen, begun, recipe, SEARCHES[search], compile=compile), key=lambda task: task.tag)
+        return [longest(frozen, task) for task in ended]
 
 
 def longest(frozen: Frozen, task: Task) -> Longest:

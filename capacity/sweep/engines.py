@@ -60,6 +60,7 @@ def local(
                 bar.set_description(members[0].experiment.model)
                 frozen = members[0].experiment.load()
                 check(frozen, members)
+                ending.enter_context(fitting.threads(frozen))
                 while mine:
                     keys = [cell.key for cell in members if cell.key in left]
                     share = _share(frozen, len(keys), claims.n_others())

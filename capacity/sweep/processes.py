@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from capacity import fitting
 from capacity.store import Store
 from capacity.sweep import engines, progress, shards
 from capacity.sweep.experiment import Cell
@@ -29,7 +30,7 @@ def processes(
     context = multiprocessing.get_context("spawn")  # a fork would take along CUDA and threads
     ended = context.Queue()
     n_gpus = torch.cuda.device_count()
-    threads = max(1, torch.get_num_threads() // jobs)
+    threads = max(1, fitting.processors() // jobs)
     split = [part for part in shards.parts(cells, [shards.work(cell.experiment) for cell in cells], jobs) if part]
     workers = [
         context.Process(
@@ -66,6 +67,6 @@ def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent tells
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA is begun with
-    torch.set_num_threads(threads)
+    os.environ["CAPACITY_THREADS"] = str(threads)
     with Store(folder) as kept:
         engines.local(cells, kept, compile=compile, progress=False, ended=ended.put)
