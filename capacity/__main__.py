@@ -116,19 +116,12 @@ def cram(
     if changed := texts.difference(tokenizer, content, ids):
         say(f"the tokenizer of {model} changes this text: {changed}")
         if not as_tokenized:
-            raise Incomplete(
-                "the text would not come back as it is; --as-tokenized crams what the tokenizer makes of it"
-            )
+            raise Incomplete("it would not come back as it is; --as-tokenized crams what the tokenizer makes of it")
     frozen = models.load(model, device=device, bos=policy)
     say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
 
     def watch(crammed: fitting.Crammed) -> None:
-        found = crammed.found
-        steps = sum(probe.steps for probe in found.probes)
-        share = f"all {len(ids)}" if crammed.complete else f"the first {found.length} of {len(ids)}"
-        say(f"{crammed.n_mem} [mem]: {share} tokens come back · {steps} steps · {found.token_steps} token-steps")
-        if not crammed.complete:
-            say(f"    {frozen.tokenizer.decode(ids[: found.length])}")
+        say(crammed.told(frozen))
 
     crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
     if crammed.mem is None or not crammed.complete:
@@ -324,11 +317,9 @@ def report(
 @coded()
 def compact(path: Annotated[Path, typer.Argument(help="Folder of rows.")]) -> None:
     """Make one file of the many that a store's rows were written to; nothing that is read changes."""
-    from capacity.store import Store
+    from capacity import store
 
-    if not path.is_dir():
-        raise ValueError(f"no folder {path}; give a folder of rows")
-    Store(path).compact()
+    store.Store(path.resolve(strict=True)).compact()
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def coded(resumes: Callable[..., bool] = lambda **_: False) -> Callable[[Callabl
                 again = shlex.join(["capacity", *sys.argv[1:]])
                 kept = (
                     "what is finished is kept; the same command goes on, fits under way begin again"
-                    if resumes
+                    if resumes(**kwargs)
                     else "nothing is kept of the fit under way; to begin again"
                 )
                 ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)

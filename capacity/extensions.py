@@ -60,7 +60,7 @@ def load(path: Path | str) -> Extension:
         else:
             names = runpy.run_path(str(path))
             found = {kind: names[kind.upper()] for kind in KINDS if kind.upper() in names}
-    except Exception as error:  # whatever the file raises
+    except (Exception, SystemExit) as error:  # whatever the file raises
         raise ExtensionError(f"{path} fails: {type(error).__name__}: {first_line(error)}") from error
     kinds = KINDS if path.suffix == ".py" else ("recipes", "presets")
     wrong = sorted(kind for kind, one in found.items() if kind not in kinds or not isinstance(one, dict))

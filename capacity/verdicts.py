@@ -108,17 +108,18 @@ def within(
     change: str,
     unit: str = "",
     paper: bool = False,
+    least: int = 0,
 ) -> Verdict:
     """Return the verdict of a claim that each of some numbers lies in a range.
 
     It holds where every interval lies within it, does not hold where one lies outside whole, and cannot be told
-    otherwise; a number without an interval decides nothing. Arguments as of `judge`.
+    otherwise; a number without an interval, or of fewer than `least` texts, decides nothing. Arguments as of `judge`.
 
-    Raises ValueError for no number.
+    Raises NothingFound for no number.
     """
     if not found:
-        raise ValueError("no number decides; give at least one interval")
-    known = {name: (one.low, one.high) for name, one in found.items() if not one.degenerate}
+        raise NothingFound("no number decides; give at least one interval")
+    known = {name: (one.low, one.high) for name, one in found.items() if not one.degenerate and one.n >= least}
     inside = [name for name, (a, b) in known.items() if a is not None and b is not None and low <= a and b <= high]
     outside = [name for name, (a, b) in known.items() if a is not None and b is not None and (b < low or a > high)]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")

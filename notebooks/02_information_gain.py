@@ -259,7 +259,7 @@ verdicts.within(
     f"one C for all sources: what a vector takes out that is about the text is, of each source, that of {sources[0]} "
     "text to a quarter",
     {f"{model}, {source}": one for (kind, model, source), one in quotients.items() if kind == "text-specific gain"},
-    low=0.8, high=1.25, paper=True,
+    low=0.8, high=1.25, paper=True, least=32,  # 16 texts of each of the two
     change="more texts, and lengths further past the limit",
 ) if len(sources) > 1 else verdicts.measured(f"Shared vectors take {'; '.join(shares)} of the gain")  # fmt: skip
 

@@ -157,7 +157,7 @@ Markdown(
 )
 
 # %%
-given = lost.filter(what="given back").drop_nulls("share").to_dicts()
+given = lost.filter(what="given back").drop_nulls("share").to_dicts() if most > 1 else []  # one says nothing of many
 censored = exact.filter(n_mem=most)["n_censored"].sum()
 verdicts.judge(
     f"capacity grows almost in proportion: each of {most} vectors carries at least 0.9 of what one carries alone",

@@ -66,6 +66,7 @@ first = rows.filter(pl.col("bos") == bos[0])
 
 # %%
 grown = first.filter(search="grow")
+metrics.found(grown.filter(recipe=recipes[0]))
 at = [budget * share for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)]
 reached = metrics.exact_length_by_cost(grown, cost="token_steps", at=[*at[:-1], 1.01 * budget], by=["recipe"])
 charts.exact_length_by_cost(reached, title="token-steps a text")
@@ -76,7 +77,7 @@ held.sort("value", descending=True).with_columns(pl.col("value", "low", "high").
 
 # %%
 each = metrics.exact_lengths(grown, by=["recipe"]).pivot("recipe", index="text_id", values="exact_length")
-both = [name for name in recipes[1:] if name in each.columns]
+both = [name for name in recipes[1:] if name in each.columns and each[name].sum()]
 over = {name: metrics.quotient(*each.select(recipes[0], name).drop_nulls().get_columns()) for name in both}
 pl.DataFrame([
     {f"{recipes[0]} over": name, "value": one.value, "low": one.low, "high": one.high, "n": one.n}

@@ -146,7 +146,7 @@ def test_an_interrupt_says_what_is_kept():
             coded(resumes)(interrupted)(dry_run=True)
         return stream.getvalue()
 
-    assert "what was measured is kept, the same command measures the rest" in ended(lambda **_: True)
+    assert "what is finished is kept; the same command goes on" in ended(lambda **_: True)
     assert "to begin again" in ended(lambda dry_run: not dry_run)
 
 

@@ -12,8 +12,8 @@ ARGUMENTS = ["run", "01_decoding_capacity", "-p", 'models=["llama-64"]', "-p", "
 @pytest.mark.parametrize(
     ("resumes", "kept"),
     [
-        (True, "what is finished is kept; the same command goes on, fits under way begin again: "),
-        (False, "nothing is kept of the fit under way; to begin again: "),
+        (lambda given: given == 1, "what is finished is kept; the same command goes on, fits under way begin again: "),
+        (lambda given: given == 2, "nothing is kept of the fit under way; to begin again: "),
     ],
 )
 @pytest.mark.parametrize(
@@ -23,11 +23,11 @@ def test_a_command_that_is_ended_says_how_it_goes_on(ends, word, code, resumes, 
     monkeypatch.setattr(sys, "argv", ["/somewhere/capacity", *ARGUMENTS])
 
     @coded(resumes=resumes)
-    def command():
+    def command(given):
         raise ends
 
     with pytest.raises(typer.Exit) as caught:
-        command()
+        command(given=1)
     assert caught.value.exit_code == code
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"{word}; {kept}capacity run ")

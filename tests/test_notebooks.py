@@ -23,7 +23,7 @@ SETTINGS = {
     "00_one_vector": {"model": SMALLEST, "length": 8, "budget": 200},
     "01_decoding_capacity": {
         "models": [SMALLEST], "paper_models": [], "n_texts": 2, "lengths": [1, 16],
-        "budget": 100, "longest": 8, "sources": ["embedded", "random_tokens"],
+        "budget": 100, "longest": 8, "sources": ["embedded", "random_tokens"], "pretrained": [],
     },
     "02_information_gain": {
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
@@ -51,6 +51,10 @@ SETTINGS = {
         "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_models": [SMALLEST], "search_n_mem": [1, 2],
         "recipes": ["paper", "default"], "n_texts": 2, "longest": 3, "budget": 40, "driven": [1, 2],
         "driven_budget": 40, "store": "searches",
+    },
+    "12_real_models": {
+        "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
+        "missing": "measure", "store": "real",
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
@@ -569,7 +573,7 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
 
 
-LIKELY = ("00", "01", "03", "05", "06", "10", "11")  # pages of rows
+LIKELY = ("00", "01", "02", "03", "04", "05", "06", "10", "11", "12")  # pages of rows
 
 
 @pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])

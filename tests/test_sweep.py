@@ -403,6 +403,7 @@ def test_a_packaged_model_is_known_by_its_digest_and_names_its_policy(gone, tmp_
             changed = of_it.with_columns(pl.col("key") + str(number), revision=pl.lit(revision), bos=pl.lit(bos))
             kept.append(changed.to_dicts())
     asked = [replace(one, model=name) for one in wanted[:6]]
+    monkeypatch.setitem(models.PACKAGED, name, replace(packaged, bos=None))
     with pytest.raises(models.ModelError, match="2 of bos"):
         run(asked, tmp_path / "kept", missing="skip")
     monkeypatch.setitem(models.PACKAGED, name, replace(packaged, bos="before_mem"))
@@ -515,8 +516,7 @@ def test_after_a_signal_the_same_command_goes_on(folders, tmp_path, number, flus
 def test_progress_goes_to_standard_error(folders, tmp_path, capfd):
     sweep.run(grid(folders["llama"]), tmp_path)
     shown = capfd.readouterr()
-    assert shown.out == ""
-    assert "2/2" in shown.err
+    assert shown == ("", "")  # no terminal: a line a minute
     sweep.run(grid(folders["llama"]), tmp_path)  # nothing to do: nothing to show
     assert capfd.readouterr() == ("", "")
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from capacity import files, fitting, store, texts
 from capacity.decoding import teacher_forced
+from capacity.files import first_line
 from capacity.models import Frozen, bos_id
 from capacity.sweep import Cell, MissingCells, measured
 
@@ -145,7 +146,10 @@ def load(folders: Sequence[Path]) -> pl.DataFrame:
     """Return the tables of nulls in these folders as one, in SCHEMA; raises ValueError for a file of other columns."""
     tables = [pl.DataFrame(schema=SCHEMA)]
     for path in (path for folder in folders for path in sorted(folder.glob("*.parquet"))):
-        table = pl.read_parquet(path, glob=False)
+        try:
+            table = pl.read_parquet(path, glob=False)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"{path} is no table of nulls, or cut short; remove it: {first_line(error)}") from error
         if table.schema != SCHEMA:
             raise ValueError(f"{path} has the columns {table.columns}, a table of nulls has {SCHEMA.names()}")
         tables.append(table)
@@ -159,6 +163,8 @@ def _keep(table: pl.DataFrame, folder: Path) -> None:
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
+    if n_other < 10:
+        raise ValueError(f"n_other is {n_other}; a vector is fitted to four fifths of these texts, 10 are needed")
     what, longest = cells[0].experiment, max(len(cell.text.ids) for cell in cells)
     frozen = what.load()
     lead = cells[0].text.ids[:1] if what.bos == "after_mem" else ()

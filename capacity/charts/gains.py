@@ -7,6 +7,7 @@ import polars as pl
 
 from capacity.charts.style import (
     EQ1,
+    SOURCE_COLORS,
     WIDTH,
     band,
     model_color,
@@ -17,6 +18,8 @@ from capacity.charts.style import (
     tips,
     whole_numbers,
 )  # fmt: skip
+
+KINDS = ("natural", "random words", "random tokens")  # of texts, in the order of style.SOURCES
 
 
 def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.fitting.crammed import Crammed, cram, doubling, rows_of_ids
+from capacity.fitting.crammed import Crammed, cram, doubling
 from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
 from capacity.fitting.losses import LOSSES
@@ -18,7 +18,7 @@ from capacity.fitting.recipes import RECIPES, Recipe, recipe
 from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, first_length, stop
 from capacity.fitting.slots import shape_of
-from capacity.fitting.tasks import Advance, Curve, Probe, Task, start, task
+from capacity.fitting.tasks import Advance, Curve, Probe, Task, rows_of_ids, start, task
 from capacity.models import Frozen, is_exhausted
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +10,7 @@ from capacity.fitting.lengths import Longest, exact_length
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe, recipe
 from capacity.fitting.search import BUDGET
+from capacity.fitting.tasks import rows_of_ids
 from capacity.models import Frozen
 from capacity.texts import encode
 
@@ -65,6 +65,13 @@ class Crammed:
     def spent(self) -> bool:
         """Whether the budget ended the search, so that a larger one may find more; False where the fits failed."""
         return not self.complete and self.found.censored
+
+    def told(self, frozen: Frozen) -> str:
+        """Return what one number of vectors came to, in a line, and what of the text where it is not all."""
+        steps, n = sum(probe.steps for probe in self.found.probes), len(self.ids)
+        share = f"all {n}" if self.complete else f"the first {self.found.length} of {n}"
+        line = f"{self.n_mem} [mem]: {share} tokens come back · {steps} steps · {self.found.token_steps} token-steps"
+        return line if self.complete else f"{line}\n    {frozen.tokenizer.decode(self.ids[: self.found.length])}"
 
     def why_not(self, frozen: Frozen, *, chosen: bool) -> str:
         """Return how an incomplete one ended, and what may help, in words of the command.
@@ -137,13 +144,3 @@ def cram(
             watch(crammed)
     assert crammed is not None  # there is a first try
     return crammed
-
-
-def rows_of_ids(ids: Any) -> list[list[int]]:
-    """Return token ids as lists of whole numbers, one a text; raises ValueError for words, or for one text alone."""
-    if isinstance(ids, str) or any(isinstance(row, str) for row in ids):
-        raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
-    try:
-        return [[int(token) for token in row] for row in ids]
-    except TypeError as error:
-        raise ValueError("ids are not rows of token ids; give one row a text, [[1, 2, 3]] for a single text") from error

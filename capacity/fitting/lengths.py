@@ -10,8 +10,9 @@ from capacity.decoding import decoded_back
 from capacity.fitting.engine import run
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
+from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, censored, first_length
-from capacity.fitting.tasks import Probe, Task, task
+from capacity.fitting.tasks import Probe, Task, rows_of_ids, task
 from capacity.models import Frozen
 
 
@@ -29,7 +30,7 @@ class Longest:
 def exact_length(
     frozen: Frozen,
     ids: Int[Tensor, "batch tokens"] | Sequence[Sequence[int]],
-    recipe: Recipe,
+    recipe: Recipe | str,
     *,
     n_mem: int = 1,
     seed: int = 0,
@@ -43,7 +44,7 @@ def exact_length(
     Args:
         frozen: the model.
         ids: token ids, one row a text; no prefix longer than a row is tried.
-        recipe: how to optimise; its `steps` and `patience` hold for one length.
+        recipe: how to optimise, or the name of one of RECIPES; its `steps` and `patience` hold for one length.
         n_mem: vectors a text.
         seed: of the start.
         budget: token-steps (length x optimiser steps, summed over lengths) a text.
@@ -55,10 +56,11 @@ def exact_length(
     """
     if search not in SEARCHES:
         raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
-    rows = [[int(token) for token in row] for row in ids]
+    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    rows = rows_of_ids(ids)
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
     with threads(frozen):
-        ended = sorted(run(frozen, begun, recipe, SEARCHES[search], compile=compile), key=lambda task: task.tag)
+        ended = sorted(run(frozen, begun, chosen, SEARCHES[search], compile=compile), key=lambda task: task.tag)
         return [longest(frozen, task) for task in ended]
 
 

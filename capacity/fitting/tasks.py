@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,19 @@ def task(
         raise ValueError(f"token ids reach from {min(ids)} to {max(ids)}; 0 to {frozen.vocab_size - 1} are allowed")
     first = start(frozen, ids, n_mem=n_mem, seed=seed) if init is None else init
     return Task(ids=list(ids), length=length, mem=first, scored_from=scored_from, budget=budget, tag=tag, trace=trace)
+
+
+def rows_of_ids(ids: Any) -> list[list[int]]:
+    """Return token ids as lists of whole numbers, one a text; raises ValueError for words, or for one text alone."""
+    if isinstance(ids, str) or any(isinstance(one, str) for row in ids for one in (row, *(row if _many(row) else ()))):
+        raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
+    try:
+        return [[index(token) for token in row] for row in ids]
+    except TypeError as error:
+        raise ValueError(
+            "ids are not rows of whole token ids; give one row a text, [[1, 2, 3]] for a single text"
+        ) from error
+
+
+def _many(row: Any) -> bool:
+    return isinstance(row, list | tuple)

@@ -47,7 +47,7 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
     found = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
     if found.is_empty():
-        raise ValueError(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
+        raise NothingFound(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
     return found
 
 

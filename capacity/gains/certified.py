@@ -22,6 +22,8 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
 
     Raises ValueError where the source's bits are not known, or its tokens are not drawn evenly.
     """
+    if "search" in rows.columns and (rows["search"] != "fixed").any():
+        raise ValueError("lengths that a search chose are no fixed ones; take certified_lengths")
     pooled(rows, [*by, "length"])
     decoded = (pl.col("decoded_tokens") == pl.col("length")).fill_null(value=False).all()
 
@@ -46,6 +48,8 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
 
     Raises ValueError as `certified_at`.
     """
+    if "search" in rows.columns and (rows["search"] == "fixed").any():
+        raise ValueError("fixed lengths were not searched for; take certified_at")
     none = pl.col("status").is_in(UNFINISHED)
     counted = _even(rows).with_columns(
         pl.when(none).then(pl.lit("budget")).otherwise("status").alias("status"),

@@ -70,7 +70,7 @@ def accuracy_by_length(
     (4.4, 2)
     >>> accuracy_by_length(theirs, by=["net"], text_id="text", length="tokens", share="ok")
     Traceback (most recent call last):
-    ValueError: the frame has no column text; it has net, doc, tokens, ok. Give the names of yours (by, text_id, ...
+    ValueError: the frame has no column text; it has net, doc, tokens, ok. Give the names of yours where the ...
     """
 
     def one(part: pl.DataFrame) -> Interval:
@@ -215,6 +215,8 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
         return quotient(pairs[above], pairs[below])
 
     check_columns(rows, *by, text_id, above, below)
+    if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
+        raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
     return summarise(pooled(rows, by), by, one)
 
 

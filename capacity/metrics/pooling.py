@@ -27,11 +27,11 @@ def found(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_columns(rows: pl.DataFrame, *names: str) -> None:
-    """Raise ValueError for columns that a frame lacks, saying which it has and how others are named."""
+    """Raise ValueError for columns that a frame lacks, saying which it has."""
     if missing := [name for name in names if name not in rows.columns]:
         raise ValueError(
             f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400]}. Give the names of "
-            "yours (by, text_id, length ...) or rename them"
+            "yours where the function takes them (by, a list; text_id, length ...), or rename them"
         )
 
 

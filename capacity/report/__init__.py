@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -26,8 +25,8 @@ from tqdm import tqdm
 from traitlets import default
 from traitlets.config import Config
 
-from capacity import files, harmless, provenance, resources, verdicts
-from capacity.report import page, parameters
+from capacity import files, harmless, provenance, resources
+from capacity.report import outputs, page, parameters
 from capacity.report.parameters import check, declared, share
 
 __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute", "titles"]
@@ -35,7 +34,6 @@ __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute
 _TITLE = "How much fits into one vector?"
 _PICTURES = ("00_one_vector", "01_decoding_capacity")  # the first chart of the first that was run stands on the index
 _HEADLINES = ("12_real_models", "01_decoding_capacity")  # the first of these that has one gives the index its headline
-_ABSOLUTE = re.compile(r"(?:^|:)(/[^#:]+)")  # in the value of a parameter: a model's folder, file:/PATH#COLUMN
 _SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
 _OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
 
@@ -128,31 +126,18 @@ def execute(
         if draft.exists():
             notebook = nbformat.read(draft, as_version=4)
     if found_nothing:
-        _end(notebook, reason.partition(": ")[2])
+        outputs.end(notebook, reason.partition(": ")[2])
         reason = ""
     notebook.metadata.pop("papermill", None)  # it names paths of this machine
     status = "failed" if reason else "complete"
     run |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
     notebook.metadata["capacity"] = run
     executed = out / f"{name or source.stem}.ipynb"
-    _shorten(notebook, values)
+    outputs.shorten(notebook, values)
     _write(executed, nbformat.writes(notebook))
     if reason:
         raise NotebookError(executed, reason)
     return executed
-
-
-def _end(notebook: nbformat.NotebookNode, why: str) -> None:
-    """End a notebook at the cell that found nothing, with the verdict in place of its error."""
-    places = [
-        at for at, cell in enumerate(notebook.cells) if any(o.output_type == "error" for o in cell.get("outputs", ()))
-    ]
-    del notebook.cells[places[0] + 1 :]
-    data = verdicts.nothing(why)._repr_mimebundle_()
-    cell = notebook.cells[places[0]]
-    cell.outputs = [o for o in cell.outputs if o.output_type != "error"] + [
-        nbformat.v4.new_output("display_data", data)
-    ]
 
 
 def build(
@@ -241,29 +226,6 @@ def _index_of_grid(source: Path, place: Path) -> str:
         for name, notebook in pages.items()
     ]  # fmt: skip
     return page.index(source.stem, sorted(entries, key=lambda entry: str(entry.title)), None)
-
-
-def _shorten(notebook: Any, values: dict[str, Any]) -> None:
-    """Name files and folders that parameters name by their absolute paths by their last part, in all outputs."""
-    given = [one for value in values.values() for one in (value if isinstance(value, list) else [value])]
-    paths = {match[1] for one in given if isinstance(one, str) and (match := _ABSOLUTE.search(one))}
-    short = {path: Path(path).name for path in paths}
-    short = {path: name for path, name in short.items() if name and list(short.values()).count(name) == 1}
-
-    def named(value: Any) -> Any:
-        match value:
-            case dict():
-                return {key: named(one) for key, one in value.items()}
-            case list():
-                return [named(one) for one in value]
-            case str():
-                for path in sorted(short, key=len, reverse=True):
-                    value = value.replace(path, short[path])
-        return value
-
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and short:
-            cell.outputs = [nbformat.from_dict(named(output)) for output in cell.outputs]
 
 
 class _KernelManager(AsyncKernelManager):

@@ -7,6 +7,7 @@ that file. So a claim is made at once or not at all, and one touch keeps all of 
 import contextlib
 import os
 import platform
+import re
 import threading
 import uuid
 import warnings
@@ -25,6 +26,7 @@ except ImportError:  # no such locks on this system: age alone tells
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # after which an owner on another machine counts as dead; on this one its lock tells at once
 _OWNER = ".owner"
+_OURS = re.compile(r"[0-9a-f]{32}(\.owner)?")  # names of claims, which are cells' keys, and of owners
 
 
 class Claims:
@@ -52,7 +54,7 @@ class Claims:
             with contextlib.suppress(OSError):
                 _lock(self._file.fileno(), exclusive=True)
             for path in self._folder.iterdir():  # what the dead left
-                if path.name[0] != "." and self._dead(path):
+                if _OURS.fullmatch(path.name) and path.is_file() and self._dead(path):
                     path.unlink()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -112,7 +114,7 @@ class Claims:
         try:
             if self._own.samefile(path):
                 return False
-            if path.read_text() == platform.node():
+            if path.read_bytes() == platform.node().encode():
                 with contextlib.suppress(OSError), path.open("r+") as file:
                     return _lock(file.fileno(), exclusive=False)
             os.utime(self._own)

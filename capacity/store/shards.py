@@ -67,7 +67,7 @@ def valid(folder: Path, verified: set[tuple], *, set_aside: bool) -> list[Path]:
     """Return the shards of a folder whose bytes hash to their names; others are warned of, or moved to damaged/."""
     shards = []
     for path in sorted(folder.glob("*.parquet")):
-        if not path.is_file() and (path.is_dir() or path.is_symlink()):  # a link to nothing
+        if not path.is_file() and (path.exists() or path.is_symlink()):  # a folder, a pipe, a link to nothing
             warnings.warn(f"{path} is no file, and is left out; remove it", StoreWarning, stacklevel=2)
             continue
         stat = path.stat()
