@@ -44,7 +44,8 @@ picture: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from capacity.report import page; \
 		executed = Path('build/report/01_decoding_capacity.ipynb'); \
 		Path('data/measured/exact_length.svg').write_text(page.picture(executed, 1))"
-	$(BIN)/python -m capacity cram "He said that he would come back" --n-mem 1 --picture data/measured/there_and_back.svg
+	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." \
+		--model smollm2-135m --fetch --n-mem 1 --picture data/measured/there_and_back.svg
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
 # pip names what it fetches and installs as it goes: torch alone may take minutes.

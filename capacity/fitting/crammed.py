@@ -71,7 +71,7 @@ class Crammed:
         steps, n = sum(probe.steps for probe in self.found.probes), len(self.ids)
         share = f"all {n}" if self.complete else f"the first {self.found.length} of {n}"
         line = f"{self.n_mem} [mem]: {share} tokens come back · {steps} steps · {self.found.token_steps} token-steps"
-        return line if self.complete else f"{line}\n    {frozen.tokenizer.decode(self.ids[: self.found.length])}"
+        return line if self.complete else f"{line}\n    {frozen.tokenizer.decode(list(self.ids[: self.found.length]))}"
 
     def why_not(self, frozen: Frozen, *, chosen: bool) -> str:
         """Return how an incomplete one ended, and what may help, in words of the command.
