@@ -55,7 +55,7 @@ FAULTS: list[tuple[str, str, dict[str, str]]] = [
     ("a tokenizer without BOS, with pad = EOS, or that can't encode", "a policy in the row, or one line",
      {"models": "without_bos", "sweep": "tokenizer_without_bos", "checkpoints": "cannot_encode"}),
     ("statistics of one text, of constants, of a denominator that may vanish", "flagged, no NaN",
-     {"metrics": "flagged|may_vanish|nothing_in_both"}),
+     {"metrics": "flagged|may_be_nothing|nothing_in_both"}),
     ("code from a hub, pickled weights, files that are not the config's", "refused, with what to do",
      {"checkpoints": "pickled|never_run|never_made_up|spoilt", "contract": "left_over"}),
     ("a text or a file with script, ANSI codes, bidi marks", "inert in chart, page and terminal",
