@@ -1,9 +1,11 @@
 """Tiny models of several architectures, built offline; shapes and types of the package are checked as it runs."""
 
+import getpass
 import hashlib
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ from transformers import (
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
 SHAPED = ("models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "sweep")
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
+if "ATEN_CPU_CAPABILITY" in os.environ:  # graphs compiled for other kernels than the next run's abort there
+    own = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), own))
 THREADS = os.environ["CAPACITY_THREADS"] = os.environ.get("CAPACITY_TEST_THREADS", "1")  # the tensors are small
 torch.set_num_threads(int(THREADS))
 
