@@ -6,7 +6,7 @@ from typing import Any
 
 from capacity.metrics import Interval, NothingFound
 
-__all__ = ["MIMETYPE", "OUTCOMES", "Verdict", "judge", "measured", "nothing"]
+__all__ = ["MIMETYPE", "OUTCOMES", "Verdict", "judge", "measured", "nothing", "within"]
 
 MIMETYPE = "application/vnd.capacity.verdict+json"  # holds a verdict in an output; the report's index reads it
 OUTCOMES = ("holds", "does not hold", "cannot tell", "replicated", "not replicated", "measured")

@@ -355,7 +355,7 @@ def test_utilisation_draws_all_that_is_published_without_any_row(tmp_path):
     for chart in charts_of(notebook):
         assert len({(row["model"], row["kind"]) for row in values(chart)}) == 28
         assert sum("mamba" in model for model in {row["model"] for row in values(chart)}) == 4
-    assert "No rows of the embedded models were there." in " ".join(outputs(notebook, "text/markdown"))
+    assert "No rows of models measured here were there." in " ".join(outputs(notebook, "text/markdown"))
     assert not (tmp_path / "none").exists()
 
 
