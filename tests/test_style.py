@@ -39,7 +39,8 @@ def test_whole_numbers_are_the_ticks_and_nothing_between():
 
 def test_a_last_row_with_a_gap_has_no_axis_below_nothing():
     table = pl.DataFrame([
-        {"model": model, "source": "embedded", "length": length, "value": 9.0, "low": 8.0, "high": 10.0, "n": 4}
+        {"model": model, "source": "embedded", "kind": "gain", "length": length, "value": 9.0, "low": 8.0,
+         "high": 10.0, "n": 4}
         for model in ("a", "b", "c") for length in (4, 8)
     ])  # fmt: skip
     drawn = vl_convert.vegalite_to_svg(charts.gain_by_length(table).to_dict())
