@@ -167,7 +167,8 @@ def test_a_chart_is_no_wider_than_its_page(
     built: Path, browse: Callable[..., str], tmp_path: Path, window: int, columns: int
 ) -> None:
     table = pl.DataFrame([
-        {"model": model, "source": "embedded", "length": length, "value": 9.0, "low": 8.0, "high": 10.0, "n": 4}
+        {"model": model, "source": "embedded", "kind": "gain", "length": length, "value": 9.0, "low": 8.0,
+         "high": 10.0, "n": 4}
         for model in ("a", "b") for length in (4, 8)
     ])  # fmt: skip
     beside = charts.exact_length_by_cost(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -176,7 +177,8 @@ def test_an_interrupt_ends_the_build_and_its_kernel(tmp_path: Path, built: repor
     wait = f"import os, time\nwith open({str(begun)!r}, 'w') as file: file.write(f'{{os.getpid()}}.')\n"
     (folder / "00_slow.py").write_text(f"# %%\n{wait}time.sleep(60)\n")
     command = [sys.executable, "-c", BUILD.format(given={}), folder, out]
-    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
+    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while build.poll() is None and not (begun.exists() and begun.read_text().endswith(".")):
         time.sleep(0.05)
     build.send_signal(signal.SIGINT)
