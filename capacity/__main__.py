@@ -60,8 +60,7 @@ def list_names(
     from capacity import names
 
     _use(own)
-    found = names.known(kind)
-    for name, meaning in found.items():
+    for name, meaning in (found := names.known(kind)).items():
         say(f"{name:<{2 + max(map(len, found))}}{meaning}")
 
 
@@ -256,8 +255,7 @@ def merge(
     """Put the rows of several stores into one; a cell that is there with other rows is named and refused."""
     from capacity import store
 
-    n_new, n_there = store.merge(into, stores, keep_first=keep_first)
-    say(f"{n_new:,} cells are new in {into}, {n_there:,} were there")
+    say("{:,} cells are new, {:,} were there".format(*store.merge(into, stores, keep_first=keep_first)))
 
 
 def _build(
