@@ -190,3 +190,13 @@ def hub_home(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path])
         commit = hashlib.sha1(name.encode()).hexdigest()
         in_cache(home / "hub" / f"models--someone--{name}", files, commit=commit, ref="main")
     return home
+
+
+@pytest.fixture(autouse=True)
+def losses_of_ones_own_stay_in_their_test() -> Iterator[None]:
+    from capacity.fitting import losses
+
+    before = set(losses.LOSSES)
+    yield
+    for name in set(losses.LOSSES) - before:
+        del losses.LOSSES[name], losses.GRADIENTS[name]
