@@ -46,7 +46,7 @@ charts.enable()
 # ## Measure or load
 #
 # Passages of the embedded texts, each lengthened as long as all of it is exact; the first token is predicted, too.
-# All budgets and texts were set before the first row was there.
+# Texts, budget and bound were set before the first row; leap came after the first rows of grow.
 
 # %%
 grid = partial(sweep.grid, model=model, n_texts=n_texts, length=longest, budget=budget)
@@ -139,7 +139,8 @@ verdicts.judge(
 # %% [markdown]
 # ## Limits
 #
-# One pretrained model, its dequantised file; one start a text. The searches ended with their budget: more token-steps
+# One pretrained model, its dequantised file; one start a text. The rows that travel have `paper` on the first 8 texts.
+# The searches ended with their budget: more token-steps
 # hold more. The `paper` recipe has rate 0.01 and stops at 5,000 steps a length as published; at this budget a length
 # gets far fewer. `progressive` shares the margin recipe's larger rate, and is the nearer rival.
 
