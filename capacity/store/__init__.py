@@ -19,7 +19,7 @@ from capacity.store.shards import StoreError, StoreWarning, collect, until_it_st
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "default_path", "merge", "read", "to_frame",
+    "default_path", "merge", "read", "to_frame", "valid", "write",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Measured:
     n_new: int  # cells measured now
     n_there: int  # cells that were there, or that another process measured meanwhile
     n_missing: int  # cells that are nowhere
+    cells: list[Cell]  # those of models on this machine
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -112,7 +113,7 @@ def measure(
         lacking = []
     rows = store.read(places, keys=[*wanted, *known.values()])
     n_there = len(wanted) + len(away) - len(lacking) - n_new
-    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking))
+    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking), cells=list(wanted.values()))
 
 
 def _known(
