@@ -476,7 +476,7 @@ def test_a_missing_column_is_one_sentence(function):
 
 
 def test_exact_length_by_cost_of_a_frame_that_is_not_ours():
-    """Two searches a text, of 2 fits each: after 4 of their cost one holds 4 tokens, the other none; after 9, 8 and 2."""
+    """Two fits a text: after a cost of 4 one text has 4 tokens and the other none, after 9 they have 8 and 2."""
     theirs = pl.DataFrame({
         "net": ["tiny"] * 4, "doc": ["a", "a", "b", "b"], "tokens": [4, 8, 2, 4], "ok": [1.0, 1.0, 1.0, 0.5],
         "paid": [4, 5, 6, 3], "round": [0, 1, 0, 1],

@@ -95,7 +95,7 @@ def test_a_grid_holds_every_experiment_once():
     [
         ({"lenght": 8}, r"unknown settings \['lenght'\]; known are n_texts, attention, .*length"),
         ({"text_index": 1}, r"unknown settings \['text_index'\]"),
-        ({"n_texts": 0}, "n_texts is 0; at least 1"),
+        ({"n_texts": 0}, "n_texts is 0; give a whole number from 1 on"),
         ({"length": [8, 0]}, "length is 0; at least 1"),
         ({"recipe": ["default", "fast"]}, "unknown recipe 'fast'"),
         ({"source": "wikipedia"}, "unknown source 'wikipedia'"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -180,7 +181,7 @@ def exact_lengths(
 
 
 def exact_length(
-    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, text_id: str = "text_id", **columns: str | None
+    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, text_id: str = "text_id", **columns: Any
 ) -> pl.DataFrame:
     """Return the mean exact length over texts, tokens: *by, value, low, high, n, degenerate, n_censored.
 

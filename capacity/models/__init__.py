@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ __all__ = [
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
@@ -71,6 +72,7 @@ def load(
     if bos not in ("auto", *BOS):
         raise ModelError(f"unknown bos {bos!r}; known are auto, {', '.join(BOS)}")
     place = _place(device)
+    name = str(name) if isinstance(name, Path) else name
     folder = locate(name, revision=revision)
     config, tokenizer = describe(name, folder)
     bos = bos_policy(tokenizer, folder) if bos == "auto" else bos

@@ -68,6 +68,10 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     Raises ModelError for an unknown name, a packaged model that was not fetched, what the hub does not give, a GGUF
     file that is not read, or a folder without safetensors.
     """
+    if not isinstance(name, str):
+        raise ModelError(
+            f"{str(name)[:120]} is a {type(name).__name__}, and names no model; give a name or a path as text"
+        )
     if not name or "\0" in name or (list_hint(name) and _local(name) is None):
         raise ModelError(f"{name[:120]!r} names no model; embedded are {', '.join(EMBEDDED)}{list_hint(name)}")
     if name in packaged.PACKAGED:

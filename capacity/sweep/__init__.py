@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from capacity import models, resources, store
+from capacity.files import whole_number
 from capacity.sweep import elsewhere, engines, processes
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
@@ -83,8 +84,7 @@ def measure(
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}; known are {', '.join(MISSING)}")
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}; at least 1 process is needed")
+    jobs = whole_number("jobs", jobs, least=1)
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
     absent = elsewhere.absent(experiments)
