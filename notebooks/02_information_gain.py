@@ -187,7 +187,7 @@ alphabet = gains.certified_lengths(held, by=by).join(facts, on=by).sort("model",
 charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of few tokens are there.")
 
 # %%
-found = metrics.exact_length(held, by=by).select(*by, exact_length="value") if held.height else None
+found = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
 found if found is None else alphabet.join(found, on=by).select(
     "model", "alphabet", "exact_length", certified="value", low="low", high="high", n="n", n_censored="n_censored",
     eq1_bits=16 * pl.col("d_model"),

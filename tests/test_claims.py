@@ -131,7 +131,7 @@ with Claims(Path(sys.argv[1])) as claims:
 def test_a_file_in_the_place_of_claims_is_named(tmp_path):
     (tmp_path / "claims").write_text("")
     with (
-        pytest.raises(StoreError, match="claims can't be a folder .*; remove it, or choose another store"),
+        pytest.raises(StoreError, match=r"claims can't be a folder .*; remove it, or choose another store"),
         Claims(tmp_path),
     ):
         pass

@@ -12,7 +12,7 @@ from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound
 
 __all__ = [
     "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
-    "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
+    "between", "bounds", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
     "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
     "ratio", "summarise",
 ]  # fmt: skip
@@ -194,6 +194,20 @@ def exact_length(
         return asdict(interval(texts["exact_length"])) | {"n_censored": n_censored}
 
     return summarise(exact_lengths(rows, by=by, text_id=text_id, **columns), by, one)
+
+
+def bounds(table: pl.DataFrame, *, digits: int = 2) -> pl.DataFrame:
+    """Return a table of `exact_length` or `decoding_capacity` with a column `tokens`: its value as text, ≥ where it is
+    a lower bound (n_censored above 0, censored `above`).
+
+    >>> bounds(pl.DataFrame({"value": [8.0, 27.25], "n_censored": [0, 3]}), digits=1)["tokens"].to_list()
+    ['8.0', '≥ 27.2']
+    """
+    check_columns(table, "value")
+    lower = pl.col("n_censored") > 0 if "n_censored" in table.columns else pl.col("censored") == "above"
+    at_least = pl.when(lower).then(pl.lit("≥ ")).otherwise(pl.lit(""))
+    text = pl.col("value").map_elements(lambda value: f"{value:.{digits}f}", return_dtype=pl.String)
+    return table.with_columns((at_least + text).alias("tokens"))
 
 
 def exact_length_by_cost(
