@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,25 +11,15 @@ from typing import Any
 
 import polars as pl
 from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerFast
 
-from capacity import models, pretraining, resources, sweep
+from capacity import models, pretraining, resources
+from capacity.ladder.comparison import AXES, FACTS, along, beyond, foretold, held, lines, means, measure, table, verdict
 
-__all__ = ["FACTS", "Ladder", "Rung", "Training", "facts", "measure", "read", "table", "train"]
-
-# What is kept of each trained model, beside its rows; weights don't travel.
-FACTS: dict[str, Any] = {
-    "model": pl.String,  # its name, models.TRAINED before that of its folder
-    "width": pl.Int64,
-    "depth": pl.Int64,
-    "heads": pl.Int64,
-    "parameters": pl.Int64,
-    "seed": pl.Int64,  # of weights and order
-    "rate": pl.Float64,  # factor of the learning rate
-    "tokens": pl.Int64,  # seen
-    "planned": pl.Int64,  # tokens of the whole training; a checkpoint has seen fewer
-    "held_out": pl.Boolean,  # left out of the laws, to be foretold
-    "held_out_nats": pl.Float64,  # a token, of books never trained on
-}
+__all__ = [
+    "AXES", "FACTS", "Ladder", "Rung", "Training", "along", "beyond", "facts", "foretold", "held", "lines", "means",
+    "measure", "read", "table", "train", "verdict",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +131,17 @@ def train(
     todo = [one for one in ladder.trainings(tokens) if not _done(one, out)]
     if not todo:
         return facts(ladder, out)
-    _, tokenizer = models.describe(ladder.vocabulary, models.locate(ladder.vocabulary))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(models.locate(ladder.vocabulary))
     unseen = pretraining.books(held_out)
-    streams = [pretraining.stream(documents, tokenizer) for documents in (pretraining.books(corpus), unseen)]  # pyright: ignore[reportArgumentType]
-    bytes_per_token = sum(len(book.encode()) for book in unseen) / len(streams[1])
+    seen, unseen_tokens = (
+        pretraining.stream(documents, tokenizer) for documents in (pretraining.books(corpus), unseen)
+    )
+    bytes_per_token = sum(len(book.encode()) for book in unseen) / len(unseen_tokens)
     for one in todo:
         with _claimed(out, one) as mine:
             if mine and not _done(one, out):
                 pretraining.make(
-                    one.name, one.shape, tokenizer, *streams, one.schedule,  # pyright: ignore[reportArgumentType]
+                    one.name, one.shape, tokenizer, seen, unseen_tokens, one.schedule,
                     bytes_per_token=bytes_per_token, out=out, compile=compile, checkpoints=one.checkpoints,
                     resumable=True,
                 )  # fmt: skip
@@ -174,37 +166,6 @@ def facts(ladder: Ladder, out: Path | None = None) -> pl.DataFrame:
                     "held_out_nats": record["held_out_nats_per_token"],
                 })  # fmt: skip
     return pl.DataFrame(found, schema=FACTS)
-
-
-def table(path: Path | str | None = None) -> pl.DataFrame:
-    """Return the facts in a CSV file; None: those that travel with the rows, empty where none do."""
-    place = sweep.measured().parent / "ladder.csv" if path is None else Path(path)
-    if path is None and not place.is_file():
-        return pl.DataFrame(schema=FACTS)
-    return pl.read_csv(place, schema=FACTS)
-
-
-def measure(
-    names: Sequence[str] | pl.Series, folder: Path | str | None = None, *, missing: str = "measure", **settings: Any
-) -> sweep.Measured:
-    """Return the rows of models of which some may not be on this machine: those are loaded, never measured.
-
-    names: of models; folder, missing: of sweep.measure; settings: of sweep.grid.
-    """
-    here = [name for name in names if not name.startswith(models.TRAINED) or _found(name)]
-    n_new = 0
-    if missing == "measure" and here:
-        n_new = sweep.measure(sweep.grid(model=here, **settings), folder).n_new
-    wanted = sweep.grid(model=list(names), **settings) if len(names) else []
-    done = sweep.measure(wanted, folder, missing="skip" if missing == "measure" else missing)
-    return replace(done, n_new=n_new, n_there=done.n_there - n_new)
-
-
-def _found(name: str) -> bool:
-    try:
-        return models.locate(name).is_dir()
-    except models.ModelError:
-        return False
 
 
 def _done(one: Training, out: Path) -> bool:
