@@ -64,16 +64,15 @@ held = ladder.held(table, trained.rows).filter(pl.col("tokens_held") > 0)
 parts = {axis: ladder.along(held, axis) for axis in ("width", "depth", "tokens")}
 trends = {axis: scaling.trend(part[axis], part["tokens_held"]) for axis, part in parts.items() if part.height}
 pl.DataFrame([
-    {"along": axis, "b of rung means": one.means.exponent, "low": one.means.low if one.means.freedom else None,
-     "high": one.means.high if one.means.freedom else None, "rungs": one.means.n,
-     "b of trainings": one.trainings.exponent, "from": one.trainings.low, "to": one.trainings.high,
-     "trainings": one.trainings.n, "end to end (factor)": math.exp(one.rise), "seeds (factor)": math.exp(one.seeds)}
-    for axis, one in trends.items()
+    {"along": axis, "of": of, "b": law.exponent, "low": law.low if law.freedom else None,
+     "high": law.high if law.freedom else None, "n": law.n, "ends": math.exp(one.rise), "seeds": math.exp(one.seeds)}
+    for axis, one in trends.items() for of, law in (("rung means", one.means), ("trainings", one.trainings))
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
 # Tokens held go as the axis to the power of *b*, with 95% t intervals: over rung means (one number a width, depth or
-# number of tokens), and over trainings. *Seeds*: by what factor trainings of one rung differ (one standard deviation).
+# number of tokens), and over trainings. *Ends*: the last mean over the first; *seeds*: by what factor trainings of one
+# rung differ (one standard deviation).
 # A trend is told only where the interval over trainings leaves out 0 and the ends differ by more than seeds do.
 
 # %%
@@ -101,6 +100,15 @@ charts.laws(*drawn["tokens"], across="tokens trained on", up=up) if "tokens" in 
 # %%
 rates = ladder.along(held, "rate").group_by("width", "rate").agg(pl.col("tokens_held").mean(), trainings=pl.len())
 rates.sort("width", "rate").with_columns(pl.col("tokens_held").round(2))
+
+# %%
+ladder.verdict("width", trends.get("width"))
+
+# %%
+ladder.verdict("depth", trends.get("depth"))
+
+# %%
+ladder.verdict("tokens", trends.get("tokens"))
 
 # %% [markdown]
 # ## The ladder: three laws, and what they foretell
@@ -208,15 +216,6 @@ Markdown(
     f"with the layers kept by an exponent above 0 in {grows} of {deeper.height} models. "
     + (f"Here tokens grow as d_model^{own.exponent:.2f} over {own.n} widths of one training each." if own else "")
 )
-
-# %%
-ladder.verdict("width", trends.get("width"))
-
-# %%
-ladder.verdict("depth", trends.get("depth"))
-
-# %%
-ladder.verdict("tokens", trends.get("tokens"))
 
 # %%
 ours = laws_here["bits"]["a · d_model^b"].law if "bits" in laws_here else None
