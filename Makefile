@@ -7,7 +7,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test quick faults check install measured picture real clean
+.PHONY: report test quick faults check install measured picture real train ladder clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -64,6 +64,19 @@ GRIDS ?= $(wildcard data/measured/grids/smollm2_*.toml)
 real: $(READY)
 	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch
 	for grid in $(GRIDS); do $(BIN)/python -m capacity sweep $$grid --store build/real || exit; done
+
+# Models trained alike (data/ladder.toml) into CAPACITY_HOME, then measured; what is done is not done again, a training that
+# was killed goes on, and several `make train` at once share the work. CORPUS holds books that are not part of the project.
+CORPUS ?= corpus
+TOKENS ?= 5_000_000
+train: $(READY)
+	$(BIN)/python -c "from capacity import ladder; ladder.train(ladder.read(), corpus='$(CORPUS)/books_train.parquet', \
+		held_out='$(CORPUS)/books_heldout.parquet', tokens=$(TOKENS), compile=True)"
+
+ladder: train
+	mkdir -p build
+	$(BIN)/python -c "from capacity import ladder; ladder.facts(ladder.read()).write_csv('build/ladder.csv')"
+	$(BIN)/python -m capacity run 06_scaling_laws --store build/ladder -p ladder_facts=build/ladder.csv --out build/measured
 
 clean:
 	rm -rf build dist

@@ -20,6 +20,7 @@ from capacity.files import first_line
 from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
+    TRAINED,
     commit_of,
     context_of,
     describe,
@@ -27,6 +28,7 @@ from capacity.models.checkpoints import (
     loading,
     locate,
     tokenizer_digest,
+    trained,
 )
 from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
@@ -35,9 +37,9 @@ from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, chec
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
     "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
-    "load", "locate", "tokenizer_digest",
+    "load", "locate", "tokenizer_digest", "trained",
 ]  # fmt: skip
 
 

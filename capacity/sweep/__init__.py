@@ -127,7 +127,7 @@ def _known(
     known = elsewhere.keys(away, rows)
     names = {*models.PACKAGED, *rows["model"]}
     for one in away:
-        if one not in known and (refuse or one.model not in names):
+        if one not in known and (refuse or not (one.model in names or one.model.startswith(models.TRAINED))):
             raise absent[one.model]
     return known
 
