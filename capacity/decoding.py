@@ -19,8 +19,8 @@ __all__ = [
     "decoded_tokens", "free_running", "stream", "teacher_forced", "walk",
 ]  # fmt: skip
 
-# Ended texts that are decoded side by side: on a processor each alone, whose bits these are; a GPU takes as long for all
-# as for one.
+# Ended texts that are decoded side by side: on a processor each alone, whose bits these are; a GPU takes hardly longer
+# for many than for one.
 AT_ONCE = {"cpu": 1, "cuda": 64}
 
 
@@ -204,14 +204,15 @@ def decoded_side_by_side(
 def _side_by_side(frozen: Frozen, mem: Tensor, ids: Sequence[Sequence[int]], scored_from: int) -> list[int]:
     given = torch.tensor([list(row[:scored_from]) for row in ids], dtype=torch.long)
     inputs, state = frozen.inputs(mem, frozen.embed(given)), None
-    found, going = [scored_from] * len(ids), set(range(len(ids)))
+    found, going = [scored_from] * len(ids), {text for text, row in enumerate(ids) if len(row) > scored_from}
     for at in range(scored_from, max(map(len, ids))):
         logits, state = frozen.carried(inputs, state)
         tokens = logits[:, -1].argmax(-1)
         chosen = tokens.tolist()
-        going = {text for text in going if at < len(ids[text]) and chosen[text] == ids[text][at]}
-        for text in going:
+        right = {text for text in going if chosen[text] == ids[text][at]}
+        for text in right:
             found[text] += 1
+        going = {text for text in right if at + 1 < len(ids[text])}
         if not going:
             break
         following = frozen.embed(tokens[:, None])

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -102,11 +103,13 @@ class Seen(TorchFunctionMode):
     def forget(self) -> None:
         self.copies = self.waits = self.doubles = 0
         self.attended: list[tuple[bool, bool]] = []  # (has a mask, is causal)
+        self.shared = 0  # calls in which heads share keys and values
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func is torch.nn.functional.scaled_dot_product_attention:
             self.attended.append((kwargs.get("attn_mask") is not None, bool(kwargs.get("is_causal"))))
+            self.shared += bool(kwargs.get("enable_gqa"))
             if isinstance(args[0], Pretend):
                 return attended(*args, **kwargs)
         if func in (torch.Tensor.cpu, torch.Tensor.to):
@@ -360,3 +363,70 @@ def test_a_graph_is_recorded_before_it_is_counted_as_compiled(tiny: Frozen, monk
     calls.append("")
     graph._compile(move, like, replay=True)
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_are_repeated_where_no_fast_kernel_shares_them(dtype: torch.dtype, gpu, loaded: dict[str, Frozen]) -> None:
+    here = loaded["grouped"]
+    there = gpu(dataclasses.replace(here, model=copy.deepcopy(here.model).to(dtype)))
+    SEEN.forget()
+    embeds = there.embed(torch.tensor([[1, 2, 3]]))
+    found = there.hidden(embeds)
+    assert (len(SEEN.attended), SEEN.shared) == (2, 0 if dtype == torch.float32 else 2)  # layers
+    if dtype == torch.float32:
+        torch.testing.assert_close(found.cpu(), here.hidden(here.embed(torch.tensor([[1, 2, 3]]))), atol=1e-5, rtol=0)
+
+
+def test_ended_texts_are_decoded_in_one_batch(gpu, tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, passes, carried = gpu(tiny), [], Frozen.carried
+
+    def counted(self: Frozen, embeds: Tensor, state: dict | None = None) -> tuple:
+        passes.append(len(embeds))
+        return carried(self, embeds, state)
+
+    monkeypatch.setattr(Frozen, "carried", counted)
+    ids = random_ids(2, 2, 2, 2)
+    recipe = Recipe(loss="squared_hinge", margin=0.05, lr=0.3, steps=60)
+    found = fitting.exact_length(there, ids, recipe, n_mem=2, budget=400)
+    assert sum(one.length for one in found) >= 4
+    assert max(passes) > 1
+    assert len(passes) < sum(one.length for one in found)
+
+
+def test_a_device_that_gives_other_bits_each_time_claims_no_smaller_batch(
+    gpu, tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, made, calls = gpu(tiny), slots.step, []
+
+    def drifting(*args, **options):
+        move = made(*args, **options)
+
+        def moved(*given):
+            calls.append(len(given[1]))
+            found = move(*given)
+            return found._replace(state=found.state._replace(mem=found.state.mem + len(calls) * 1e-3))
+
+        return moved
+
+    recipe, shape = Recipe(loss="hinge", margin=0.05, lr=0.1), Shape(1, 8, 8)
+    assert slots.narrowed(there, recipe, 2, shape, compile=False).slots < 8
+    monkeypatch.setattr(slots, "step", drifting)
+    monkeypatch.setattr(slots, "_ALIKE", type(slots._ALIKE)())
+    assert [slots.narrowed(there, recipe, n, shape, compile=False).slots for n in (2, 1, 4)] == [8, 8, 8]
+    assert calls == [8, 8]  # the whole batch twice, once for all
+
+
+def test_the_warning_about_float32_is_no_reason_to_run_uncompiled(
+    tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile(traced, **options):
+        warnings.warn(
+            "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled.", stacklevel=2
+        )
+        return traced
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(graph, "_COMPILED", type(graph._COMPILED)())
+    fitting.fit(tiny, [[1, 2, 3]], Recipe(loss="hinge", lr=0.0, steps=1), compile=True)
+    ((move,),) = (known.values() for known in graph._COMPILED.values())
+    assert move is not None

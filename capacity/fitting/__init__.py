@@ -23,9 +23,9 @@ from capacity.models import Frozen, is_exhausted
 
 __all__ = [
     "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "WITHOUT_PRODUCT", "Advance", "Crammed", "Curve", "Fit", "Longest",
-    "Probe", "Recipe", "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted", "longest", "peak_bytes",
-    "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "threads",
-    "threads_for", "total_bytes",
+    "Probe", "Recipe", "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted",
+    "longest", "peak_bytes", "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start",
+    "stop", "task", "threads", "threads_for", "total_bytes",
 ]  # fmt: skip
 
 

@@ -70,13 +70,13 @@ def longest(frozen: Frozen, ended: Sequence[Task]) -> list[Longest]:
     Where none does, the one that gives most tokens back.
     """
     # In every search the last is the longest.
-    exact = [[(probe.length, probe.mem) for probe in task.exact()] for task in ended]
-    tried = [Ended(task.ids, own, task.scored_from) for task, own in zip(ended, exact, strict=True)]
+    exact = [[(probe.length, probe.mem) for probe in one.exact()] for one in ended]
+    tried = [Ended(one.ids, own, one.scored_from) for one, own in zip(ended, exact, strict=True)]
     found = []
-    for task, own, decoded in zip(ended, exact, all_decoded_back(frozen, tried), strict=True):
+    for one, own, decoded in zip(ended, exact, all_decoded_back(frozen, tried), strict=True):
         given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, own, strict=True) if tokens is not None]
-        length, mem = max(given, key=lambda one: one[0], default=(0, None))
-        found.append(Longest(length, mem, task.probes, task.token_steps, censored(task)))
+        length, mem = max(given, key=lambda got: got[0], default=(0, None))
+        found.append(Longest(length, mem, one.probes, one.token_steps, censored(one)))
     return found
 
 

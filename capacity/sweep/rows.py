@@ -66,7 +66,7 @@ def _exact(probes: Sequence[Probe]) -> dict[int, tuple[int, torch.Tensor]]:
 
 
 def _decoded(frozen: Frozen, tasks: Sequence[Task]) -> Sequence[list[int | None] | None]:
-    """Return what the exact vectors of several tasks decode to, side by side; None where each is to be decoded alone."""
+    """Return what the exact vectors of several tasks decode to, side by side; None: each is to be alone."""
     if len(tasks) > 1:
         try:
             own = [Ended(task.ids, list(_exact(task.probes).values()), task.scored_from) for task in tasks]
