@@ -101,7 +101,7 @@ class Seen(TorchFunctionMode):
         self.forget()
 
     def forget(self) -> None:
-        self.copies = self.waits = self.doubles = 0
+        self.copies = self.blocking = self.waits = self.doubles = 0
         self.attended: list[tuple[bool, bool]] = []  # (has a mask, is causal)
         self.shared = 0  # calls in which heads share keys and values
 
@@ -112,6 +112,8 @@ class Seen(TorchFunctionMode):
             self.shared += bool(kwargs.get("enable_gqa"))
             if isinstance(args[0], Pretend):
                 return attended(*args, **kwargs)
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         if func in (torch.Tensor.cpu, torch.Tensor.to):
             return self._to(func, *args, **kwargs)
         if func is torch.Tensor.tolist and isinstance(args[0], Pretend):
@@ -145,6 +147,7 @@ class Seen(TorchFunctionMode):
         if not places or places[0] == tensor.device:
             return tensor
         self.copies += 1
+        self.blocking += not kwargs.get("non_blocking")
         held = tensor.detach().held if isinstance(tensor, Pretend) else tensor.detach()
         return held.clone() if places[0] == CPU else Pretend(held.clone(), places[0])
 
@@ -240,16 +243,20 @@ def test_a_step_copies_twice_and_never_waits(kind: str, loss: str, gpu, loaded: 
         assert (SEEN.waits, SEEN.doubles) == (0, 0)
 
 
-def test_texts_go_in_and_out_in_few_copies(gpu, tiny: Frozen) -> None:
+def test_texts_go_in_and_out_together_in_few_copies(gpu, tiny: Frozen) -> None:
     there = gpu(tiny)
     batch = Batch(there, Recipe(loss="hinge", lr=0.1), Shape(1, 8, 4))
-    task = fitting.task(there, [1, 2, 3], n_mem=1, seed=0, length=3, scored_from=0)
+    queue = [fitting.task(there, ids, n_mem=1, seed=0, length=3, scored_from=0) for ids in random_ids(*[3] * 6)]
+    tasks = list(queue)
     SEEN.forget()
-    batch.put(0, task)
-    assert (SEEN.copies, SEEN.waits) == (2, 0)
+    batch.fill(queue)
+    assert (SEEN.copies, SEEN.blocking, SEEN.waits) == (2, 0, 0)
+    assert (queue, batch.tasks) == (tasks[:2], tasks[:1:-1])
+    assert batch.targets[1, :3].tolist() == tasks[4].ids
     SEEN.forget()
-    assert batch.take(0) is task
-    assert (SEEN.copies, SEEN.waits) == (1, 0)
+    assert batch.take_all() == tasks[:1:-1]
+    assert (SEEN.copies, SEEN.blocking, SEEN.waits) == (2, 1, 0)  # which slots, and what is in them
+    assert all(torch.equal(task.mem, task.best_mem) and len(task.mem.unique()) > 1 for task in tasks[2:])
 
 
 @pytest.mark.parametrize("kind", ["llama", "neox", "opt", "grouped"])

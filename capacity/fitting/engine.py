@@ -53,9 +53,7 @@ def run(
             shape = narrowed(frozen, recipe, len(queue), whole, compile=compile)
             batch = Batch(frozen, recipe, shape, compile=compile)
             while True:
-                for slot in batch.free[: len(queue)]:
-                    batch.put(slot, queue[-1])
-                    queue.pop()
+                batch.fill(queue)
                 busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
                 half_empty = not queue and busy <= shape.slots // 2
                 if not busy or (
@@ -73,7 +71,7 @@ def run(
                 raise
             slots[kind] = shape.slots // 2
         if batch is not None:
-            queue += [batch.take(slot) for slot, task in enumerate(batch.tasks) if task is not None]
+            queue += batch.take_all()
         for task in queue:
             if slots.get(kind) == 0:
                 task.close("oom", task.best_mem, recipe)
