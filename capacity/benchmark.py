@@ -129,7 +129,7 @@ def bench(
     frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
 ) -> Bench:
     """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
-    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem)
+    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem, compile=compile)
     shape = narrowed(frozen, recipe, texts or shape.slots, shape, compile=compile)
     batch = Batch(frozen, recipe, shape, compile=compile)
     rng = np.random.default_rng(0)

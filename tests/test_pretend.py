@@ -437,3 +437,11 @@ def test_the_warning_about_float32_is_no_reason_to_run_uncompiled(
     fitting.fit(tiny, [[1, 2, 3]], Recipe(loss="hinge", lr=0.0, steps=1), compile=True)
     ((move,),) = (known.values() for known in graph._COMPILED.values())
     assert move is not None
+
+
+def test_compiled_steps_have_fewer_lengths_on_it_alone(gpu, tiny: Frozen) -> None:
+    there = gpu(tiny)
+    there.model.config.max_position_embeddings = here = 256
+    assert [slots.shape_of(there, 100, n_mem=1, compile=compile).bucket for compile in (False, True)] == [112, 128]
+    assert slots.shape_of(tiny, 60, n_mem=1, compile=True) == slots.shape_of(tiny, 60, n_mem=1)
+    assert there.context == here

@@ -38,7 +38,7 @@ def run(
     slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out
 
     def enqueue(task: Task) -> None:
-        shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0])
+        shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0], compile=compile)
         waiting.setdefault((shape.n_mem, shape.bucket), []).append(task)
 
     for task in tasks:
@@ -46,7 +46,7 @@ def run(
     while waiting:
         n_mem, bucket = kind = max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1]))
         queue, batch = waiting.pop(kind)[::-1], None
-        shape = whole = shape_of(frozen, bucket, n_mem=n_mem)
+        shape = whole = shape_of(frozen, bucket, n_mem=n_mem, compile=compile)
         if kind in slots:
             shape = whole = replace(whole, slots=slots[kind])
         try:
