@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -68,6 +70,7 @@ class Pretend(torch.Tensor):
 
         def lay(value):
             if isinstance(value, Tensor):
+                SEEN.hold(value, place)
                 SEEN.doubles += value.dtype == torch.float64
                 return Pretend(value, place)
             return value
@@ -108,6 +111,23 @@ class Seen(TorchFunctionMode):
         self.copies = self.blocking = self.waits = self.doubles = 0
         self.attended: list[tuple[bool, bool]] = []  # (has a mask, is causal)
         self.shared = 0  # calls in which heads share keys and values
+        self.held: dict[torch.device, int] = {}  # bytes that operations made and that are alive, by place
+        self.most: dict[torch.device, int] = {}  # the most there were
+        self.alive: set[int] = set()
+
+    def hold(self, value: Tensor, place: torch.device) -> None:
+        storage = value.untyped_storage()
+        if storage._cdata in self.alive:
+            return
+        self.alive.add(storage._cdata)
+        self.held[place] = self.held.get(place, 0) + storage.nbytes()
+        self.most[place] = max(self.most.get(place, 0), self.held[place])
+        weakref.finalize(storage, self._let_go, self.alive, storage._cdata, self.held, place, storage.nbytes())
+
+    @staticmethod
+    def _let_go(alive: set[int], which: int, held: dict[torch.device, int], place: torch.device, size: int) -> None:
+        alive.discard(which)
+        held[place] -= size
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -449,3 +469,71 @@ def test_compiled_steps_have_fewer_lengths_on_it_alone(gpu, tiny: Frozen) -> Non
     assert [slots.shape_of(there, 100, n_mem=1, compile=compile).bucket for compile in (False, True)] == [112, 128]
     assert slots.shape_of(tiny, 60, n_mem=1, compile=True) == slots.shape_of(tiny, 60, n_mem=1)
     assert there.context == here
+
+
+def test_a_recording_that_fails_leaves_the_step_as_it_is(gpu, tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(graph, "_compile", failing)
+    there, recipe = gpu(tiny), Recipe(loss="hinge", lr=0.1, steps=2)
+    with pytest.warns(UserWarning, match="runs uncompiled: RuntimeError: CUDA error: operation failed") as caught:
+        found = fitting.fit(there, [[1, 2, 3]], recipe, compile=True)
+    assert len(caught) == 1
+    assert torch.equal(found.mem, fitting.fit(there, [[1, 2, 3]], recipe).mem)
+
+
+class Moving(torch.autograd.Function):
+    """A copy to another place, and its gradient's way back."""
+
+    @staticmethod
+    def forward(ctx, tensor: Pretend, place: torch.device) -> Tensor:
+        ctx.place = tensor.place
+        return Pretend(tensor.held.clone(), place)
+
+    @staticmethod
+    def backward(ctx, *slopes: Pretend) -> tuple[Tensor, None]:
+        return Pretend(slopes[0].held.clone(), ctx.place), None
+
+
+def moved_to(place: torch.device) -> Callable:
+    """Return a hook that moves what a module is given, as accelerate's does."""
+
+    def move(value):
+        return Moving.apply(value, place) if isinstance(value, Pretend) and value.place != place else value
+
+    return lambda module, args, options: tree_map(move, (args, options))
+
+
+@pytest.mark.parametrize("n_there", [0, 2, 3])  # layers on the second device, of six
+def test_memory_of_two_devices_is_what_is_predicted_of_each(
+    n_there: int, gpu, tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flash(query: Tensor, key: Tensor, value: Tensor, **_: object) -> Tensor:
+        return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)[0]
+
+    monkeypatch.setattr(sys.modules[__name__], "attended", flash)  # keeps no weights of attention
+    config, second, bucket, slots = copy.deepcopy(tiny.model.config), torch.device("cuda:1"), 32, 16
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.head_dim = 6, 64, 256, 16
+    with torch.random.fork_rng():
+        like = models.freeze(type(tiny.model)(config), tiny.tokenizer, name="spread", revision="0" * 16)
+    for number, layer in enumerate(like.model.model.layers):
+        place = second if number >= 6 - n_there else CUDA
+        layer.register_forward_pre_hook(moved_to(place), with_kwargs=True)
+    like.model.model.norm.register_forward_pre_hook(moved_to(CUDA), with_kwargs=True)
+    late = tuple(f"model.layers.{number}." for number in range(6 - n_there, 6))
+    there = gpu(like, places=lambda name: second if name.startswith(late) else CUDA)
+    recipe = Recipe(loss="cross_entropy", lr=0.1)
+    state = State(*(torch.zeros(slots, 1, 64, device=CUDA) for _ in range(3)), torch.zeros(slots, device=CUDA))
+    targets = torch.zeros(slots, bucket, dtype=torch.long, device=CUDA)
+    given = state, there.embed(targets[:, :-1]), targets, torch.ones(slots, bucket, device=CUDA)
+    move = step(there, recipe, n_mem=1, follow_bits=True)
+    SEEN.forget()
+    move(*given)
+    taken = dict(SEEN.most)
+    taken[CUDA] += sum(tensor.nbytes for tensor in (*state, *given[1:]))
+    for tensor in there.model.parameters():
+        taken[tensor.device] = taken.get(tensor.device, 0) + tensor.nbytes
+    predicted = memory.predicted_by_device(there, Shape(1, bucket, slots))
+    assert set(predicted) == set(taken) == ({CUDA, second} if n_there else {CUDA})
+    assert all(0.8 <= taken[place] / predicted[place] <= 1.1 for place in taken)

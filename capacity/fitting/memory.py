@@ -69,24 +69,31 @@ def _growth(frozen: Frozen) -> np.ndarray:
 def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]:
     """Return what a batch takes of each device at its peak: weights, activations, a chunk of logits, vectors, inputs.
 
-    Where the model is spread over devices, activations are taken to lie as its weights do; the rest is where [mem] is.
+    Where the model is spread over devices, activations are taken to lie as the weights of its layers do; the rest is
+    where [mem] is.
     """
     slots, bucket = shape.slots, shape.bucket
     positions = frozen.predicting(shape.n_mem) + bucket
     layers = getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None) or 1
-    # The pass backward has one layer's gradients beside what is kept of all.
-    activations = slots * float(np.polyval(_growth(frozen), positions)) * (1 + 1 / layers)
+    activations = slots * float(np.polyval(_growth(frozen), positions))
     copies = _COPIES if frozen.device.type == "cpu" else _COUNTED["own" if frozen.weight is None else "linear"]
     logits = copies * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
     if frozen.weight is None and frozen.tail is None:  # all logits at once
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
+    ends = (frozen.model.get_input_embeddings(), frozen.model.get_output_embeddings())
+    tables = {id(getattr(one, "weight", None)) for one in ends}
     weights: dict[torch.device, int] = {frozen.device: 0}
+    layered: dict[torch.device, int] = {frozen.device: 0}
     for tensor in frozen.model.parameters():
         weights[tensor.device] = weights.get(tensor.device, 0) + tensor.nbytes
+        layered[tensor.device] = layered.get(tensor.device, 0) + (0 if id(tensor) in tables else tensor.nbytes)
     beside = logits + 4 * slots * frozen.dim * (8 * shape.n_mem + 4 * positions)
-    whole = sum(weights.values())
+    whole = max(1, sum(layered.values()))
     return {
-        device: int(own + activations * (own / whole) + (beside if device == frozen.device else 0))
+        # The pass backward has one layer's gradients, on whichever device it is, beside what is kept of all.
+        device: int(
+            own + activations * (layered[device] / whole + 1 / layers) + (beside if device == frozen.device else 0)
+        )
         for device, own in weights.items()
     }
 

@@ -160,7 +160,7 @@ def _no_kernels_of_a_hub() -> None:
     """Have transformers take the package `kernels`, which fetches code and runs it, for not installed."""
     from transformers.integrations import hub_kernels
 
-    hub_kernels.is_kernels_available = lambda *_, **__: False
+    hub_kernels.is_kernels_available = lambda *_, **__: False  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _deterministic() -> None:
