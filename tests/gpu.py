@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -46,7 +47,8 @@ class Plan:
         eager = [("rates", shape, "bfloat16", str(n)) for shape in self.shapes for n in self.lengths]
         full = [("rates", shape, "float32", str(n)) for shape in self.shapes[:2] for n in self.lengths[:2]]
         compiled = [("compiled", shape, "bfloat16", str(n)) for n in self.lengths for shape in self.shapes]
-        return [("suite",), *eager, *(("arithmetic", name) for name in self.real), *compiled, *full]
+        arithmetic = [("arithmetic", name, dtype) for name in self.real for dtype in models.DTYPES]
+        return [("suite",), *eager, *arithmetic, *compiled, *full]
 
 
 @lru_cache(maxsize=1)
@@ -95,10 +97,10 @@ def rates(plan: Plan, kind: str, shape: str, dtype: str, length: str) -> pl.Data
     return pl.concat(found)
 
 
-def arithmetic(plan: Plan, folder: Path, model: str) -> pl.DataFrame:
-    """Return mean exact lengths of the same texts by the dtype of a model's weights."""
+def arithmetic(plan: Plan, folder: Path, model: str, dtype: str) -> pl.DataFrame:
+    """Return the mean exact length of a model's texts, the same for every dtype of its weights."""
     grid = sweep.grid(
-        model=model, dtype=list(models.DTYPES), device=plan.device, n_texts=plan.n_texts, length=plan.longest,
+        model=model, dtype=dtype, device=plan.device, n_texts=plan.n_texts, length=plan.longest,
         search="grow", budget=plan.budget, bos="auto",
     )  # fmt: skip
     rows = sweep.measure(grid, folder / "rows", travelling=False, progress=False).rows
@@ -131,15 +133,20 @@ def path_of(folder: Path, part: Sequence[str]) -> Path:
 
 
 def here(folder: Path, plan: Plan, parts: Sequence[Sequence[str]], seconds: float) -> bool:
-    """Measure parts in this process, each kept as it ends; return True."""
+    """Measure parts in this process, each kept as it ends; return whether all went well."""
     gpu = torch.cuda.get_device_name(plan.device) if plan.device.startswith("cuda") else plan.device
+    failed = 0
     for kind, *of in parts:
         work: Callable[[], pl.DataFrame] = {
             "suite": partial(suite, plan, folder),
             "arithmetic": partial(arithmetic, plan, folder, *of),
         }.get(kind, partial(rates, plan, kind, *of))
-        benchmark.kept(path_of(folder, [kind, *of]), lambda work=work: work().with_columns(device=pl.lit(gpu)))
-    return True
+        try:
+            benchmark.kept(path_of(folder, [kind, *of]), lambda work=work: work().with_columns(device=pl.lit(gpu)))
+        except Exception:  # whatever it is, the next part may do
+            traceback.print_exc()
+            failed += 1
+    return not failed
 
 
 def apart(folder: Path, plan: Plan, parts: Sequence[Sequence[str]], seconds: float) -> bool:
@@ -152,11 +159,16 @@ def apart(folder: Path, plan: Plan, parts: Sequence[Sequence[str]], seconds: flo
         return False
 
 
+def _process(part: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what parts of one process have in common: a model, and its dtype where it stays loaded; a graph alone."""
+    return part[: {"arithmetic": 2, "rates": 3}.get(part[0], 4)]
+
+
 def measure(folder: Path, plan: Plan, run: Callable[..., bool] = apart) -> int:
     """Measure what is not there yet, say what came out, and return how many parts are left."""
     end = time.monotonic() + 60 * plan.minutes
     missing = [part for part in plan.parts() if not path_of(folder, part).is_file()]
-    for _, group in groupby(missing, key=lambda part: part if part[0] == "compiled" else part[:3]):
+    for _, group in groupby(missing, key=_process):
         parts, left = list(group), end - time.monotonic()
         if left <= 0:
             break
