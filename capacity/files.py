@@ -1,12 +1,14 @@
 """Files written whole or not at all, what a kill left of them cleaned, and what an error says in one line."""
 
 import contextlib
+import operator
 import os
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
-__all__ = ["clean", "first_line", "list_hint", "write"]
+__all__ = ["clean", "first_line", "list_hint", "whole_number", "write"]
 
 _LEFTOVER_SECONDS = 3600.0  # an unfinished file this old belongs to no writer any more
 _PARTS = ".*.part"
@@ -64,3 +66,21 @@ def list_hint(value: object) -> str:
     if not (isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]"):
         return ""
     return f"; a list was given as text: papermill reads it with -y '{{NAME: {value.strip()[:80]}}}' or -f FILE.yaml"
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Return a value as an int; raises ValueError, which names it, for one below `least` or no whole number.
+
+    >>> whole_number("n_texts", 4, least=1)
+    4
+    >>> whole_number("n_texts", 2.5, least=1)
+    Traceback (most recent call last):
+    ValueError: n_texts is 2.5; give a whole number from 1 on
+    """
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if found < least or isinstance(value, bool):
+        raise ValueError(f"{name} is {str(value)[:80]}{list_hint(value)}; give a whole number from {least} on")
+    return found

@@ -12,12 +12,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from capacity import files, provenance
+from capacity.files import first_line
 from capacity.models import Frozen
 
 __all__ = ["FORMAT", "Stored", "VectorError", "load", "save"]
 
-FORMAT = "capacity-mem-2"  # 1 had no digest of the numbers
-_KNOWN = ("capacity-mem-1", FORMAT)
+FORMAT = "capacity-mem-3"  # 1 had no digest, 2 one of the numbers alone
+_KNOWN = ("capacity-mem-1", "capacity-mem-2", FORMAT)
 _FACTS = ("format", "model", "revision", "tokenizer_digest", "dtype", "bos", "n_tokens", "given", "versions")
 
 
@@ -65,15 +66,19 @@ def save(
 ) -> None:
     """Write one text's vectors to `path`, whole or not at all.
 
-    mem: float32; n_tokens: what decoding gives back; given: tokens put after [mem], which count as given, not stored.
+    mem: finite, kept as float32; n_tokens: what decoding gives back; given: tokens put after [mem], which count as
+    given, not stored. Raises VectorError for numbers that are not finite, or where the file cannot be written.
     """
     path = Path(path)
+    if not mem.float().isfinite().all():
+        raise VectorError(f"the vectors have {int((~mem.float().isfinite()).sum())} numbers that are not finite")
     facts = frozen.facts()
     metadata = {name: str(facts[name]) for name in ("model", "revision", "tokenizer_digest", "dtype", "bos")}
     metadata |= {
         "format": FORMAT, "n_tokens": str(n_tokens), "given": json.dumps(list(given)),
-        "versions": json.dumps(provenance.versions()), "digest": _digest(mem.float()),
+        "versions": json.dumps(provenance.versions()),
     }  # fmt: skip
+    metadata["digest"] = _digest(mem.float(), metadata)
     try:
         files.write(path, to_bytes({"mem": mem.float().cpu().contiguous()}, metadata))
     except OSError as error:
@@ -86,14 +91,14 @@ def load(path: Path | str) -> Stored:
     Raises VectorError if there is no such file, it is no vector file, or its format is of another version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise VectorError(f"no file {str(path)[:300]!r}; give one written by `capacity cram --save`")
     try:
+        if not path.is_file():
+            raise VectorError(f"no file {str(path)[:300]!r}; give one written by `capacity cram --save`")
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             mem = file.get_tensor("mem") if "mem" in file.keys() else None  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise VectorError(f"{path} is no safetensors file ({error})") from error
+        raise VectorError(f"{str(path)[:300]} is no safetensors file ({first_line(error)})") from error
     if facts.get("format") not in _KNOWN or mem is None or mem.ndim != 2 or not set(_FACTS) <= facts.keys():
         raise VectorError(
             f"{path} has format {facts.get('format')!r} and is not a vector file of format {FORMAT!r}; "
@@ -104,16 +109,19 @@ def load(path: Path | str) -> Stored:
             f"{path} holds {str(mem.dtype).removeprefix('torch.')} numbers of shape {tuple(mem.shape)}; finite float32 "
             "ones, a row a vector, are needed. Make it again with `capacity cram --save`"
         )
-    if facts["format"] == FORMAT and facts.get("digest") != _digest(mem):
-        raise VectorError(f"{path} is damaged: its numbers are not those that were written; take another copy")
+    covered = {"capacity-mem-1": None, "capacity-mem-2": _digest(mem, {}), FORMAT: _digest(mem, facts)}
+    if facts.get("digest") != covered[facts["format"]]:
+        raise VectorError(f"{path} is damaged: its content is not what was written; take another copy")
     return Stored(
         mem=mem, model=facts["model"], revision=facts["revision"], dtype=facts["dtype"], bos=facts["bos"],
         tokenizer_digest=facts["tokenizer_digest"], **_counts(path, facts),
     )  # fmt: skip
 
 
-def _digest(mem: Float[Tensor, "n_mem dim"]) -> str:
-    return hashlib.sha256(mem.cpu().contiguous().numpy().tobytes()).hexdigest()
+def _digest(mem: Float[Tensor, "n_mem dim"], facts: dict[str, str]) -> str:
+    """Return the hash of the numbers and of all that the metadata says beside it."""
+    said = json.dumps({name: value for name, value in sorted(facts.items()) if name != "digest"}) if facts else ""
+    return hashlib.sha256(mem.cpu().contiguous().numpy().tobytes() + said.encode()).hexdigest()
 
 
 def _counts(path: Path, facts: dict[str, str]) -> dict[str, Any]:

@@ -73,20 +73,23 @@ charts.accuracy_by_length(accuracy, threshold=threshold)
 # %% [markdown]
 # ## Decoding capacity and exact length
 #
-# *Decoding capacity* is the largest length of the grid with mean accuracy at or above the threshold; `above` marks a
-# grid that ended too early, `below` one that began too late. *Exact length* is the mean over texts of the longest
-# prefix that comes back, decoded free-running from the stored bytes.
+# *Decoding capacity* is the largest length of the grid with mean accuracy at or above the threshold; `below` marks
+# a grid that began too late. *Exact length* is the mean over texts of the longest
+# prefix that comes back, decoded free-running from the stored bytes. ≥ marks a lower bound: a grid that ended too
+# early, searches that ended before they failed (`censored`: how many).
 
 # %%
 decoding = metrics.decoding_capacity(rows.filter(search="fixed"), threshold=threshold)
 exact = metrics.exact_length(grown_rows)
 figures = [
-    decoding.with_columns(figure=pl.lit("decoding capacity")),
-    exact.with_columns(figure=pl.lit("exact length"), censored=pl.format("{} of {}", "n_censored", "n")),
+    metrics.bounds(decoding).with_columns(figure=pl.lit("decoding capacity")),
+    metrics.bounds(exact).with_columns(
+        figure=pl.lit("exact length"), censored=pl.format("{} of {}", "n_censored", "n")
+    ),
 ]
-columns = ["model", "source", "recipe", "figure", "value", "low", "high", "n", "censored"]
-table = pl.concat(figure.select(columns) for figure in figures).with_columns(pl.col("value", "low", "high").round(2))
-table.sort("figure", "source", "value", descending=[True, False, True])
+columns = ["model", "source", "recipe", "figure", "tokens", "low", "high", "n", "censored"]
+table = pl.concat(figure.select(*columns, "value") for figure in figures).with_columns(pl.col("low", "high").round(2))
+table.sort("figure", "source", "value", descending=[True, False, True]).select(columns)
 
 # %%
 charts.exact_length_by_model(exact)

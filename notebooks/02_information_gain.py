@@ -63,12 +63,11 @@ drawn = {"model": certified, "search": "grow", "budget": budget, "n_texts": n_te
 searches = sweep.grid(**drawn, source=[f"random_tokens:{k}" for k in alphabets], length=longest)
 searches += sweep.grid(**drawn, source="random_tokens", length=longest // 2)
 done = sweep.measure(fixed + searches, store or None, missing=missing)
-cells = sweep.cells(fixed + searches)
-every = sweep.with_source_bits(done.rows, cells).sort("d_model", "model", maintain_order=True)
+every = sweep.with_source_bits(done.rows, done.cells).sort("d_model", "model", maintain_order=True)
 rows, held = metrics.finished(every.filter(search="fixed")), every.filter(search="grow")
 
 # %%
-nulls = baselines.nulls(rows, cells, store or None, n_other=n_other, missing=missing)
+nulls = baselines.nulls(rows, done.cells, store or None, n_other=n_other, missing=missing)
 both = gains.beside(rows, nulls)
 
 # %% [markdown]
@@ -188,7 +187,7 @@ alphabet = gains.certified_lengths(held, by=by).join(facts, on=by).sort("model",
 charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of few tokens are there.")
 
 # %%
-found = metrics.exact_length(held, by=by).select(*by, exact_length="value") if held.height else None
+found = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
 found if found is None else alphabet.join(found, on=by).select(
     "model", "alphabet", "exact_length", certified="value", low="low", high="high", n="n", n_censored="n_censored",
     eq1_bits=16 * pl.col("d_model"),

@@ -53,7 +53,7 @@ experiments = sweep.grid(bos=bos, model=models, n_texts=n_texts, **grid)
 done = sweep.measure(experiments, store or None, missing=missing)
 rows = done.rows
 failed = metrics.finished(rows).filter(~metrics.exact())
-nulls = baselines.nulls(failed, sweep.cells(experiments), store or None, missing=missing)
+nulls = baselines.nulls(failed, done.cells, store or None, missing=missing)
 
 # %% [markdown]
 # ## Gains and capacities

@@ -73,7 +73,8 @@ charts.exact_length_by_cost(reached, title="token-steps a text")
 
 # %%
 held = metrics.exact_length(rows, by=["recipe", "bos", "search"])
-held.sort("value", descending=True).with_columns(pl.col("value", "low", "high").round(1))
+shown = metrics.bounds(held, digits=1).sort("value", descending=True).with_columns(pl.col("low", "high").round(1))
+shown.select("recipe", "bos", "search", "tokens", "low", "high", "n", "n_censored")
 
 # %%
 each = metrics.exact_lengths(grown, by=["recipe"]).pivot("recipe", index="text_id", values="exact_length")

@@ -63,8 +63,8 @@ rows = done.rows
 # %%
 by = ["model", "source", "recipe", "n_mem", "scored_from"]
 held = metrics.exact_length(rows, by=by).sort("model", "recipe")
-held.select("model", "source", "recipe", "value", "low", "high", "n", "n_censored").with_columns(
-    pl.col("value", "low", "high").round(2)
+metrics.bounds(held).select("model", "source", "recipe", "tokens", "low", "high", "n", "n_censored").with_columns(
+    pl.col("low", "high").round(2)
 )
 
 # %%

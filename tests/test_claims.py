@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capacity import store
-from capacity.store import Claims, StoreWarning
+from capacity.store import Claims, StoreError, StoreWarning
 
 KEYS = [f"{number:032x}" for number in range(200)]
 IN_A_CHILD = """
@@ -126,3 +126,12 @@ with Claims(Path(sys.argv[1])) as claims:
     for owner in owners:
         with owner:
             owner.kill()
+
+
+def test_a_file_in_the_place_of_claims_is_named(tmp_path):
+    (tmp_path / "claims").write_text("")
+    with (
+        pytest.raises(StoreError, match=r"claims can't be a folder .*; remove it, or choose another store"),
+        Claims(tmp_path),
+    ):
+        pass

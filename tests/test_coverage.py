@@ -1,8 +1,11 @@
 """Simulated: the intervals hold the truth about as often as they say, on skewed whole numbers as exact lengths are."""
 
 import numpy as np
+import polars as pl
 import pytest
+from scipy import stats
 
+from capacity import gains
 from capacity.metrics import intervals
 
 DRAWS = 20_000
@@ -35,3 +38,18 @@ def test_intervals_cover_what_they_say(n):
         "quotient": covered(intervals.fieller(*apart, paired=False), longer / shorter),
     }
     assert {name: share for name, share in found.items() if not 0.93 <= share <= 0.97} == {}
+
+
+@pytest.mark.parametrize("n", [12, 16, 32])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_certified_bits_cover_what_they_say_at_least(n, share):
+    """By the chance of each number of texts decoded, no draw needed: Clopper and Pearson's covers 95% or more."""
+    facts = {"model": "m", "source": "s", "n_mem": 1, "recipe": "r", "scored_from": 0, "length": 8, "status": "solved"}
+    known = {"source_bits_low": 24.0, "source_first_bits": 3.0}
+    covered = 0.0
+    for right in range(n + 1):
+        rows = [facts | known | {"text_id": i, "decoded_tokens": 8 if i < right else 3} for i in range(n)]
+        found = gains.certified_at(pl.DataFrame(rows)).row(0, named=True)
+        low = -np.inf if found["low"] is None else found["low"]  # no share is too small
+        covered += stats.binom.pmf(right, n, share) * (low <= 24 + np.log2(share) <= found["high"])
+    assert 0.95 <= covered < 0.999

@@ -48,7 +48,7 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 
 
 def test_examples_in_the_documentation() -> None:
-    assert doctest.testmod(files) == (0, 2)
+    assert doctest.testmod(files) == (0, 4)
 
 
 def test_a_list_given_as_text_is_refused_with_what_to_do() -> None:

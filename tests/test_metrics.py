@@ -460,7 +460,7 @@ def test_fits_that_did_not_finish_are_in_no_mean():
 
 def test_a_frame_that_is_not_ours_has_its_own_columns():
     failed, tried = doctest.testmod(metrics, optionflags=doctest.ELLIPSIS)
-    assert (failed, tried) == (0, 6)
+    assert (failed, tried) == (0, 11)
 
 
 @pytest.mark.parametrize("function", [metrics.accuracy_by_length, metrics.decoding_capacity, metrics.exact_lengths])
@@ -469,3 +469,19 @@ def test_a_missing_column_is_one_sentence(function):
         function(pl.DataFrame({"model": ["a"], "tokens": [3]}), by=["model"])
     with pytest.raises(ValueError, match=r"no column source, n_mem"):
         function(pl.DataFrame({"model": ["a"]}))
+    with pytest.raises(ValueError, match=r"the frame has no column wit; it has net, doc"):
+        metrics.mean(pl.DataFrame({"net": ["a"], "doc": ["b"]}), pl.col("wit") + 1, ["net"], text_id="doc")
+    with pytest.raises(ValueError, match=r"the frame has no column wit; it has net"):
+        metrics.summarise(pl.DataFrame({"net": ["a"]}), ["wit"], dict)
+
+
+def test_exact_length_by_cost_of_a_frame_that_is_not_ours():
+    """Two fits a text: after a cost of 4 one text has 4 tokens and the other none, after 9 they have 8 and 2."""
+    theirs = pl.DataFrame({
+        "net": ["tiny"] * 4, "doc": ["a", "a", "b", "b"], "tokens": [4, 8, 2, 4], "ok": [1.0, 1.0, 1.0, 0.5],
+        "paid": [4, 5, 6, 3], "round": [0, 1, 0, 1],
+    })  # fmt: skip
+    found = metrics.exact_length_by_cost(
+        theirs, cost="paid", at=[4, 9], by=["net"], text_id="doc", length="tokens", share="ok", order=["round"]
+    )
+    assert found.select("spent", "value", "n").rows() == [(4.0, 2.0, 2), (9.0, 5.0, 2)]

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import polars as pl
@@ -5,7 +6,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from capacity import baselines, gains, models, sweep
+from capacity import baselines, gains, models, store, sweep
 from capacity.baselines import shared
 from capacity.decoding import teacher_forced
 
@@ -133,17 +134,46 @@ def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
     rows, cells, found, folder = measured
     monkeypatch.setattr(shared, "fit", None)
     for missing in ("measure", "skip"):
-        again = baselines.nulls(rows, cells, folder, missing=missing, travelling=False)
+        again = baselines.nulls(rows, cells, folder, n_other=10, missing=missing, travelling=False)
         assert again.sort(pl.all()).equals(found.sort(pl.all()))
     assert baselines.nulls(rows, cells, folder / "none", missing="skip", travelling=False).is_empty()
     with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
         baselines.nulls(rows, cells, folder / "none", missing="refuse", travelling=False)
     monkeypatch.setenv("CAPACITY_MEASURED", str(folder / "rows"))
-    assert baselines.nulls(rows, cells, folder / "none", missing="refuse").height == found.height
-    (folder / "other").mkdir()
-    pl.DataFrame({"x": [1]}).write_parquet(folder / "other" / "x.parquet")
+    assert baselines.nulls(rows, cells, folder / "none", n_other=10, missing="refuse").height == found.height
+    store.write(folder / "other", pl.DataFrame({"x": [1]}))
     with pytest.raises(ValueError, match=r"has the columns \['x'\], a table of nulls has"):
         baselines.load([folder / "other"])
+
+
+@pytest.mark.parametrize("changes", [{"n_other": 15}, {"text_seed": 1}, {"length": 7}])
+def test_nulls_of_another_fit_are_not_taken_for_these(measured, changes):
+    """Of other texts, or as many of another length, or of another sample, a shared vector is another."""
+    rows, cells, _, folder = measured
+    if "length" in changes:
+        cells = [*cells, dataclasses.replace(cells[0], key="x", text=dataclasses.replace(cells[0].text, ids=(1,) * 7))]
+    if "text_seed" in changes:
+        rows = rows.with_columns(text_seed=pl.lit(1, pl.Int64))
+    more = {"n_other": changes.get("n_other", 10), "travelling": False}
+    with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
+        baselines.nulls(rows, cells, folder, missing="refuse", **more)
+
+
+def test_rows_without_their_model_have_the_nulls_that_were_kept(measured):
+    rows, _, found, folder = measured
+    again = baselines.nulls(rows, [], folder, n_other=10, travelling=False)
+    assert again.sort(pl.all()).equals(found.sort(pl.all()))
+    assert baselines.nulls(rows, [], folder / "none", n_other=10, travelling=False).is_empty()
+
+
+def test_a_damaged_table_of_nulls_is_left_out_and_said(measured, tmp_path):
+    _, _, _, folder = measured
+    (path,) = (folder / "shared").glob("*.parquet")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / path.name).write_bytes(data)
+    with pytest.warns(store.StoreWarning, match="is damaged"):
+        assert baselines.load([tmp_path]).is_empty()
 
 
 def test_gains_beside_a_null_need_its_bits(measured):

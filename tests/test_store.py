@@ -555,3 +555,22 @@ def test_the_same_cell_with_other_rows_is_named_and_refused(tmp_path):
     assert store.merge(tmp_path / "c", [tmp_path / "a"]) == (0, 2)
     with pytest.raises(ValueError, match=r"no folder .*nowhere"):
         store.merge(tmp_path / "c", [tmp_path / "nowhere"])
+
+
+def test_two_shards_of_one_folder_that_disagree_are_named_too(tmp_path):
+    fill(tmp_path / "a", "one")
+    fill(tmp_path / "a", "one", steps=99)
+    with pytest.raises(ValueError, match=r"1 cells of .*a have other rows in .*a, the first is one;"):
+        store.merge(tmp_path / "c", [tmp_path / "a"])
+    assert store.merge(tmp_path / "c", [tmp_path / "a"], keep_first=True) == (1, 0)
+
+
+def test_what_was_not_recorded_is_no_other_row(tmp_path):
+    """Rows of before a column was there, or that kept no vectors, are the same rows; what is scored may not be null."""
+    fill(tmp_path / "a", "one", budget=None, text_seed=None, mem=None)
+    fill(tmp_path / "b", "one", budget=4000, text_seed=0)
+    assert store.merge(tmp_path / "a", [tmp_path / "b"]) == (0, 1)
+    fill(tmp_path / "c", "one", decoded_tokens=3)
+    fill(tmp_path / "d", "one", decoded_tokens=None)
+    with pytest.raises(ValueError, match="have other rows"):
+        store.merge(tmp_path / "c", [tmp_path / "d"])

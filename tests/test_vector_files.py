@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from hashlib import sha256
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_metadata_is_readable_without_this_package(frozen, tmp_path):
     vector_files.save(tmp_path / "x", torch.zeros(2, frozen.dim), frozen, n_tokens=4)
     with safe_open(tmp_path / "x", framework="pt") as file:
         facts = file.metadata()
-    assert facts["format"] == "capacity-mem-2"
+    assert facts["format"] == "capacity-mem-3"
     assert json.loads(facts["given"]) == []
     assert "torch" in json.loads(facts["versions"])
 
@@ -85,11 +86,42 @@ def written(frozen, tmp_path):
         return tmp_path / "x", mem, file.metadata()
 
 
-def test_format_1_is_still_read(written):
+def unsigned(facts):
+    """The metadata as format 1 had it: no digest stands over what a test changes."""
+    return {name: value for name, value in facts.items() if name != "digest"} | {"format": "capacity-mem-1"}
+
+
+def test_formats_1_and_2_are_still_read_and_none_passes_for_another(written):
     path, mem, facts = written
-    del facts["digest"]
-    save_file({"mem": mem}, path, facts | {"format": "capacity-mem-1"})
+    save_file({"mem": mem}, path, unsigned(facts))
     assert vector_files.load(path).mem.equal(mem)
+    numbers = sha256(mem.numpy().tobytes()).hexdigest()
+    save_file({"mem": mem}, path, facts | {"format": "capacity-mem-2", "digest": numbers})
+    assert vector_files.load(path).mem.equal(mem)
+    for named in ("capacity-mem-1", "capacity-mem-2"):
+        save_file({"mem": mem}, path, facts | {"format": named})
+        with pytest.raises(vector_files.VectorError, match="is damaged"):
+            vector_files.load(path)
+
+
+@pytest.mark.parametrize("changes", [{"n_tokens": "5"}, {"given": "[6]"}, {"bos": "none!"}, {"model": "another"}])
+def test_what_the_metadata_says_is_covered_by_the_digest(written, changes):
+    path, mem, facts = written
+    save_file({"mem": mem}, path, facts | changes)
+    with pytest.raises(vector_files.VectorError, match="is damaged"):
+        vector_files.load(path)
+
+
+def test_numbers_that_are_not_finite_are_not_written(frozen, tmp_path):
+    with pytest.raises(vector_files.VectorError, match="1 numbers that are not finite"):
+        vector_files.save(tmp_path / "x", torch.tensor([[1.0, torch.nan]]), frozen, n_tokens=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 3000, "a\0b", "."])
+def test_a_name_that_no_file_can_have_is_one_error(name):
+    with pytest.raises(vector_files.VectorError):
+        vector_files.load(name)
 
 
 def test_one_flipped_bit_of_the_numbers_is_found(written):
@@ -107,7 +139,7 @@ def test_one_flipped_bit_of_the_numbers_is_found(written):
 ])  # fmt: skip
 def test_numbers_of_another_type_or_not_finite_are_refused(written, change):
     path, mem, facts = written
-    save_file({"mem": change(mem).contiguous()}, path, facts | {"format": "capacity-mem-1"})
+    save_file({"mem": change(mem).contiguous()}, path, unsigned(facts))
     with pytest.raises(vector_files.VectorError, match="finite float32 ones, a row a vector, are needed"):
         vector_files.load(path)
 
@@ -119,16 +151,16 @@ def test_numbers_of_another_type_or_not_finite_are_refused(written, change):
 ])  # fmt: skip
 def test_metadata_of_another_type_or_range_is_refused(written, changes):
     path, mem, facts = written
-    save_file({"mem": mem}, path, facts | changes)
+    save_file({"mem": mem}, path, unsigned(facts) | changes)
     with pytest.raises(vector_files.VectorError, match=r"given|n_tokens"):
         vector_files.load(path)
 
 
 def test_tokens_and_widths_that_the_model_has_not_are_refused(written, frozen):
     path, mem, facts = written
-    save_file({"mem": mem}, path, facts | {"given": "[99999]"})
+    save_file({"mem": mem}, path, unsigned(facts) | {"given": "[99999]"})
     with pytest.raises(vector_files.VectorError, match=f"tokens below {frozen.vocab_size}"):
         vector_files.load(path).check(frozen)
-    save_file({"mem": mem[:, 1:].contiguous()}, path, facts | {"format": "capacity-mem-1"})
+    save_file({"mem": mem[:, 1:].contiguous()}, path, unsigned(facts))
     with pytest.raises(vector_files.VectorError, match=f"takes {frozen.dim} numbers"):
         vector_files.load(path).check(frozen)

@@ -4,10 +4,9 @@ A vector that makes a model less sure of itself, or tells it what kind of text c
 kind. What is left of a gain beside such a vector is about the text (gains.text_specific_gain).
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from capacity import files, fitting, store, texts
+from capacity import fitting, provenance, store, texts
 from capacity.decoding import teacher_forced
-from capacity.files import first_line
 from capacity.models import Frozen, bos_id
 from capacity.sweep import Cell, MissingCells, measured
 
@@ -33,16 +31,11 @@ SCHEMA = pl.Schema({
     "n_held_out": pl.Int32,  # texts that stopped the fit
     "fit_length": pl.Int32,  # tokens of each
     "epochs": pl.Int32,  # after which the vectors kept were best
+    "text_seed": pl.Int64,  # of the sample that the texts fitted to are beside
+    "versions": pl.String,  # of the libraries, JSON; null: not recorded
 })  # fmt: skip
-_SAME = [
-    "revision",
-    "bos",
-    "dtype",
-    "source",
-    "recipe",
-    "n_mem",
-    "text_digest",
-]  # names the text and what it is read by
+_KIND = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_seed"]  # has one shared vector
+_SAME = [*_KIND, "text_digest"]
 _BATCH = 8  # texts a step
 _PATIENCE = 8  # epochs without a better mean over the texts held out
 
@@ -111,11 +104,13 @@ def nulls(
 
     Shared vectors are fitted to texts of the longest length, every fifth id of the others stopping the fit; bos, the
     embedding of that token (where the tokenizer has one); mean, that of all tokens; other, the next text's own vector.
-    What is measured is kept as a table in the folder `shared` of the store, or beside the rows that travel.
+    What is measured is kept as a table in the folder `shared` of the store, or beside the rows that travel; what is
+    there counts where it was fitted to as many texts of the same length. Of rows without a cell (their model is not on
+    this machine) there is what was kept.
 
     Args:
         rows: of one recipe, at fixed lengths.
-        cells: those that the rows were measured of.
+        cells: those that the rows were measured of, or that they are some of.
         folder: of the store; None takes store.default_path().
         missing: `measure` what is not there, `skip` it, or `refuse` to go on.
         n_other: other texts of a source, to fit and to stop.
@@ -128,44 +123,57 @@ def nulls(
     place = beside if own.resolve() == measured().resolve() else own / "shared"
     kept = load([place, *([beside] if travelling else [])])
     by_key = {cell.key: cell for cell in cells}
-    here = rows.filter(pl.col("key").is_in(list(by_key))).sort("model", "source", "length", "text_index")
+    here = rows.with_columns(pl.col("text_seed").fill_null(0)).join(_longest(cells), on=_KIND, how="left")
+    here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)))
+    here = here.sort("model", "source", "length", "text_index")
     here = here.unique(_SAME, keep="first", maintain_order=True)
-    parts = [kept.join(here.select(_SAME), on=_SAME, how="semi")]
-    todo = here.join(kept.filter(null="shared").select(_SAME), on=_SAME, how="anti")
+    fitted = kept.filter(pl.col("n_train") + pl.col("n_held_out") == n_other)
+    fitted = fitted.join(here.select(*_SAME, "fit_length"), on=[*_SAME, "fit_length"], how="semi")
+    parts = [fitted, kept.filter(pl.col("null") != "shared").join(fitted.select(_SAME), on=_SAME, how="semi")]
+    todo = here.join(fitted.select(_SAME), on=_SAME, how="anti")
     if todo.height and missing == "refuse":
         raise MissingCells(f"{todo.height} of {here.height} texts have no null; measure them with missing='measure'")
-    groups = list(todo.partition_by(_SAME[:-1], maintain_order=True)) if missing == "measure" else []
+    todo = here.join(todo, on=_KIND, how="semi").filter(pl.col("key").is_in(list(by_key)))  # whole kinds, in one fit
+    groups = list(todo.partition_by(_KIND, maintain_order=True)) if todo.height and missing == "measure" else []
     for part in tqdm(groups, desc="shared vectors", disable=not progress or not groups):
         table = pl.DataFrame(list(_measured([by_key[key] for key in part["key"]], part, n_other)), SCHEMA, orient="row")
-        _keep(table, place)
+        store.write(place, table)
         parts.append(table)
     return pl.concat(parts).unique([*_SAME, "null"], keep="last", maintain_order=True)
 
 
+def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
+    """Return the most tokens of a text, by kind."""
+    schema = {name: SCHEMA[name] for name in [*_KIND, "fit_length"]}
+    every = [
+        (cell.revision, what.bos, what.dtype, what.source, what.recipe, what.n_mem, what.text_seed, len(cell.text.ids))
+        for cell in cells
+        for what in [cell.experiment]
+    ]
+    return pl.DataFrame(every, schema, orient="row").group_by(_KIND).agg(pl.col("fit_length").max())
+
+
 def load(folders: Sequence[Path]) -> pl.DataFrame:
-    """Return the tables of nulls in these folders as one, in SCHEMA; raises ValueError for a file of other columns."""
+    """Return the tables of nulls in these folders as one, in SCHEMA.
+
+    A table whose bytes do not hash to its name is left out, with a StoreWarning; raises ValueError for one of other
+    columns.
+    """
     tables = [pl.DataFrame(schema=SCHEMA)]
-    for path in (path for folder in folders for path in sorted(folder.glob("*.parquet"))):
-        try:
-            table = pl.read_parquet(path, glob=False)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"{path} is no table of nulls, or cut short; remove it: {first_line(error)}") from error
+    for path in (path for folder in folders for path in store.valid(folder, set(), set_aside=False)):
+        table = pl.read_parquet(path, glob=False)
         if table.schema != SCHEMA:
-            raise ValueError(f"{path} has the columns {table.columns}, a table of nulls has {SCHEMA.names()}")
+            raise ValueError(
+                f"{path} has the columns {table.columns}, a table of nulls has {SCHEMA.names()}; remove it"
+            )
         tables.append(table)
     return pl.concat(tables)
-
-
-def _keep(table: pl.DataFrame, folder: Path) -> None:
-    name = sha256(repr(table.select(_SAME).rows()).encode()).hexdigest()[:16]
-    table.write_parquet(whole := BytesIO())
-    files.write(folder / f"{name}.parquet", whole.getvalue())
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
     if n_other < 10:
         raise ValueError(f"n_other is {n_other}; a vector is fitted to four fifths of these texts, 10 are needed")
-    what, longest = cells[0].experiment, max(len(cell.text.ids) for cell in cells)
+    what, longest = cells[0].experiment, rows["fit_length"].item(0)
     frozen = what.load()
     lead = cells[0].text.ids[:1] if what.bos == "after_mem" else ()
     drawn = texts.others(
@@ -179,7 +187,7 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
     shared = fit(frozen, train, held_out, recipe=what.recipe, n_mem=what.n_mem)
     facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
     constant = _free(frozen, what.n_mem) | {"shared": shared.mem}
-    own = dict(zip(rows["key"], rows["mem"], strict=True))
+    own, versions = dict(zip(rows["key"], rows["mem"], strict=True)), json.dumps(provenance.versions())
     for length, group in groupby(sorted(cells, key=lambda cell: len(cell.text.ids)), lambda cell: len(cell.text.ids)):
         some = list(group)
         ids = torch.tensor([cell.text.ids for cell in some])
@@ -191,7 +199,8 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
             for cell, one in zip(some, bits.tolist(), strict=True):
                 yield (
                     frozen.name, frozen.revision, frozen.bos, frozen.dtype, what.source, what.recipe, what.n_mem,
-                    length, cell.text.id, cell.text.digest, name, one, *facts.get(name, (None,) * 4),
+                    length, cell.text.id, cell.text.digest, name, one, *facts.get(name, (None,) * 4), what.text_seed,
+                    versions,
                 )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from capacity.files import whole_number
 from capacity.fitting.lengths import Longest, exact_length
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe, recipe
 from capacity.fitting.search import BUDGET
-from capacity.fitting.tasks import rows_of_ids
+from capacity.fitting.tasks import checked, rows_of_ids
 from capacity.models import Frozen
 from capacity.texts import encode
 
@@ -126,6 +127,10 @@ def cram(
     """
     if given not in (0, 1):
         raise ValueError(f"given is {given}; 0 or 1 tokens can be given")
+    checked(frozen)
+    if n_mem is not None:
+        whole_number("n_mem", n_mem, least=1)
+    whole_number("budget", budget, least=1)
     words = text if isinstance(text, str) else ""
     ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else rows_of_ids([text])[0]
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)

@@ -12,7 +12,7 @@ from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, censored, first_length
-from capacity.fitting.tasks import Probe, Task, rows_of_ids, task
+from capacity.fitting.tasks import Probe, Task, checked, rows_of_ids, task
 from capacity.models import Frozen
 
 
@@ -56,6 +56,7 @@ def exact_length(
     """
     if search not in SEARCHES:
         raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
+    checked(frozen)
     chosen = named(recipe) if isinstance(recipe, str) else recipe
     rows = rows_of_ids(ids)
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from capacity.files import whole_number
 from capacity.fitting.recipes import Recipe
 from capacity.models import Frozen
 
@@ -188,13 +189,21 @@ def task(
 
     Raises ValueError for an empty or too long text, a token outside the vocabulary, or `scored_from` not 0 or 1.
     """
+    checked(frozen)
     if scored_from not in (0, 1):
         raise ValueError(f"scored_from is {scored_from!r}; 0 (all tokens) and 1 (t1 given) are allowed")
-    frozen.check_length(len(ids), n_mem)
+    frozen.check_length(len(ids), whole_number("n_mem", n_mem, least=1))
     if not 0 <= min(ids) <= max(ids) < frozen.vocab_size:
         raise ValueError(f"token ids reach from {min(ids)} to {max(ids)}; 0 to {frozen.vocab_size - 1} are allowed")
     first = start(frozen, ids, n_mem=n_mem, seed=seed) if init is None else init
     return Task(ids=list(ids), length=length, mem=first, scored_from=scored_from, budget=budget, tag=tag, trace=trace)
+
+
+def checked(frozen: Any) -> Frozen:
+    """Return the model; raises ValueError for what is none."""
+    if not isinstance(frozen, Frozen):
+        raise ValueError(f"{str(frozen)[:80]!r} is no model; give what models.load returns")
+    return frozen
 
 
 def rows_of_ids(ids: Any) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound
 
 __all__ = [
     "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
-    "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
+    "between", "bounds", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
     "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
     "ratio", "summarise",
 ]  # fmt: skip
@@ -131,68 +132,125 @@ def decoding_capacity(
     return summarise(_scored(rows, by, share, text_id, length), by, one)
 
 
-def censored() -> pl.Expr:
-    """Return whether a search may have held more, over all its fits (length, status): an aggregation.
+def censored(length: str = "length", status: str = "status") -> pl.Expr:
+    """Return whether a search may have held more, over all its fits (columns length, status): an aggregation.
 
     So it is where no length failed (`stalled`) that is one past the longest solved, or the shortest tried where none
     was solved: budget, memory, a divergence or the text's end came first.
     """
-    length, status = pl.col("length"), pl.col("status")
-    limit = (length.filter(status == "solved").max() + 1).fill_null(length.min())
-    return (~((status == "stalled") & (length == limit)).any()).alias("censored")
+    tokens, ended = pl.col(length), pl.col(status)
+    limit = (tokens.filter(ended == "solved").max() + 1).fill_null(tokens.min())
+    return (~((ended == "stalled") & (tokens == limit)).any()).alias("censored")
 
 
-def exact_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+def exact_lengths(
+    rows: pl.DataFrame,
+    *,
+    by: Sequence[str] = CONDITIONS,
+    text_id: str = "text_id",
+    length: str = "length",
+    decoded: str = "decoded_tokens",
+    status: str | None = "status",
+    seed: str | None = "seed",
+) -> pl.DataFrame:
     """Return each text's exact length: *by, text_id, seed, exact_length (tokens), censored.
 
     The longest prefix decoded free-running; 0 where none was. Where it is `censored`, the true one may be larger. A
     text with no finished fit is left out.
+
+    text_id, length, decoded, status, seed: columns that name the text, count its tokens and those decoded before the
+    first wrong one, say how a fit ended, and which start of a text it had. A status of None leaves `censored` null; a
+    seed of None takes all fits of a text for one search. ValueError for a column that is missing, and as `pooled`.
+
+    >>> theirs = pl.DataFrame({"net": ["tiny"] * 3, "doc": ["a", "a", "b"], "tokens": [4, 8, 4], "back": [4, 6, 3]})
+    >>> columns = {"by": ["net"], "text_id": "doc", "length": "tokens", "decoded": "back", "status": None, "seed": None}
+    >>> exact_lengths(theirs, **columns).rows()
+    [('tiny', 'a', 6, None), ('tiny', 'b', 3, None)]
+    >>> exact_length(theirs, **columns).select("net", "value", "n_censored").rows()
+    [('tiny', 4.5, None)]
     """
-    check_columns(rows, *by, "text_id", "seed", "length", "status", "scored_from", "decoded_tokens")
+    names = [text_id, *([seed] if seed else [])]
+    check_columns(rows, *by, *names, length, decoded, *([status] if status else []))
+    end = censored(length, status) if status else pl.lit(None, pl.Boolean).alias("censored")
     return (
         pooled(rows, by)
-        .group_by([*by, "text_id", "seed"], maintain_order=True)
-        .agg(pl.col("decoded_tokens").max().fill_null(0).alias("exact_length"), censored())
-        .sort([*by, "text_id", "seed"])
+        .group_by([*by, *names], maintain_order=True)
+        .agg(pl.col(decoded).max().fill_null(0).alias("exact_length"), end)
+        .sort([*by, *names])
     )
 
 
-def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return the mean exact length over texts, tokens: *by, value, low, high, n, degenerate, n_censored."""
+def exact_length(
+    rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, text_id: str = "text_id", **columns: Any
+) -> pl.DataFrame:
+    """Return the mean exact length over texts, tokens: *by, value, low, high, n, degenerate, n_censored.
+
+    text_id, columns: see `exact_lengths`.
+    """
 
     def one(part: pl.DataFrame) -> dict:
-        texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
-        return asdict(interval(texts["exact_length"])) | {"n_censored": int(texts["censored"].sum())}
+        texts = part.group_by(text_id).agg(pl.col("exact_length").mean(), pl.col("censored").any(ignore_nulls=False))
+        n_censored = None if texts["censored"].null_count() else int(texts["censored"].sum())
+        return asdict(interval(texts["exact_length"])) | {"n_censored": n_censored}
 
-    return summarise(exact_lengths(rows, by=by), by, one)
+    return summarise(exact_lengths(rows, by=by, text_id=text_id, **columns), by, one)
+
+
+def bounds(table: pl.DataFrame, *, digits: int = 2) -> pl.DataFrame:
+    """Return a table of `exact_length` or `decoding_capacity` with a column `tokens`: its value as text, ≥ where it is
+    a lower bound (n_censored above 0, censored `above`).
+
+    >>> bounds(pl.DataFrame({"value": [8.0, 27.25], "n_censored": [0, 3]}), digits=1)["tokens"].to_list()
+    ['8.0', '≥ 27.2']
+    """
+    check_columns(table, "value")
+    lower = pl.col("n_censored") > 0 if "n_censored" in table.columns else pl.col("censored") == "above"
+    at_least = pl.when(lower).then(pl.lit("≥ ")).otherwise(pl.lit(""))
+    text = pl.col("value").map_elements(lambda value: f"{value:.{digits}f}", return_dtype=pl.String)
+    return table.with_columns((at_least + text).alias("tokens"))
 
 
 def exact_length_by_cost(
-    rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
+    rows: pl.DataFrame,
+    *,
+    cost: str,
+    at: Sequence[float],
+    by: Sequence[str] = CONDITIONS,
+    text_id: str = "text_id",
+    length: str = "length",
+    share: str | None = None,
+    order: Sequence[str] = ("seed", "probe"),
 ) -> pl.DataFrame:
     """Return the mean longest exact prefix that searches had reached: *by, spent, value, low, high, n, degenerate.
 
     cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
     teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
+
+    text_id, length, share: columns, see `accuracy_by_length`. order: columns that tell the searches of a text apart,
+    the last one the order of a search's fits.
     """
+    search = [*by, text_id, *order[:-1]]
     each = (
-        pooled(rows, by)
-        .sort("key", "probe")
+        _scored(rows, by, share, text_id, length, cost, *order)
+        .sort(*search, order[-1])
         .with_columns(
-            pl.col(cost).cum_sum().over("key").alias("spent_then"),
-            pl.when(exact()).then("length").otherwise(0).alias("reached"),
+            pl.col(cost).cum_sum().over(search).alias("spent_then"),
+            pl.when(pl.col("accuracy") >= 1).then(length).otherwise(0).alias("reached"),
         )
     )
     tables = []
     for spent in at:
         reached = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0)
-        texts = each.group_by([*by, "text_id", "seed"], maintain_order=True).agg(reached.alias("value"))
-        tables.append(mean(texts, pl.col("value"), by).with_columns(pl.lit(float(spent)).alias("spent")))
+        texts = each.group_by(search, maintain_order=True).agg(reached.alias("value"))
+        tables.append(
+            mean(texts, pl.col("value"), by, text_id=text_id).with_columns(pl.lit(float(spent)).alias("spent"))
+        )
     return pl.concat(tables).sort([*by, "spent"])
 
 
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
+    check_columns(rows, *by, text_id, *value.meta.root_names())
     rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
     return ratio(rows, "above", "below", by=by, text_id=text_id)
 
@@ -225,8 +283,9 @@ def summarise(
 ) -> pl.DataFrame:
     """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
 
-    Raises NothingFound for no rows.
+    Raises NothingFound for no rows, ValueError for a column that is missing.
     """
+    check_columns(rows, *by)
     each = []
     for group, part in found(rows).group_by(list(by), maintain_order=True):
         made = summary(part)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from capacity.files import first_line
 from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
+    TRAINED,
     commit_of,
     context_of,
     describe,
@@ -27,6 +29,7 @@ from capacity.models.checkpoints import (
     loading,
     locate,
     tokenizer_digest,
+    trained,
 )
 from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
@@ -35,14 +38,14 @@ from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, chec
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
     "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
-    "load", "locate", "tokenizer_digest",
+    "load", "locate", "tokenizer_digest", "trained",
 ]  # fmt: skip
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
@@ -78,6 +81,7 @@ def load(
     _no_kernels_of_a_hub()
     _deterministic()
     place = _place(device)
+    name = str(name) if isinstance(name, Path) else name
     folder = locate(name, revision=revision)
     config, tokenizer = describe(name, folder)
     bos = bos_policy(tokenizer, folder) if bos == "auto" else bos

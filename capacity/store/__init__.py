@@ -19,7 +19,7 @@ from capacity.store.shards import StoreError, StoreWarning, collect, until_it_st
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "default_path", "merge", "read", "to_frame",
+    "default_path", "merge", "read", "to_frame", "valid", "write",
 ]  # fmt: skip
 
 
@@ -167,9 +167,10 @@ def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = 
     """Return how many cells of some folders were new in another, which has them from now on, and how many were there.
 
     Raises ValueError, before anything is written, for a folder that is not there, or a cell with other rows in two of
-    them (`seconds`, `versions` and `threads` may differ); keep_first: those of the folder that is named first stay.
+    them, or in one (`seconds`, `versions` and `threads` may differ, and what was not recorded or kept may be null);
+    keep_first: those of the folder that is named first stay.
     """
     folders = [Path(folder) for folder in stores]
     if gone := [str(folder) for folder in folders if not folder.is_dir()]:
         raise ValueError(f"no folder {', '.join(gone)}; give folders of rows")
-    return merging.merge(Path(into), folders, read, keep_first=keep_first)
+    return merging.merge(Path(into), folders, keep_first=keep_first)

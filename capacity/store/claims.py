@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from capacity.store.shards import StoreWarning
+from capacity.store.shards import StoreError, StoreWarning
 
 try:
     import fcntl
@@ -45,7 +45,12 @@ class Claims:
         self._links = True
 
     def __enter__(self) -> "Claims":
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder} can't be a folder ({error}); remove it, or choose another store"
+            ) from error
         self._guard = FileLock(self._folder / ".lock")
         with self._guard:
             self._file = self._own.open("x")

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from capacity import models, resources, store
+from capacity.files import whole_number
 from capacity.sweep import elsewhere, engines, processes
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
@@ -38,6 +39,7 @@ class Measured:
     n_new: int  # cells measured now
     n_there: int  # cells that were there, or that another process measured meanwhile
     n_missing: int  # cells that are nowhere
+    cells: list[Cell]  # those of models on this machine
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -82,8 +84,7 @@ def measure(
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}; known are {', '.join(MISSING)}")
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}; at least 1 process is needed")
+    jobs = whole_number("jobs", jobs, least=1)
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
     absent = elsewhere.absent(experiments)
@@ -112,7 +113,7 @@ def measure(
         lacking = []
     rows = store.read(places, keys=[*wanted, *known.values()])
     n_there = len(wanted) + len(away) - len(lacking) - n_new
-    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking))
+    return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking), cells=list(wanted.values()))
 
 
 def _known(
@@ -126,7 +127,7 @@ def _known(
     known = elsewhere.keys(away, rows)
     names = {*models.PACKAGED, *rows["model"]}
     for one in away:
-        if one not in known and (refuse or one.model not in names):
+        if one not in known and (refuse or not (one.model in names or one.model.startswith(models.TRAINED))):
             raise absent[one.model]
     return known
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, get_args, get_type_hints
 
 from capacity import extensions, fitting, models, texts
-from capacity.files import list_hint
+from capacity.files import list_hint, whole_number
 from capacity.fitting import BUDGET
 from capacity.models import BOS, DTYPES
 from capacity.texts import Text
@@ -139,8 +139,7 @@ def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
     known = {field.name for field in fields(Experiment)} - {"text_index"}
     if unknown := sorted(settings.keys() - known):
         raise ValueError(f"unknown settings {unknown}; known are n_texts, {', '.join(sorted(known))}")
-    if n_texts < 1:
-        raise ValueError(f"n_texts is {n_texts}; at least 1 is needed")
+    n_texts = whole_number("n_texts", n_texts, least=1)
     lists = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
     experiments = [
         Experiment(**dict(zip(settings, values, strict=True)), text_index=index)

@@ -172,6 +172,9 @@ def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
         orient="row",
     )
     found = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
-    return found.with_columns(
+    found = found.with_columns(
         pl.coalesce(name, "spent").alias(name) for name in ("source_bits_low", "source_bits_high")
     ).drop("spent")
+    drawn = pl.col("length") - (pl.col("bos") == "after_mem").cast(pl.Int32)
+    even = pl.when(pl.col("source").str.contains(r"^random_tokens(:|$)")).then(pl.col("source_bits_low") / drawn)
+    return found.with_columns(pl.coalesce("source_first_bits", even))  # of models that are not here, as well

@@ -7,7 +7,7 @@ from itertools import count, islice
 
 import numpy as np
 
-from capacity.files import first_line
+from capacity.files import first_line, whole_number
 from capacity.texts import sources
 from capacity.texts.documents import TextError
 from capacity.texts.pieces import difference, token_bytes
@@ -97,8 +97,12 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
 
     Raises TextError for an unknown source or when fewer texts are long enough; it says how many there are.
     """
-    if n_texts < 1 or length < 1 or seed < 0:
-        raise TextError(f"n_texts is {n_texts}, length {length}, seed {seed}; at least 1, 1 and 0 are allowed")
+    try:
+        sources.check_name(source)
+        for name, value, least in (("n_texts", n_texts, 1), ("length", length, 1), ("seed", seed, 0)):
+            whole_number(name, value, least=least)
+    except ValueError as error:
+        raise TextError(str(error)) from error
     draws = sources.named(source)(tokenizer, length, seed)
     n_draws = _TRIES * n_texts if draws.n is None else draws.n
     found = list(islice(_drawn(source, draws, tokenizer, length, n_draws), n_texts))

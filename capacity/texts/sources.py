@@ -33,6 +33,8 @@ def named(name: str) -> Source:
 
 def check_name(name: str) -> None:
     """Raise TextError as `named`, but fetch nothing: of what lies on the hub the form of its name is checked alone."""
+    if not isinstance(name, str):
+        raise TextError(f"{str(name)[:120]} is a {type(name).__name__}, and names no source; give one name, as text")
     inner = base(name)
     if inner.partition(":")[0] == "hub" and len(name) <= _LONGEST:
         hub.check_name(inner.partition(":")[2])
