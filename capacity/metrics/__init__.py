@@ -6,14 +6,15 @@ from dataclasses import asdict
 import numpy as np
 import polars as pl
 
+from capacity.metrics.ends import KINDS, limits, median_limit, survival
 from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, quotient, student
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
-    "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
-    "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
-    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
-    "ratio", "summarise",
+    "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
+    "between", "censored", "check_threshold", "decoding_capacity", "difference", "doubled", "exact", "exact_length",
+    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "limits", "mean", "median_limit",
+    "n_right", "pooled", "quotient", "ratio", "reached", "summarise", "survival",
 ]  # fmt: skip
 
 
@@ -167,10 +168,8 @@ def exact_length(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     return summarise(exact_lengths(rows, by=by), by, one)
 
 
-def exact_length_by_cost(
-    rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
-) -> pl.DataFrame:
-    """Return the mean longest exact prefix that searches had reached: *by, spent, value, low, high, n, degenerate.
+def reached(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the longest exact prefix that each search had reached: *by, text_id, seed, spent, value (tokens).
 
     cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
     teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
@@ -185,10 +184,36 @@ def exact_length_by_cost(
     )
     tables = []
     for spent in at:
-        reached = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0)
-        texts = each.group_by([*by, "text_id", "seed"], maintain_order=True).agg(reached.alias("value"))
-        tables.append(mean(texts, pl.col("value"), by).with_columns(pl.lit(float(spent)).alias("spent")))
-    return pl.concat(tables).sort([*by, "spent"])
+        then = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0).alias("value")
+        texts = each.group_by([*by, "text_id", "seed"], maintain_order=True).agg(
+            pl.lit(float(spent)).alias("spent"), then
+        )
+        tables.append(texts)
+    return pl.concat(tables)
+
+
+def exact_length_by_cost(
+    rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
+) -> pl.DataFrame:
+    """Return the mean of `reached`, whose arguments it takes: *by, value, low, high, n, degenerate, spent."""
+    found = mean(reached(rows, cost=cost, at=at, by=by), pl.col("value"), [*by, "spent"])
+    return found.select(pl.exclude("spent"), "spent")
+
+
+def doubled(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return what twice the cost reaches over what once does, same texts: *by, spent, value, low, high, n, degenerate.
+
+    spent: the doubled cost, 2 x each of `at`; a text with several seeds counts with their mean, and cost and at are as
+    of `reached`. Where nothing was reached at the smaller cost there is no quotient, and no row.
+    """
+    ends = [*at, *(2 * spent for spent in at)]
+    texts = reached(rows, cost=cost, at=sorted({*ends}), by=by).group_by(*by, "text_id", "spent").agg(
+        pl.col("value").mean()
+    )  # fmt: skip
+    before = texts.filter(pl.col("spent").is_in([float(spent) for spent in at])).with_columns(pl.col("spent") * 2)
+    pairs = before.rename({"value": "once"}).join(texts, on=[*by, "text_id", "spent"])
+    pairs = pairs.filter(pl.col("once").sum().over(*by, "spent") > 0)
+    return summarise(pairs, [*by, "spent"], lambda part: quotient(part["value"], part["once"]))
 
 
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
