@@ -139,5 +139,20 @@ def test_the_interval_of_a_doubling_is_fiellers_over_texts():
         assert stats.ttest_1samp(off, 0).pvalue == pytest.approx(0.05)
 
 
+def test_who_gives_up_sooner_keeps_what_was_held_before_the_first_slow_length():
+    table = pl.concat([searched("a", 0, (2, 20, True), (3, 90, True), (4, 40, True)), searched("b", 0, (2, 80, True))])
+    table = table.with_columns(steps=pl.col("token_steps") // pl.col("length"), status=pl.lit("solved"),
+                               decoded_tokens=pl.Series([None, None, 4, 2]))  # fmt: skip
+    # Steps: 10, 30, 10 of a; 40 of b. Allowed 20, a is cut off at 3 after 60 token-steps, b at 2 after 40.
+    cut = metrics.impatient(table, steps=20)
+    columns = ["length", "steps", "token_steps", "status", "decoded_tokens"]
+    assert cut.filter(text_id="a").select(columns).rows() == [
+        (2, 10, 20, "solved", None), (3, 20, 60, "stalled", None)
+    ]  # fmt: skip
+    held = metrics.reached(cut, cost="token_steps", at=[1e9]).sort("text_id")
+    assert held["value"].to_list() == [2, 0]
+    assert metrics.impatient(table, steps=40).equals(table.sort("key", "probe"))
+
+
 def test_examples():
     assert doctest.testmod(ends) == (0, 2)

@@ -41,6 +41,12 @@ SETTINGS = {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
     },
     "06_scaling_laws": {"models": [SMALLEST], "n_texts": 2, "budget": 100, "longest": 8},
+    "09_exact_length": {
+        "models": [SMALLEST], "n_texts": 2, "searches": ["grow", "leap"], "budget": 300, "longest": 14,
+        "recipes": ["default", "paper"], "recipe_budget": 100, "impatience": [30], "pretrained": SMALLEST,
+        "pretrained_budgets": [60], "pretrained_searches": ["grow"], "pretrained_longest": 2,
+        "pretrained_missing": "measure", "store": "limits",
+    },
     "10_baselines": {
         "models": [SMALLEST], "prefix_models": [SMALLEST], "n_texts": 2, "sources": ["embedded", "random_tokens"],
         "budget": 200, "longest": 8, "prefixes": [8, 24, 64], "before": 24, "continuation": 2, "copied": [4, 12],
@@ -415,6 +421,47 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     assert norms["token embeddings, all"]["most"] == pytest.approx(embedded.max().item())
 
 
+def test_a_limit_is_what_plain_loops_over_the_stored_fits_say(executed):
+    notebook, folder = executed["09_exact_length"]
+    rows = [row for row in store.Store(folder / "limits").read().to_dicts() if row["limit"] in (14, None)]
+    by_text, by_cost, by_recipe, *_ = charts_of(notebook)
+    kinds = {}
+    for text in {row["text_id"] for row in rows}:
+        own = [row for row in rows if row["text_id"] == text]
+        held = max(row["decoded_tokens"] or 0 for row in own)
+        fresh = [row for row in own if row["search"] == "fixed" and row["length"] == held + 1]
+        assert held == 14 or {row["seed"] for row in fresh} == {100, 101}
+        stalled = [row for row in fresh if row["status"] == "stalled" and row["steps"] < 1000]
+        kind = "limit" if len(stalled) == 2 else "search-limited: at least"
+        kinds[text] = held, "the text ends" if held == 14 else kind
+    assert len(kinds) == 2
+    assert {row["text_id"]: (row["tokens"], row["kind"]) for row in values(by_text)} == kinds
+    reading = " ".join(outputs(notebook, "text/markdown"))
+    limits = sum(kind == "limit" for _, kind in kinds.values())
+    mean = sum(held for held, _ in kinds.values()) / 2
+    assert f"{limits} of 2 texts have reached their limit, the longest are {mean:.1f} tokens" in reading
+
+    last = {}
+    for search in ("grow", "leap"):
+        reached = []
+        for text, seed in itertools.product(kinds, (0, 1)):
+            own = [row for row in rows if (row["text_id"], row["seed"], row["search"]) == (text, seed, search)]
+            own = [row for row in own if (row["budget"], row["recipe"]) == (300, "default")]
+            reached.append(tuple(longest_exact(own, cost="token_steps", spent=spent) for spent in (150, 300, 303)))
+        drawn = [row for row in values(by_cost) if row["search"] == search and row["spent"] == 303]
+        assert drawn[0]["value"] == pytest.approx(sum(whole for *_, whole in reached) / 4)
+        last[search] = sum(twice for _, twice, _ in reached) / sum(once for once, *_ in reached)
+    assert f"from {min(last.values()):.2f} to {max(last.values()):.2f}" in reading
+
+    shares = {row["recipe"]: row["value"] for row in values(by_recipe) if row["spent"] == 101}
+    for recipe in ("default", "paper"):
+        found = 0.0
+        for text, (held, _) in kinds.items():
+            own = [row for row in rows if (row["text_id"], row["budget"], row["recipe"]) == (text, 100, recipe)]
+            found += longest_exact(own, cost="token_steps", spent=101) / held / 2
+        assert shares[recipe] == pytest.approx(found)
+
+
 def log2_after(frozen, ids):
     """Log2 probabilities at each position of token ids, (len(ids), vocab), by the model as it is."""
     with torch.no_grad():
@@ -573,7 +620,7 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
 
 
-LIKELY = ("00", "01", "02", "03", "04", "05", "06", "10", "11", "12")  # pages of rows
+LIKELY = ("00", "01", "02", "03", "04", "05", "06", "09", "10", "11", "12")  # pages of rows
 
 
 @pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])

@@ -17,7 +17,9 @@ from capacity.charts.lengths import (
     capacity_by_width,
     exact_length_by_cost,
     exact_length_by_model,
+    lengths_by_text,
     rates_by_length,
+    shares_above,
     training_curves,
 )
 from capacity.charts.scaling import held_by_depth, laws
@@ -48,11 +50,13 @@ __all__ = [
     "gains_beside",
     "held_by_depth",
     "laws",
+    "lengths_by_text",
     "norms_by_series",
     "prefix_share",
     "published_gain_by_length",
     "rates_by_length",
     "share_by_vectors",
+    "shares_above",
     "svg",
     "texts_by_source",
     "there_and_back",

@@ -13,8 +13,8 @@ from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound
 __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
     "between", "censored", "check_threshold", "decoding_capacity", "difference", "doubled", "exact", "exact_length",
-    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "limits", "mean", "median_limit",
-    "n_right", "pooled", "quotient", "ratio", "reached", "summarise", "survival",
+    "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval", "limits", "mean",
+    "median_limit", "n_right", "pooled", "quotient", "ratio", "reached", "summarise", "survival",
 ]  # fmt: skip
 
 
@@ -192,6 +192,24 @@ def reached(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[
     return pl.concat(tables)
 
 
+def impatient(rows: pl.DataFrame, *, steps: int) -> pl.DataFrame:
+    """Return the rows of searches as if each had given up at its first length that took more than so many steps.
+
+    That fit is cut off there and was not exact, what came after it is gone. For searches that end at a length that
+    fails, as `grow`. It is what a *patience* of so many steps without progress reaches at least.
+    """
+    late = (pl.col("steps") > steps).cast(pl.Int32).cum_sum().over("key")
+    kept = rows.sort("key", "probe").with_columns(late.alias("late")).filter(
+        (pl.col("late") == 0) | ((pl.col("late") == 1) & (pl.col("steps") > steps))
+    )  # fmt: skip
+    cut = {"steps": steps, "token_steps": pl.col("length") * steps, "status": pl.lit("stalled"), "correct_with": 0,
+           "first_correct": pl.lit(False), "decoded_tokens": None}  # fmt: skip
+    return kept.with_columns(
+        pl.when(pl.col("late") == 1).then(value).otherwise(name).cast(rows.schema[name]).alias(name)
+        for name, value in cut.items() if name in rows.columns
+    ).drop("late")  # fmt: skip
+
+
 def exact_length_by_cost(
     rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS
 ) -> pl.DataFrame:
@@ -213,6 +231,9 @@ def doubled(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[
     before = texts.filter(pl.col("spent").is_in([float(spent) for spent in at])).with_columns(pl.col("spent") * 2)
     pairs = before.rename({"value": "once"}).join(texts, on=[*by, "text_id", "spent"])
     pairs = pairs.filter(pl.col("once").sum().over(*by, "spent") > 0)
+    if pairs.is_empty() and not found(rows).is_empty():
+        numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "degenerate": pl.Boolean}
+        return pairs.select(*by, "spent", *(pl.lit(None, kind).alias(name) for name, kind in numbers.items()))
     return summarise(pairs, [*by, "spent"], lambda part: quotient(part["value"], part["once"]))
 
 
