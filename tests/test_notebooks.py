@@ -31,7 +31,8 @@ SETTINGS = {
     },
     "03_many_vectors": {
         "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
-        "scored_from": 0, "budget": 200, "longest": 4, "store": "vectors",
+        "scored_from": 0, "budget": 200, "longest": 4, "pretrained": SMALLEST, "pretrained_budget": 20,
+        "pretrained_missing": "measure", "store": "vectors",
     },
     "04_theory_and_utilisation": {  # with the rows of 02
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
@@ -319,6 +320,12 @@ def test_many_vectors_agree_with_plain_loops_and_the_published_table(executed):
         gain = "information_gain"
         assert share == pytest.approx(figure[model, 16, gain] / 16 / figure[model, 1, gain])
     reading = " ".join(outputs(notebook, "text/markdown"))
+    two = [row for row in rows if (row["search"], row["n_mem"], row["budget"]) == ("grow", 2, 800)]
+    reached = {}
+    for spent in (404, 808):
+        each = [[row for row in two if row["text_id"] == text] for text in {row["text_id"] for row in two}]
+        reached[spent] = sum(longest_exact(own, cost="token_steps", spent=spent) for own in each)
+    assert f"{SMALLEST} {reached[808] / reached[404]:.2f} (no interval), the bound is 1.1" in reading
     assert "81% (EleutherAI/pythia-160m, n = 16)" in reading
     assert "62% (meta-llama/Llama-3.2-1B, n = 16)" in reading
 
