@@ -58,8 +58,10 @@ def test_fits_follow_the_longest_of_all_rows_and_stop_at_the_text(folders):
     ])  # fmt: skip
     fits = beyond.one_length(searches, rows, more=1, seeds=(7,))
     assert [(one.text_index, one.length, one.seed, one.search, one.n_mem) for one in fits] == [(0, 5, 7, "fixed", 2)]
-    at = beyond.one_length(searches, rows, more=0, seeds=(7,))
+    at = sweep.one_length(searches, rows, seeds=(7,))
     assert [(one.text_index, one.length) for one in at] == [(0, 4), (1, 6)]
+    half = sweep.one_length(searches, rows, share=0.7, seeds=(7, 8))
+    assert [(one.text_index, one.length, one.seed) for one in half] == [(0, 2, 7), (0, 2, 8), (1, 4, 7), (1, 4, 8)]
     assert beyond.one_length(searches, rows.filter(text_index=1), more=1, seeds=(7,)) == []
     nothing = rows.filter(text_index=0).with_columns(decoded_tokens=pl.lit(None, pl.Int32))
     assert [one.length for one in beyond.one_length(searches, nothing, more=1, seeds=(7,))] == [1]

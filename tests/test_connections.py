@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -132,3 +133,14 @@ def test_a_curve_with_no_steps_is_the_line(tiny, solved):
     fitted = connections.fit_curves(tiny, ends, text.unsqueeze(0), steps=0)
     assert torch.equal(fitted[0, 1], (mem[0] + mem[1]) / 2)
     assert connections.length_ratios(fitted)[0] == pytest.approx(1)
+
+
+def test_texts_of_several_lengths_have_what_each_has_alone(loaded):
+    frozen, ids = loaded["llama"], [[5, 6, 7], [8, 9], [10, 11, 12], [13, 14]]
+    controls = torch.randn(4, 2, 1, frozen.dim, generator=torch.Generator().manual_seed(0)) * frozen.embedding_std
+    score = partial(connections.accuracy, frozen, points=5)
+    found = connections.by_length(score, controls, ids)
+    for place, text in enumerate(ids):
+        assert found[place].tolist() == score(controls[place : place + 1], torch.tensor([text]))[0].tolist()
+    bent = connections.by_length(partial(connections.fit_curves, frozen, steps=1), controls, ids)
+    assert torch.equal(torch.stack(bent)[:, [0, 2]], controls)

@@ -173,6 +173,7 @@ def test_the_keys_of_the_travelling_rows_are_those_that_the_notebooks_make(monke
     wanted += experiments_of("11_speed", monkeypatch, speed=speed)
     wanted += experiments_of("02_information_gain", monkeypatch, models=["llama-64"], n_texts=8)  # as they were once
     wanted += experiments_of("03_many_vectors", monkeypatch, budget=1500, power=1, longest=12)
+    wanted += experiments_of("05_geometry", monkeypatch, model="llama-128", n_texts=5, length=4)
     made = {cell.key: cell.experiment for cell in sweep.cells(dict.fromkeys(wanted))}
     rows = store.read([sweep.measured()])
     far = pl.col("model").is_in([*models.PACKAGED])  # no key is made without the model itself

@@ -377,16 +377,26 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     rows = store.Store(folder / "store").read().filter(search="fixed", length=2, status="solved")
     rows = rows.filter(pl.len().over("text_id") > 1).sort("text_index", "seed")
     vectors, names = np.array(rows["mem"].to_list()), rows["text_id"].to_list()
-    densities, _, accuracies, variance, sizes = charts_of(notebook)
+    dots, accuracies, variance, sizes = charts_of(notebook)
     reading = " ".join(outputs(notebook, "text/markdown"))
 
-    alike = {True: [], False: []}
+    alike, of_text = {True: [], False: []}, {}
     for (one, a), (other, b) in itertools.combinations(zip(names, vectors, strict=True), 2):
         alike[one == other].append(a @ b / np.sqrt((a @ a) * (b @ b)))
-    bars = [row for row in values(densities) if "density" in row]
-    for within, cosines in alike.items():
-        assert sum(row["pairs"] for row in bars if row["within"] is within) == len(cosines)
+    drawn = {(row["within"], row["text"]): row["cosine"] for row in values(dots) if "text" in row}
+    assert len(drawn) == 2 * len(set(names))
+    for (one, a), (other, b) in itertools.combinations(zip(names, vectors, strict=True), 2):
+        value = a @ b / np.sqrt((a @ a) * (b @ b))
+        for text in {one, other}:
+            of_text.setdefault((one == other, text), []).append(value)
+    assert drawn == {key: pytest.approx(np.mean(found)) for key, found in of_text.items()}
+    for cosines in alike.values():
         assert f"{min(cosines):.2f} to {max(cosines):.2f} in all" in reading
+    spread = []
+    for _, own in rows.group_by("text_id"):
+        gain = (own["bits_without"] - own["bits_with"]).to_numpy()
+        spread += [100 * gain.std(ddof=1) / gain.mean()] if gain.mean() > 0 else []
+    assert f"the numbers go from {np.mean(spread):.2f}" in reading
 
     frozen = models.load(SMALLEST, device="cpu")
     text = {t.id: t.ids for t in texts.sample("embedded", frozen.tokenizer, n_texts=3, length=2)}
@@ -394,7 +404,8 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     for row in values(accuracies):
         if row["path"] == "line" and row["statistic"] == "pair":
             first, last = (torch.tensor(vectors[int(place)]).float() for place in row["pair"].split("-"))
-            ids = text[row["text"]]
+            assert row["text"] == "2 tokens"
+            ids = text[names[int(row["pair"].split("-")[0])]]
             mem = first + (last - first) * row["at"]
             embeds = torch.cat([mem[None, None], frozen.embed(torch.tensor([ids[:1]]))], 1)
             with torch.no_grad():
@@ -403,7 +414,7 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
             if row["at"] == 0.5:
                 middles[row["pair"]] = row["accuracy"]
     assert len(middles) == len(alike[True])
-    assert f"in their middle {100 * sum(middles.values()) / len(middles):.0f}% of its tokens are right" in reading
+    assert f"In the middle of the lines {100 * sum(middles.values()) / len(middles):.0f}% of the tokens" in reading
     ends = [row for row in values(accuracies) if row["at"] in (0, 1)]
     assert {row["accuracy"] for row in ends} == {1.0}
     worst = {}
@@ -415,7 +426,7 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     for pair, least in worst.items():
         by_text.setdefault(names[int(pair.split("-")[0])], []).append(least == 1)
     share = sum(sum(held) / len(held) for held in by_text.values()) / len(by_text)
-    assert f"Of the fitted curves {100 * share:.0f}% hold it" in reading
+    assert f"of the fitted curves {100 * share:.0f}% at all 5 places" in reading
 
     own = np.linalg.eigvalsh(np.cov(vectors.T))[::-1].cumsum()
     found = [row["cumulative"] for row in values(variance) if row.get("series") == "[mem]"]

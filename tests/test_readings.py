@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 SPEED = "llama-128-float32"
 QUICK = {  # what is measured anew on a page, and what no number below hangs on, kept short
-    "05_geometry": {"points": 3, "steps": 1},
+    "05_geometry": {"points": 3, "steps": 1, "model": "llama-128", "n_texts": 5, "length": 4},  # rows that travel
     "10_baselines": {"prefixes": [16, 504], "copied": [8]},
     "11_speed": {},
 }

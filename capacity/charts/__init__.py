@@ -11,7 +11,7 @@ from capacity.charts.gains import (
     tokens_by_vectors,
     utilisation_by_model,
 )
-from capacity.charts.geometry import accuracy_along_paths, cosine_densities, norms_by_series, variance_by_component
+from capacity.charts.geometry import accuracy_along_paths, cosines_by_text, norms_by_series, variance_by_component
 from capacity.charts.lengths import (
     accuracy_by_length,
     capacity_by_width,
@@ -41,7 +41,7 @@ __all__ = [
     "bytes_per_token",
     "capacity_by_width",
     "certified_by_alphabet",
-    "cosine_densities",
+    "cosines_by_text",
     "enable",
     "exact_length_by_cost",
     "exact_length_by_model",

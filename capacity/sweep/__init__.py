@@ -21,7 +21,7 @@ from capacity.sweep.shards import shard
 
 __all__ = [
     "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits", "measure", "measured",
-    "run", "shard", "with_source_bits",
+    "one_length", "run", "shard", "with_source_bits",
 ]  # fmt: skip
 
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere

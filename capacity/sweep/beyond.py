@@ -13,11 +13,13 @@ _TEXT = ("model", "source", "text_index", "text_seed", "n_mem", "scored_from")  
 
 
 def one_length(
-    experiments: Sequence[Experiment], rows: pl.DataFrame, *, more: int, seeds: Sequence[int]
+    experiments: Sequence[Experiment], rows: pl.DataFrame, *, seeds: Sequence[int], share: float = 1.0, more: int = 0
 ) -> list[Experiment]:
-    """Return the fits, one a seed, of each text at its longest decoded length in `rows` and `more` tokens.
+    """Return the fits, one a seed, of each text at a share of its longest decoded length in `rows`, and `more` tokens.
 
-    A text without rows has none, nor one that would be longer than its searches' text, or have nothing to score.
+    The share is rounded down to whole tokens. A text without rows has no fit, nor has one that would be longer than its
+    searches' text, or have nothing to score.
+
     Raises ValueError where the searches of a text differ in what its model is or reads.
     """
     searches: dict[tuple, list[Experiment]] = defaultdict(list)
@@ -29,7 +31,7 @@ def one_length(
     for text, members in searches.items():
         if len({one.loaded for one in members}) > 1:
             raise ValueError(f"the searches of text {text} differ in dtype, attention, device or bos; give one of each")
-        first, length = members[0], held.get(text, -1 - more) + more
+        first, length = members[0], int(share * held[text] + 1e-9) + more if text in held else 0
         if 1 + first.scored_from <= length <= max(one.length for one in members):
             default = Experiment(model=first.model).budget  # which a single fit does not have
             fits += [replace(first, search="fixed", length=length, budget=default, seed=seed) for seed in seeds]
