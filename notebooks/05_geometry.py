@@ -256,9 +256,9 @@ verdicts.judge(
 # %% [markdown]
 # ## Principal components
 #
-# How many directions hold the variance of all solutions, of both lengths. Points fewer than dimensions span at most one direction less
-# than there are points, whatever they are: hence the same number of token embeddings, and of random vectors, beside
-# them.
+# How many directions hold the variance of all solutions, of both lengths. Points fewer than dimensions span at most
+# one direction less than there are points, whatever they are: hence the same number of token embeddings, and of random
+# vectors, beside them.
 
 # %%
 own, table = mem.reshape(-1, mem.shape[-1]), geometry.token_embeddings(frozen)
