@@ -7,14 +7,14 @@ import numpy as np
 import polars as pl
 
 from capacity.metrics.ends import KINDS, limits, median_limit, survival
-from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, quotient, student
+from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, proportion, quotient, student
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
     "between", "censored", "check_threshold", "decoding_capacity", "difference", "doubled", "exact", "exact_length",
     "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval", "limits", "mean",
-    "median_limit", "n_right", "pooled", "quotient", "ratio", "reached", "summarise", "survival",
+    "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise", "survival",
 ]  # fmt: skip
 
 
