@@ -307,7 +307,7 @@ Markdown(
 #
 # "The limit" is what two more fits could not pass by this recipe, not what no vector can hold: the control above says
 # how much a stall tells. The bounds 5%, one half and 0.95 were set before anything was measured; that the doubling is
-# judged by the longest of all searches, as the lengths are, was chosen after a look at the searches one by one. Where no
+# judged by the longest of all searches, as the lengths are, was chosen after a look at them one by one. Where no
 # text at all gained from a doubling its interval is a point, and taken as it stands. Few texts of one source; a text's
 # longest grows with the number of its searches, by their luck alone. The recipes were searched once each, with fewer
 # token-steps. Fits that end at a number of steps are not those of a smaller patience, but bound them from below.

@@ -165,7 +165,7 @@ def exact_length_by_cost(
 
 def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return each text's longest exact length, a row a text, a panel a model; a bound points on. metrics.limits."""
-    marks = {"limit": "circle", "search-limited": "triangle-right", "ended": "stroke"}
+    marks = {"limit": "circle", "search-limited": "triangle-right", "ended": "square"}
     names = {"limit": "limit", "search-limited": "search-limited: at least", "ended": "the text ends"}
     shown = table.with_columns(pl.col("kind").replace(names))
     drawn = alt.Chart(shown).mark_point(filled=True, size=70, opacity=1).encode(
@@ -176,7 +176,7 @@ def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             scale=alt.Scale(domain=list(names.values()), range=list(marks.values())),
         ),
         tooltip=["model", "text_id", "tokens", "kind", "n_searches", "n_stalled", "n_beyond", "n_held", "n_at"],
-    ).properties(width=WIDTH - 100)  # fmt: skip
+    ).properties(width=WIDTH - 150)  # fmt: skip
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
