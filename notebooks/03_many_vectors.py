@@ -40,6 +40,7 @@ missing: str = "measure"  # cells that are not there: measure them, skip them, o
 
 # %%
 import math
+from dataclasses import replace
 
 import polars as pl
 from IPython.display import Markdown
@@ -47,6 +48,7 @@ from IPython.display import Markdown
 from capacity import charts, gains, metrics, published, sweep, verdicts
 
 charts.enable()
+NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
 # ## Measure or load
@@ -159,13 +161,14 @@ table_of_budget.with_columns(pl.selectors.float().round(2)).sort("model", "n_mem
 spent = then.filter(n_mem=most).pivot("rule", index=["model", "text_id"], values="value").sort("model", "text_id")
 slow, fast = next(iter(rules)), list(rules)[-1]
 more = {
-    model: metrics.quotient(part[fast], part[slow])
+    model: replace(one, degenerate=one.low is None)  # all alike: no gain
     for (model,), part in spent.group_by("model", maintain_order=True) if part[slow].sum() and most > 1
+    for one in [metrics.quotient(part[fast], part[slow])]
 }  # fmt: skip
 verdicts.judge(
     f"with a budget that grows as n alone it is the budget that ends {most} vectors: as n^{power} they hold at least "
     "1.1 times as much",
-    more or {"quotient": metrics.Interval(0, None, None, 0, True)}, above=1.1, unit="", change="more texts",
+    more or {"quotient": NOTHING}, above=1.1, unit="", change="more texts",
 )  # fmt: skip
 
 # %% [markdown]
@@ -193,7 +196,7 @@ verdicts.judge(
     {
         f"share, {r['model']}": metrics.Interval(r["share"], r["share_low"], r["share_high"], r["n"], r["degenerate"])
         for r in pretrained_share.drop_nulls("share").iter_rows(named=True)
-    } or {"share": metrics.Interval(0, None, None, 0, True)},
+    } or {"share": NOTHING},
     above=0.9, unit="", floor=True, change=f"searches with two vectors and {4 * pretrained_budget:,} token-steps",
 )  # fmt: skip
 
@@ -236,7 +239,7 @@ verdicts.judge(
     {
         f"share, {r['model']}": metrics.Interval(r["share"], r["share_low"], r["share_high"], r["n"], r["degenerate"])
         for r in given
-    } or {"share": metrics.Interval(0, 0, 0, 0, True)},
+    } or {"share": NOTHING},
     above=0.9, unit="", paper=True, floor=censored > 0,
     change=f"more texts, or a larger budget: {censored} searches with {most} and {at_one} with one ended with theirs",
 )  # fmt: skip

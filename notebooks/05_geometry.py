@@ -52,7 +52,7 @@ from IPython.display import Markdown
 from capacity import charts, connections, fitting, geometry, metrics, models, sweep, verdicts
 
 charts.enable()
-NOTHING = metrics.Interval(0, None, None, 0, True)  # what nothing can be told of
+NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
 # ## Measure or load

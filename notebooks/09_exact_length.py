@@ -52,6 +52,7 @@ from IPython.display import Markdown
 from capacity import charts, fitting, metrics, sweep, texts, verdicts
 
 charts.enable()
+NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
 # ## Measure or load
@@ -106,7 +107,7 @@ held_afresh = {
 }
 verdicts.judge(
     "a stall tells: at the longest length that is known to be held, at least half of the fresh fits find a vector",
-    held_afresh or {"share": metrics.Interval(0, None, None, 0, True)}, above=0.5, unit="",
+    held_afresh or {"share": NOTHING}, above=0.5, unit="",
     change="a recipe that finds from a fresh start what it finds by growth; where it does not hold, read `limit` as "
     "what two fresh fits can't pass",
 )  # fmt: skip
@@ -145,7 +146,7 @@ known_ends = {name: replace(one, degenerate=one.low is None) for name, one in to
 verdicts.within(
     f"the last doubling of the budget, to {budget:,} token-steps, lengthens the longest of all searches by less than "
     f"{100 * bound - 100:.0f}%",
-    known_ends or {"gain": metrics.Interval(0, None, None, 0, True)},
+    known_ends or {"gain": NOTHING},
     low=0, high=bound, change="more texts, which narrow the intervals, or another doubling",
 )  # fmt: skip
 
@@ -172,7 +173,7 @@ pl.DataFrame([{f"{searches[0]} over": name, "value": one.value, "low": one.low, 
 # %%
 verdicts.judge(
     f"at equal token-steps {searches[0]} holds at least 0.95 times what {' and '.join(searches[1:])} hold",
-    against or {"quotient": metrics.Interval(0, None, None, 0, True)}, above=0.95, unit="", change="more texts",
+    against or {"quotient": NOTHING}, above=0.95, unit="", change="more texts",
 )  # fmt: skip
 
 # %% [markdown]
@@ -216,7 +217,7 @@ less = {
 }
 verdicts.judge(
     f"after {recipe_budget:,} token-steps {recipes[0]} has reached a larger share than {recipes[-1]}",
-    less or {"difference": metrics.Interval(0, None, None, 0, True)}, unit="of the longest",
+    less or {"difference": NOTHING}, unit="of the longest",
     change="a larger budget, for a recipe with a small learning rate",
 )  # fmt: skip
 
@@ -286,7 +287,7 @@ verdicts.within(
     {
         f"{r['search']}": metrics.Interval(r["value"], r["low"], r["high"], r["n"], r["low"] is None)
         for r in further.filter(pl.col("spent") == pl.col("spent").max()).iter_rows(named=True)
-    } or {"gain": metrics.Interval(0, None, None, 0, True)},
+    } or {"gain": NOTHING},
     low=0, high=bound, change="searches with a larger budget (`pretrained_missing`), some hours of a processor",
 )  # fmt: skip
 
