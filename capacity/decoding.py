@@ -15,8 +15,8 @@ from capacity.models import Frozen, is_exhausted
 from capacity.texts import Text
 
 __all__ = [
-    "Score", "bos_costs", "counts", "decoded_back", "decoded_tokens", "free_running", "stream", "teacher_forced",
-    "walk",
+    "Score", "bos_costs", "counts", "decoded_back", "decoded_tokens", "free_running", "scored_together", "stream",
+    "teacher_forced", "together", "walk",
 ]  # fmt: skip
 
 
@@ -84,6 +84,26 @@ def _scored(frozen: Frozen, mem: Tensor | None, ids: Tensor, *, at_once: int) ->
             predicted[:, some] = logits.argmax(-1).cpu().numpy()
             bits[:, some] = nats.cpu().double().numpy() / math.log(2)  # MPS has no float64
     return Score(predicted, predicted == ids.cpu().numpy(), bits)
+
+
+def scored_together(
+    frozen: Frozen,
+    mem: Float[Tensor, "texts n_mem dim"] | None,
+    texts: Sequence[Sequence[int]],
+    *,
+    at_once: int = 64,
+) -> list[Score]:
+    """Return the score of each of texts of any lengths, `at_once` of them padded on the right to one length."""
+    found = []
+    for at in range(0, len(texts), at_once):
+        some = texts[at : at + at_once]
+        longest = max(map(len, some))
+        padded = torch.tensor([[*text, *[0] * (longest - len(text))] for text in some])
+        score = teacher_forced(frozen, None if mem is None else mem[at : at + at_once], padded)
+        for place, text in enumerate(some):
+            own = (getattr(score, field.name)[place : place + 1, : len(text)] for field in fields(Score))
+            found.append(Score(*own))
+    return found
 
 
 def bos_costs(frozen: Frozen, sample: Sequence[Text]) -> list[tuple[str, float]]:
@@ -161,6 +181,47 @@ def free_running(
         raise ValueError(f"{len(found)} tokens are given but only {n_tokens} asked for")
     frozen.check_length(n_tokens, mem.shape[0])
     return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))
+
+
+@torch.no_grad()
+def together(
+    frozen: Frozen,
+    mem: Float[Tensor, "texts n_mem dim"],
+    lengths: Sequence[int],
+    *,
+    given: Sequence[Sequence[int]] | None = None,
+    cache: bool = True,
+    at_once: int = 64,
+) -> list[list[int]]:
+    """Return for each vector so many tokens as `free_running` does, decoded in batches: rounding differs from it.
+
+    Args:
+        frozen: the model.
+        mem: the vectors of each text.
+        lengths: tokens to return of each.
+        given: tokens put after each text's [mem] first and counted in, as many for every text; none, if None.
+        cache: carry keys and values on, where the model does; else all is read again for every token.
+        at_once: vectors in a batch, alike in length as far as can be.
+    """
+    found: list[list[int]] = [[] for _ in lengths]
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    for some in (order[at : at + at_once] for at in range(0, len(order), at_once)):
+        longest = lengths[some[-1]]
+        frozen.check_length(longest, mem.shape[1])
+        begun = [list(given[place]) if given is not None else [] for place in some]
+        tokens = torch.tensor(begun, dtype=torch.long).reshape(len(some), -1).to(frozen.device)
+        inputs, state = frozen.inputs(mem[some], frozen.embed(tokens)), {}
+        while tokens.shape[1] < longest:
+            if cache:
+                logits, state = frozen.carried(inputs, state)
+            else:
+                logits = frozen.head(frozen.hidden(inputs)[:, -1:])
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+            following = frozen.embed(tokens[:, -1:])
+            inputs = following if state else torch.cat([inputs, following], dim=1)
+        for place, row in zip(some, tokens.tolist(), strict=True):
+            found[place] = row[: lengths[place]]
+    return found
 
 
 def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequence[int], *, scored_from: int = 0) -> int:

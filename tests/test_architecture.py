@@ -17,7 +17,8 @@ PACKAGE = Path(capacity.__file__).parent
 FACES = (
     "resources", "files", "harmless", "extensions", "theory", "metrics", "verdicts", "gains", "published", "scaling",
     "provenance", "store", "charts", "texts", "report",
-    "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "sweep",
+    "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "determinism",
+    "precision", "sweep",
     "baselines", "pretraining", "benchmark", "names", "exits", "__main__",
 )  # fmt: skip
 LIGHT = FACES[: FACES.index("models")]  # no torch up to here
@@ -69,7 +70,7 @@ def python(code, folder):
 
 def test_the_faces_are_the_names_at_the_top():
     assert sorted(FACES) == sorted({name.partition(".")[0] for name in FILES})
-    assert len(set(FACES)) == len(FACES) == 30
+    assert len(set(FACES)) == len(FACES) == 32
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -20,6 +20,7 @@ from capacity.charts.lengths import (
     rates_by_length,
     training_curves,
 )
+from capacity.charts.robustness import numbers_along, numbers_by_kind
 from capacity.charts.scaling import held_by_depth, laws
 from capacity.charts.texts import (
     bits_needed,
@@ -49,6 +50,8 @@ __all__ = [
     "held_by_depth",
     "laws",
     "norms_by_series",
+    "numbers_along",
+    "numbers_by_kind",
     "prefix_share",
     "published_gain_by_length",
     "rates_by_length",

@@ -6,13 +6,22 @@ from dataclasses import asdict
 import numpy as np
 import polars as pl
 
-from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, quotient, student
+from capacity.metrics.intervals import (
+    LEAST,
+    Interval,
+    between,
+    difference,
+    interval,
+    proportion,
+    quotient,
+    student,
+)
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
     "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
     "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
-    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
+    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "proportion", "quotient",
     "ratio", "summarise",
 ]  # fmt: skip
 

@@ -149,6 +149,23 @@ def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
     return Interval(value, low, high, n, False) if np.isfinite(low) else Interval(value, None, None, n, True)
 
 
+def proportion(flags: Sequence[bool] | pl.Series) -> Interval:
+    """Return the share of texts that are so, with Clopper and Pearson's interval (scipy), which 0 and 1 have, too.
+
+    Fewer than LEAST texts make no interval. Raises NothingFound for none.
+
+    >>> round(proportion([True] * 10).low, 2)
+    0.69
+    """
+    right, n = int(sum(map(bool, flags))), len(flags)
+    if not n:
+        raise NothingFound("no texts to take a share of; check what the rows were filtered by")
+    if n < LEAST:
+        return _flagged(right / n, n, few=True)
+    ends = stats.binomtest(right, n).proportion_ci(method="exact")
+    return Interval(right / n, float(ends.low), float(ends.high), n, False)
+
+
 def between(low: float | None, high: float | None, *, digits: int = 1) -> str:
     """Return an interval in words: its ends, or that there is none.
 
