@@ -80,9 +80,7 @@ def rounded(frozen: Frozen, how: str) -> Frozen:
         for weight in model.parameters():
             if weight.ndim > 1 and weight.shape[-1] % 32 == 0:
                 weight.copy_(ROUNDINGS[how](weight))
-    return freeze(
-        model, frozen.tokenizer, name=frozen.name, revision=frozen.revision, bos=frozen.bos, quantisation=how
-    )
+    return freeze(model, frozen.tokenizer, name=frozen.name, revision=frozen.revision, bos=frozen.bos, quantisation=how)
 
 
 def moved(frozen: Frozen, other: Frozen) -> float:
@@ -121,9 +119,9 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def again(rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], how: Mapping[str, Condition]) -> pl.DataFrame:
-    """Return what vectors decode to under each condition: model ... length, condition, decoded_tokens, unchanged.
+    """Return what vectors decode to: model ... length, condition, decoded_tokens, unchanged, decoded (token ids).
 
-    Unchanged: token for token as under the first condition. The first also says what came of the text itself.
+    decoded_tokens: right before the first wrong one; unchanged: token for token as under the first condition.
 
     Args:
         rows: of one model, with their vectors, at most one a text, source and `scored_from`.
@@ -139,7 +137,8 @@ def again(rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], how: Mapping[str
         found.append(rows.select(PLACE).with_columns(
             condition=pl.lit(name),
             decoded_tokens=pl.Series([_leading(*pair) for pair in zip(decoded, texts, strict=True)]),
-            unchanged=pl.Series([one == other for one, other in zip(decoded, first, strict=True)]),
+            unchanged=pl.Series([own == other for own, other in zip(decoded, first, strict=True)]),
+            decoded=pl.Series(decoded, dtype=pl.List(pl.Int64)),
         ))  # fmt: skip
     return pl.concat(found)
 
@@ -167,9 +166,7 @@ def freely(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]],
     return pl.concat([rows.select(PLACE), pl.DataFrame(counts)], how="horizontal")
 
 
-def margins(
-    frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]
-) -> list[Float[np.ndarray, " tokens"]]:
+def margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]) -> list[Float[np.ndarray, " tokens"]]:
     """Return by how much each scored token's logit is above the best other one, teacher-forced, one text at a time.
 
     Best minus second where the token is right, below 0 where it is wrong; in logits. rows, ids: as for `freely`.

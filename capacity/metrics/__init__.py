@@ -21,8 +21,8 @@ from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound
 __all__ = [
     "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
     "between", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
-    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "proportion", "quotient",
-    "ratio", "summarise",
+    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "proportion",
+    "quotient", "ratio", "summarise",
 ]  # fmt: skip
 
 
