@@ -121,7 +121,11 @@ middles = metrics.summarise(
     lambda part: asdict(precision.median(part["value"], none=math.inf))
     | {f"censored: {end}": (part["censored"] == end).sum() for end in ("none", "all")},
 )  # fmt: skip
-middles.drop("degenerate").rename({"value": "median bits"})
+words = pl.format("{} ({} to {})", *(pl.col(name).round(1) for name in ("value", "low", "high")))
+middles = middles.with_columns(words.fill_null(pl.col("value").cast(pl.String)).alias("median"))
+middles.pivot("scale", index=["model", "source"], values=["median", "censored: none", "censored: all"]).rename(
+    lambda name: name.replace("_a scale a", ", a").replace("median, ", "median bits, ")
+)
 
 # %%
 by_vector = least.filter(scale="a scale a vector").sort("model", "source")
@@ -220,16 +224,20 @@ texts = {name: ledgers.held(loaded[name], held.filter(model=name)) for name in v
 others = pl.concat([pl.DataFrame(ledgers.measured(loaded[name], some)) for name, some in texts.items()])
 every = pl.concat([others.select(ours.columns), ours])
 sizes = every.join(packed.select("model", "source", "text_id", "text_bytes"), on=["model", "source", "text_id"])
-sizes = sizes.filter(pl.col("text_bytes") > 0)
-per_byte = metrics.ratio(sizes, "bytes", "text_bytes", by=["what", "model"]).sort("value", descending=True)
+per_byte = metrics.ratio(sizes.filter(pl.col("text_bytes") > 0), "bytes", "text_bytes", by=["what", "model", "source"])
+natural = per_byte.filter(source=sources[0]).sort("value", descending=True)
 
 # %%
 charts.numbers_by_kind(
-    per_byte.rename({"what": "kind"}), "kind", title="bytes a byte of UTF-8 text (log axis)", log=True
+    natural.rename({"what": "kind"}), "kind", title=f"bytes a byte of {sources[0]} text in UTF-8 (log axis)", log=True
 )
 
 # %%
-per_byte.pivot("model", index="what", values="value").with_columns(pl.selectors.float().round(2))
+natural.pivot("model", index="what", values="value").with_columns(pl.selectors.float().round(2))
+
+# %%
+of_mem = per_byte.filter(what=ours["what"][0]).drop("what", "degenerate").sort("source", "model")
+of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
 # ### Which length is best?
@@ -238,46 +246,39 @@ per_byte.pivot("model", index="what", values="value").with_columns(pl.selectors.
 # far. Long ones are fewer, and come from texts that a vector holds well.
 
 # %%
-natural = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
-natural = natural.unique(["key", "length"], keep="last", maintain_order=True)
+exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
+exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
 lengths = []
-for (name,), part in natural.group_by("model", maintain_order=True):
-    mem = geometry.vectors(part)
-    parts = [
-        precision.tried(loaded[name], part, ids, precision.quantised(mem, b)).with_columns(bits=pl.lit(b)) for b in bits
-    ]
-    own = precision.last_passed(pl.concat(parts), "bits", by=["key", "length"], largest_first=True)
-    own = part.select("key", "length").join(own, on=["key", "length"], maintain_order="left")
-    lengths.append(precision.sizes(loaded[name], part, ids, mem, own["value"].to_list()))
+for (name,), part in exact.group_by("model", maintain_order=True):
+    mem, frozen = geometry.vectors(part), loaded[name]
+    tried = [precision.tried(frozen, part, ids, precision.quantised(mem, b)).with_columns(bits=pl.lit(b)) for b in bits]
+    own = precision.last_passed(pl.concat(tried), "bits", by=["key", "length"], largest_first=True)
+    own = part.select("key", "length").join(own, on=["key", "length"], maintain_order="left", how="left")
+    lengths.append(precision.sizes(frozen, part, ids, mem, own["value"].to_list()))
 along = metrics.ratio(pl.concat(lengths), "vector_bytes", "text_bytes", by=["model", "length"])
 along = along.with_columns(kind=pl.lit(f"{sources[0]}, at its least precision"))
 charts.numbers_along(along, "length", "kind", title="bytes of [mem] a byte of text", named="length (tokens)", log=True)
 
 # %%
 enough = along.filter(pl.col("n") >= metrics.LEAST)
-best_length = (
-    (enough if enough.height else along).sort("value").group_by("model", maintain_order=True).first().sort("model")
-)
-of_mem = per_byte.filter(what="[mem], least precision, coded")
+best = (enough if enough.height else along).sort("value").group_by("model", maintain_order=True).first()
+said = [
+    f"`{name}`: {value:.1f} bytes a byte of {sources[0]} text ({metrics.between(low, high)}); the best length that "
+    f"{n} texts have is {length} tokens, with {least_bytes:.1f}."
+    for name, value, low, high, length, n, least_bytes in natural.filter(what=ours["what"][0])
+    .join(best.select("model", "length", texts="n", least="value"), on="model").sort("model")
+    .select("model", "value", "low", "high", "length", "texts", "least").iter_rows()
+]  # fmt: skip
 back = f"{packed['came_back'].sum()} of {packed.height} vectors came back from their bytes"
-Markdown(
-    f"**Reading.** {back}. "
-    + " ".join(
-        f"`{row['model']}`: {row['value']:.1f} bytes a byte of text ({metrics.between(row['low'], row['high'])}); "
-        f"of natural text the best length of those with {metrics.LEAST} texts is {best['length']} tokens, "
-        f"{best['value']:.1f} bytes a byte, of {best['n']} texts."
-        for row in of_mem.sort("model").iter_rows(named=True)
-        for best in best_length.filter(model=row["model"]).iter_rows(named=True)
-    )
-)
+Markdown(f"**Reading.** {back}. " + " ".join(said))
 
 # %%
 inverse = {
     name: metrics.quotient(part["text_bytes"], part["vector_bytes"])
-    for (name,), part in packed.group_by("model", maintain_order=True)
+    for (name,), part in packed.filter(source=sources[0]).group_by("model", maintain_order=True)
 }
 verdicts.judge(
-    "a vector at its least precision, entropy-coded, takes fewer bytes than its text in UTF-8",
+    f"a vector at its least precision, entropy-coded, takes fewer bytes than its {sources[0]} text in UTF-8",
     inverse, above=1, unit="bytes of text a byte of [mem]",
     change="a model whose vectors hold more tokens a dimension than these",
     headline="; ".join(f"A vector of `{name}` at its least precision takes {1 / one.value:.1f} bytes a byte of its text"
