@@ -96,6 +96,8 @@ free = pl.concat([
 ]).with_columns(
     exact=pl.col("forced") == pl.col("n_scored"), text_id=pl.format("{} {}", "source", "text_id")
 )  # fmt: skip
+
+# %%
 by = ["exact", "fits", "model"]
 counted = {"teacher-forced": "forced", "free, leading": "leading", "free, in place": "in_place"}
 shares = pl.concat([

@@ -181,6 +181,8 @@ of_text = {
         value=(pl.col("bits_without") - pl.col("bits_with")) / (pl.col("d_model") * pl.col("n_mem"))
     ),
 }
+
+# %%
 wanted = ["model", "value", "low", "high", "n", "kind"]
 beside = [
     metrics.summarise(part, ["model"], lambda part: metrics.interval(part["value"])).with_columns(kind=pl.lit(kind))

@@ -19,7 +19,14 @@ from transformers import (
 )
 
 from capacity import models
-from capacity.decoding import decoded_back, decoded_tokens, free_running, teacher_forced
+from capacity.decoding import (
+    decoded_back,
+    decoded_tokens,
+    free_running,
+    scored_together,
+    teacher_forced,
+    together,
+)
 from capacity.models import Frozen, ModelError
 
 
@@ -292,3 +299,32 @@ def test_decoding_goes_back_until_a_vector_decodes_whole(tiny: Frozen) -> None:
     assert decoded_back(tiny, [(4, mem[1]), (7, mem[0]), (9, mem[2])], ids)[0] == 4
     assert decoded_back(tiny, [(short, mem[0]), (9, mem[2])], ids) == [None, short]  # could give no more
     assert decoded_back(tiny, [], ids) == []
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("begin", [0, 1])
+def test_decoding_together_is_decoding_alone(frozen: Frozen, cache: bool, begin: int) -> None:
+    mem = torch.stack([random_mem(frozen, 2, seed) for seed in range(3)])
+    lengths, given = [5, 2, 7], [[seed + 4][:begin] for seed in range(3)]
+    found = together(frozen, mem, lengths, given=given, cache=cache, at_once=2)
+    assert found == [
+        free_running(frozen, own, n, given=first) for own, n, first in zip(mem, lengths, given, strict=True)
+    ]
+    if not begin:
+        assert together(frozen, mem, lengths, cache=cache) == found
+
+
+def test_decoding_together_is_refused_past_the_context(tiny: Frozen) -> None:
+    with pytest.raises(ModelError, match="past the context"):
+        together(tiny, random_mem(tiny, 1).unsqueeze(0), [64])
+
+
+def test_scores_together_are_scores_alone(frozen: Frozen) -> None:
+    mem = torch.stack([random_mem(frozen, 2, seed) for seed in range(3)])
+    texts = [random_ids(frozen, n).tolist() for n in (5, 2, 7)]
+    for vectors in (mem, None):
+        for place, score in enumerate(scored_together(frozen, vectors, texts, at_once=2)):
+            own = None if vectors is None else vectors[place : place + 1]
+            alone = teacher_forced(frozen, own, torch.tensor([texts[place]]))
+            assert np.array_equal(score.predicted, alone.predicted)
+            assert np.allclose(score.bits, alone.bits, rtol=1e-4, equal_nan=True)

@@ -469,3 +469,14 @@ def test_a_missing_column_is_one_sentence(function):
         function(pl.DataFrame({"model": ["a"], "tokens": [3]}), by=["model"])
     with pytest.raises(ValueError, match=r"no column source, n_mem"):
         function(pl.DataFrame({"model": ["a"]}))
+
+
+def test_a_proportion_has_the_ends_of_two_binomials():
+    found = metrics.proportion([True] * 8 + [False] * 2)
+    assert (found.value, found.n, found.degenerate) == (0.8, 10, False)
+    assert stats.binom.sf(7, 10, found.low) == pytest.approx(0.025)  # 8 or more of 10
+    assert stats.binom.cdf(8, 10, found.high) == pytest.approx(0.025)
+    assert metrics.proportion([True] * 96).low == pytest.approx(0.025 ** (1 / 96))
+    assert metrics.proportion([False, True]).low is None
+    with pytest.raises(metrics.NothingFound, match="no texts"):
+        metrics.proportion([])
