@@ -20,7 +20,7 @@ from capacity.models import Frozen, freeze
 
 __all__ = [
     "LEAST_OUTCOMES", "ROUNDINGS", "Condition", "again", "auc", "auc_within", "conditions", "errors", "freely",
-    "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
+    "last_exact", "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
 ]  # fmt: skip
 
 LEAST_OUTCOMES = 5  # texts that break and that don't, each; fewer say nothing about a predictor
@@ -88,6 +88,8 @@ def moved(frozen: Frozen, other: Frozen) -> float:
 
     0 where rounding changed nothing: a model whose weights were kept in that form.
     """
+    if other.model is frozen.model:
+        return 0.0
     pairs = list(zip(frozen.model.parameters(), other.model.parameters(), strict=True))
     off = sum(float((own.double() - copy.double()).square().sum()) for own, copy in pairs)
     return (off / sum(float(own.double().square().sum()) for own, _ in pairs)) ** 0.5
@@ -98,14 +100,21 @@ def longest(rows: pl.DataFrame) -> pl.DataFrame:
 
     rows: of the store. One row a key, in order of key.
     """
-    whole = rows.filter(pl.col("decoded_tokens") == pl.col("length")).sort("key", "length")
-    return whole.group_by("key", maintain_order=True).last().select(rows.columns)
+    return _last(rows.filter(pl.col("decoded_tokens") == pl.col("length")).sort("key", "length"))
+
+
+def last_exact(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return of each cell its last fit that is exact teacher-forced, whether it decodes or not; see `longest`."""
+    return _last(rows.filter(metrics.exact()).sort("key", "length"))
 
 
 def last_failed(rows: pl.DataFrame) -> pl.DataFrame:
     """Return of each cell its last fit that ended with a wrong token, if there is one; one row a key, in its order."""
-    failed = rows.filter(pl.col("status").is_in(["stalled", "budget"]), ~metrics.exact()).sort("key", "probe")
-    return failed.group_by("key", maintain_order=True).last().select(rows.columns)
+    return _last(rows.filter(pl.col("status").is_in(["stalled", "budget"]), ~metrics.exact()).sort("key", "probe"))
+
+
+def _last(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.group_by("key", maintain_order=True).last().select(rows.columns)
 
 
 @contextmanager

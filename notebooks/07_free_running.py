@@ -81,18 +81,19 @@ Markdown(f"{held.height} vectors that decode, of {', '.join(names)}; not on this
 # %% [markdown]
 # ## Teacher-forced and free
 #
-# Shares of scored tokens. *Teacher-forced*: right after the text's own tokens. *Leading*: decoded freely, before the
-# first wrong token. *In place*: decoded freely, the right token at the right position, also after a wrong one. The
-# paper gives the decoder t1 and counts the first of the three. Exact vectors are the control: they have 1 in each, if
-# what is exact decodes.
+# Shares of scored tokens, of the last exact fit of each search and of its last that is not, and of all fixed fits.
+# *Teacher-forced*: right after the text's own tokens. *Leading*: decoded freely, before the first wrong token. *In
+# place*: decoded freely, the right token at the right position, also after a wrong one. The paper gives the decoder t1
+# and counts the first of the three. Exact vectors are the control: they have 1 in each, if what is exact decodes.
 
 # %%
 kinds = ["model", "search", "recipe", "scored_from"]
+ends = pl.concat([determinism.last_exact(rows), determinism.last_failed(rows)])
 free = pl.concat([
     determinism.freely(loaded[name], part, ids, at_once=16).with_columns(
         fits=pl.lit(f"{search}, {recipe}, t1 {'given' if begin else 'predicted'}")
     )
-    for (name, search, recipe, begin), part in rows.group_by(kinds, maintain_order=True)
+    for (name, search, recipe, begin), part in ends.group_by(kinds, maintain_order=True)
 ]).with_columns(
     exact=pl.col("forced") == pl.col("n_scored"), text_id=pl.format("{} {}", "source", "text_id")
 ).drop("source")  # fmt: skip
