@@ -216,15 +216,15 @@ def auc(broken: Sequence[float], kept: Sequence[float]) -> Interval:
     value = _below(broken, kept)
     if min(m, n) < LEAST_OUTCOMES:
         return Interval(value, None, None, m + n, True)
-    reach, half = stats.norm.ppf(0.975) ** 2, (m + n) / 2 - 1
+    reach, half = float(stats.norm.ppf(0.975)) ** 2, (m + n) / 2 - 1
 
     def off(at: float) -> float:
         spread = at * (1 - at) * (1 + half * (1 - at) / (2 - at) + half * at / (1 + at)) / (m * n)
         return (value - at) ** 2 - reach * spread
 
     near = 1e-9  # off its value itself, where a value of 0 or 1 has a root that is no end
-    low = optimize.brentq(off, 0, value - near) if value > 0 else 0.0
-    high = optimize.brentq(off, value + near, 1) if value < 1 else 1.0
+    low = optimize.root_scalar(off, bracket=(0, value - near)).root if value > 0 else 0.0
+    high = optimize.root_scalar(off, bracket=(value + near, 1)).root if value < 1 else 1.0
     return Interval(value, float(low), float(high), m + n, False)
 
 
