@@ -78,8 +78,9 @@ Markdown(f"{held.height} vectors that decode, of {', '.join(vectors)}; not on th
 # ## Rounded
 #
 # Each entry becomes one of 2^b - 1 evenly spaced numbers about 0. *A scale a vector*: the largest entry of each vector
-# sets its steps. *A scale a dimension*: set over all vectors of the model, and no part of the vector. Share of texts
-# that decode whole; *bits kept* are of the gain, tokens 2 to N, of all vectors together.
+# sets its steps. *A scale a dimension*: set over all vectors of the model, and no part of the vector. *Decode*: the share
+# of texts that do, whole. *Gain kept*: of bits, tokens 2 to N, all vectors together. *Certified bits*: of the alphabet
+# that has most, by the tokens that still come back; it may fall below 0, by what the choice of a length tells.
 
 # %%
 rounded = pl.concat([
@@ -100,10 +101,12 @@ share_kept = metrics.ratio(kept, "left", "stored", by=by).rename({"value": "gain
 certified = gains.certified_lengths(
     rounded.filter(pl.col("source").str.starts_with("random_tokens")), by=["model", "source", "scale", "bits"]
 )
-best = certified.group_by(by).agg(pl.col("value").max().alias("certified bits, the best alphabet"))
+best = certified.group_by(by).agg(pl.col("value").max().alias("certified bits"))
 both = decoded.select(*by, pl.col("value").alias("decode")).join(share_kept.select(*by, "gain kept"), on=by)
 of_vectors = both.join(best, on=by, how="left").filter(scale="a scale a vector").drop("scale")
-of_vectors.sort("model", "bits", descending=[False, True]).with_columns(pl.selectors.float().round(3))
+columns = ["decode", "gain kept", "certified bits"]
+table = of_vectors.sort("model", "bits", descending=[False, True]).pivot("model", index="bits", values=columns)
+table.rename(lambda name: name.replace("_", ", ")).with_columns(pl.selectors.float().round(3))
 
 # %% [markdown]
 # ## The least precision of each text
@@ -285,7 +288,7 @@ said = [
 back = f"{packed['came_back'].sum()} of {packed.height} vectors came back from their bytes"
 cost = pl.concat(lengths).group_by("length").agg(pl.col("vector_bytes").mean(), n=pl.len()).sort("length")
 often = cost.filter(pl.col("n") >= min(metrics.LEAST, cost["n"].max()))
-ends = [f"{row['vector_bytes']:.0f} for {row['length']} tokens" for row in often[[0, -1]].iter_rows(named=True)]
+ends = [f"{row['vector_bytes']:.0f} at length {row['length']}" for row in often[[0, -1]].iter_rows(named=True)]
 Markdown(f"**Reading.** {back}. " + " ".join(said) + f" Bytes of a vector, in the mean: {', '.join(ends)}.")
 
 # %%
