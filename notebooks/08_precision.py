@@ -78,9 +78,9 @@ Markdown(f"{held.height} vectors that decode, of {', '.join(vectors)}; not on th
 # ## Rounded
 #
 # Each entry becomes one of 2^b - 1 evenly spaced numbers about 0. *A scale a vector*: the largest entry of each vector
-# sets its steps. *A scale a dimension*: set over all vectors of the model, and no part of the vector. *Decode*: the share
-# of texts that do, whole. *Gain kept*: of bits, tokens 2 to N, all vectors together. *Certified bits*: of the alphabet
-# that has most, by the tokens that still come back; it may fall below 0, by what the choice of a length tells.
+# sets its steps. *A scale a dimension*: set over all vectors of the model, and no part of the vector. *Decode*: the
+# share of texts that do, whole. *Gain kept*: of bits, tokens 2 to N, all vectors together. *Certified bits*: of the
+# alphabet that has most, by the tokens that still come back; below 0 they certify nothing.
 
 # %%
 rounded = pl.concat([
