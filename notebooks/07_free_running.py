@@ -31,6 +31,7 @@ given_budget: int = 3000  # token-steps a text of the searches with t1 given and
 given_lengths: list[int] = [6, 12, 24]  # tokens of fits with t1 given, of the cross-entropy, as in 02_information_gain
 fixed_length: int = 8  # tokens of fits from a random start, as in 01_decoding_capacity
 pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models, where its file is here; never measured
+n_pretrained: int = 6  # texts of these, 12 at most; decoding them alone, one by one, takes minutes
 n_others: int = 20  # other texts of a source, 256 tokens each, that say how frequent a token is
 bound: float = 0.95  # share of vectors that counts as nearly all; chosen after a first look at these numbers
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
@@ -66,7 +67,7 @@ grid = [
 ]
 done = sweep.measure([*grid, *both_ways], store or None, missing=missing)
 here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(model=here, n_texts=12, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(model=here, n_texts=n_pretrained, length=128, budget=8000, bos="before_mem")
 rows = metrics.found(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
 
 # %%

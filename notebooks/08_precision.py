@@ -31,6 +31,7 @@ noises: list[float] = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0
 draws: int = 4  # of noise, all of which have to decode
 half: int = 8  # bits a dimension that would do, if half of Eq. 1's did; set before anything was measured
 pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models, where its file is here; never measured
+n_pretrained: int = 6  # texts of these, 12 at most; decoding them alone, one by one, takes minutes
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
@@ -59,7 +60,7 @@ grid = sweep.grid(**searched, source=sources, length=longest)
 grid += sweep.grid(**searched, source=[f"random_tokens:{k}" for k in alphabets], length=2 * longest)
 done = sweep.measure(grid, store or None, missing=missing)
 here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(model=here, n_texts=12, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(model=here, n_texts=n_pretrained, length=128, budget=8000, bos="before_mem")
 both = pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")])
 made = sweep.cells([*grid, *wide])
 ids = {cell.key: cell.text.ids for cell in made}

@@ -453,7 +453,7 @@ def plainly(model, mem, n_tokens):
 def test_what_decodes_again_is_what_a_plain_loop_decodes(executed):
     notebook, folder = executed["07_free_running"]
     (shares,) = [{row["condition"]: row for row in values(chart)} for chart in charts_of(notebook)
-                 if "condition" in values(chart)[0]]  # fmt: skip
+                 if "moved" in values(chart)[0]]  # fmt: skip
     held = list(longest_decoded(folder / "decoded"))
     for how, dtype in (("no cache", "float32"), ("bfloat16", "bfloat16")):
         model = models.load(SMALLEST, device="cpu", dtype=dtype).model
@@ -466,7 +466,7 @@ def test_what_decodes_again_is_what_a_plain_loop_decodes(executed):
 def test_what_rounding_keeps_is_what_a_plain_loop_decodes(executed):
     notebook, folder = executed["08_precision"]
     (shares,) = [{(row["bits"], row["scale"]): row for row in values(chart)} for chart in charts_of(notebook)
-                 if "bits" in values(chart)[0]]  # fmt: skip
+                 if "scale" in values(chart)[0]]  # fmt: skip
     model, held = models.load(SMALLEST, device="cpu").model, list(longest_decoded(folder / "rounded"))
     for bits in (16, 8, 4, 2):
         right = []
