@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 LEAST_OUTCOMES = 5  # texts that break and that don't, each; fewer say nothing about a predictor
+Values = Sequence[float | int] | pl.Series
 PLACE = ("model", "source", "text_id", "scored_from", "length")  # columns that name a fit
 
 
@@ -199,7 +200,7 @@ def least_margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence
     return rows.select(PLACE).with_columns(margin=pl.Series(least, dtype=pl.Float64))
 
 
-def auc(broken: Sequence[float], kept: Sequence[float]) -> Interval:
+def auc(broken: Values, kept: Values) -> Interval:
     """Return the chance that of two texts the one that breaks has the lower value, ties counted half.
 
     1: the value tells all of them apart; 0.5: nothing. The interval is Newcombe's fifth, which does not shrink to
@@ -228,7 +229,7 @@ def auc(broken: Sequence[float], kept: Sequence[float]) -> Interval:
     return Interval(value, float(low), float(high), m + n, False)
 
 
-def _below(one: Sequence[float], other: Sequence[float]) -> float:
+def _below(one: Values, other: Values) -> float:
     """Return the chance that a value of `one` is below one of `other`, ties counted half."""
     return float(stats.mannwhitneyu(other, one).statistic / (len(one) * len(other)))
 

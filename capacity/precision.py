@@ -61,7 +61,7 @@ def quantised(
 
 
 def blurred(
-    mem: Float[np.ndarray, "texts n_mem dim"], relative: float, *, seed: int = 0
+    mem: Float[np.ndarray, "texts n_mem dim"], relative: float | int, *, seed: int = 0
 ) -> Float[np.ndarray, "texts n_mem dim"]:
     """Return vectors with Gaussian noise, `relative` times the root mean square of each text's entries, float32.
 
@@ -72,7 +72,7 @@ def blurred(
     return (mem + relative * size * np.stack(draws)).astype(np.float32)
 
 
-def snr_bits(relative: float) -> float:
+def snr_bits(relative: float | int) -> float:
     """Return the bits a dimension of a Gaussian channel whose noise is `relative` times its signal: ½ log2(1 + SNR).
 
     SNR is 1 / relative². What a vector of that size could tell at most where all that is nearer than the noise decodes
@@ -145,7 +145,7 @@ def last_passed(table: pl.DataFrame, at: str, *, by: Sequence[str], largest_firs
     return found.with_columns(censored=ends.then(pl.lit("all")).otherwise(pl.lit("no"))).drop("n_passed", "n")
 
 
-def median(values: Sequence[float | None], *, none: float) -> Interval:
+def median(values: Sequence[float | int | None] | pl.Series, *, none: float) -> Interval:
     """Return the median of one value a text with its 95% interval, which takes the order of the values alone.
 
     So a censored value counts where it lies beyond all others; where an end is one of these, it is no end but a bound.

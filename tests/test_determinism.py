@@ -127,7 +127,7 @@ def test_the_longest_that_decodes_and_the_last_that_failed():
         "scored_from": [0] * 5,
     })  # fmt: skip
     assert determinism.longest(rows).select("key", "length").rows() == [("a", 2)]
-    assert determinism.last_exact(rows).select("key", "length").rows() == [("a", 1)]
+    assert determinism.last_exact(rows).select("key", "length").rows() == [("a", 3)]
     assert determinism.last_failed(rows).select("key", "length").rows() == [("a", 4)]
 
 
