@@ -122,7 +122,7 @@ lost = [
 Markdown(
     "**Reading.** Short of exact, accuracy is not what decodes: "
     + ("; ".join(lost) or "no such fits are here")
-    + ". A search's last fit errs at its newest token alone, so that its three counts are one."
+    + ". Where the three counts of a search's last fit are one, it errs at its newest token alone."
 )
 
 # %%
@@ -268,7 +268,7 @@ in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat1
 alike = sum(one == other for one, other in zip(*in_half, strict=True))
 at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
 Markdown(
-    f"**Reading.** Of {held.height} vectors {min(pooled[how].value for how in exact_ways):.0%} or more decode the same "
+    f"**Reading.** Of {held.height} vectors at least {min(pooled[how].value for how in exact_ways):.0%} decode the same "
     f"under every condition in float32, {pooled['bfloat16'].value:.0%} in bfloat16, {rounding.value:.0%} after the "
     f"weights were rounded to Q8_0, which moves them by "
     f"{moved.filter(condition='weights rounded to Q8_0')['moved'].mean():.2%}. In bfloat16 {alike} of {held.height} "
