@@ -267,12 +267,12 @@ rounding = pooled["weights rounded to Q8_0"]
 in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat16", "bfloat16, batch of 8")]
 alike = sum(one == other for one, other in zip(*in_half, strict=True))
 at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
+far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
 Markdown(
-    f"**Reading.** Of {held.height} vectors at least {min(pooled[how].value for how in exact_ways):.0%} decode the same "
-    f"under every condition in float32, {pooled['bfloat16'].value:.0%} in bfloat16, {rounding.value:.0%} after the "
-    f"weights were rounded to Q8_0, which moves them by "
-    f"{moved.filter(condition='weights rounded to Q8_0')['moved'].mean():.2%}. In bfloat16 {alike} of {held.height} "
-    f"decode alike alone and in a batch of 8. Rounding the weights to bfloat16 says nothing of "
+    f"**Reading.** Of {held.height} vectors at least {min(pooled[how].value for how in exact_ways):.0%} decode the "
+    f"same under every condition in float32, {pooled['bfloat16'].value:.0%} in bfloat16, {rounding.value:.0%} after "
+    f"the weights were rounded to Q8_0, which moves them by {far:.2%}. In bfloat16 {alike} of {held.height} decode "
+    f"alike alone and in a batch of 8. Rounding the weights to bfloat16 says nothing of "
     f"{', '.join(at_rest) or 'no model'}: they were kept in that form."
 )
 

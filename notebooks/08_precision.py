@@ -258,10 +258,11 @@ of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.select
 # ### Which length is best?
 #
 # The exact vectors of every length of the searches, natural text, each at its own least precision; texts that got so
-# far. Long ones are fewer, and come from texts that a vector holds well.
+# far, of models that are no pretrained ones. Long ones are fewer, and come from texts that a vector holds well.
 
 # %%
-exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
+exact = rows.filter(metrics.exact(), pl.col("model").is_in(models), source=sources[0]).sort("model", "key", "length")
+exact = metrics.found(exact)
 exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
 lengths = []
 for (name,), part in exact.group_by("model", maintain_order=True):
