@@ -23,6 +23,8 @@ connections    does what lies between two solutions hold the text?
 coding         how many bytes does the model itself need?
 vector_files   a text as a file of vectors
 ledgers        which way of keeping a text takes how many bytes?
+determinism    does a vector decode the same under other arithmetic, and where do fits err?
+precision      how many bits does a dimension carry?
 sweep          what is measured: grids, presets, what a sweep would take, cells to rows
 baselines      what would a real prefix, a copy, or a vector of other texts do?
 pretraining    how were the embedded models made?

@@ -26,7 +26,10 @@ from transformers import (
 )
 
 # Has to stand before the first import of the package, which is why the fixtures import what they need themselves.
-SHAPED = ("models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "sweep")
+SHAPED = (
+    "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "determinism", "precision",
+    "sweep",
+)  # fmt: skip
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 if "ATEN_CPU_CAPABILITY" in os.environ:  # graphs compiled for other kernels than the next run's abort there
     own = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"

@@ -26,8 +26,10 @@ from capacity.decoding import (
     decoded_side_by_side,
     decoded_tokens,
     free_running,
+    scored_together,
     teacher_forced,
-)  # fmt: skip
+    together,
+)
 from capacity.models import Frozen, ModelError
 
 
@@ -319,7 +321,7 @@ def test_texts_are_decoded_side_by_side_as_alone(most: int, frozen: Frozen, monk
     monkeypatch.setattr(Frozen, "carried", limited)
     assert decoded_side_by_side(frozen, mem, ids) == [9, 4, 3, 0, 1]
     if most == 100:
-        assert calls == [5] * 9  # one pass a token, until the longest has ended
+        assert calls == [5] * 12  # one pass a token of the longest
     given = [[7, *free_running(frozen, one, 4, given=[7])[1:]] for one in mem]
     assert decoded_side_by_side(frozen, mem, given, scored_from=1) == [4] * 5
 
@@ -336,3 +338,32 @@ def test_going_back_is_the_same_in_company(tiny: Frozen, monkeypatch: pytest.Mon
     assert alone[1] == [None, 6]
     monkeypatch.setitem(decoding.AT_ONCE, "cpu", 2)
     assert all_decoded_back(tiny, ended) == alone
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("begin", [0, 1])
+def test_decoding_together_is_decoding_alone(frozen: Frozen, cache: bool, begin: int) -> None:
+    mem = torch.stack([random_mem(frozen, 2, seed) for seed in range(3)])
+    lengths, given = [5, 2, 7], [[seed + 4][:begin] for seed in range(3)]
+    found = together(frozen, mem, lengths, given=given, cache=cache, at_once=2)
+    assert found == [
+        free_running(frozen, own, n, given=first) for own, n, first in zip(mem, lengths, given, strict=True)
+    ]
+    if not begin:
+        assert together(frozen, mem, lengths, cache=cache) == found
+
+
+def test_decoding_together_is_refused_past_the_context(tiny: Frozen) -> None:
+    with pytest.raises(ModelError, match="past the context"):
+        together(tiny, random_mem(tiny, 1).unsqueeze(0), [64])
+
+
+def test_scores_together_are_scores_alone(frozen: Frozen) -> None:
+    mem = torch.stack([random_mem(frozen, 2, seed) for seed in range(3)])
+    texts = [random_ids(frozen, n).tolist() for n in (5, 2, 7)]
+    for vectors in (mem, None):
+        for place, score in enumerate(scored_together(frozen, vectors, texts, at_once=2)):
+            own = None if vectors is None else vectors[place : place + 1]
+            alone = teacher_forced(frozen, own, torch.tensor([texts[place]]))
+            assert np.array_equal(score.predicted, alone.predicted)
+            assert np.allclose(score.bits, alone.bits, rtol=1e-4, equal_nan=True)

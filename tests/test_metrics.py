@@ -497,3 +497,14 @@ def test_exact_length_by_cost_of_a_frame_that_is_not_ours():
         theirs, cost="paid", at=[4, 9], by=["net"], text_id="doc", length="tokens", share="ok", order=["round"]
     )
     assert found.select("spent", "value", "n").rows() == [(4.0, 2.0, 2), (9.0, 5.0, 2)]
+
+
+def test_a_proportion_has_the_ends_of_two_binomials():
+    found = metrics.proportion([True] * 8 + [False] * 2)
+    assert (found.value, found.n, found.degenerate) == (0.8, 10, False)
+    assert stats.binom.sf(7, 10, found.low) == pytest.approx(0.025)  # 8 or more of 10
+    assert stats.binom.cdf(8, 10, found.high) == pytest.approx(0.025)
+    assert metrics.proportion([True] * 96).low == pytest.approx(0.025 ** (1 / 96))
+    assert metrics.proportion([False, True]).low is None
+    with pytest.raises(metrics.NothingFound, match="no texts"):
+        metrics.proportion([])

@@ -48,6 +48,15 @@ SETTINGS = {
         "pretrained_budgets": [60], "pretrained_searches": ["grow"], "pretrained_longest": 2,
         "pretrained_missing": "measure", "store": "limits",
     },
+    "07_free_running": {
+        "models": [SMALLEST], "sources": ["embedded", "random_tokens"], "n_texts": 2, "longest": 8, "budget": 100,
+        "given_budget": 60, "given_lengths": [3], "fixed_length": 6, "pretrained": [], "n_others": 2,
+        "store": "decoded",
+    },
+    "08_precision": {
+        "models": [SMALLEST], "sources": ["embedded"], "alphabets": [2], "n_texts": 2, "longest": 8, "budget": 100,
+        "bits": [16, 8, 4, 2], "noises": [0.001, 0.5], "draws": 2, "pretrained": [], "store": "rounded",
+    },
     "10_baselines": {
         "models": [SMALLEST], "prefix_models": [SMALLEST], "n_texts": 2, "sources": ["embedded", "random_tokens"],
         "budget": 200, "longest": 8, "prefixes": [8, 24, 64], "before": 24, "continuation": 2, "copied": [4, 12],
@@ -491,6 +500,52 @@ def log2_after(frozen, ids):
     return torch.log_softmax(logits, -1) / math.log(2)
 
 
+def longest_decoded(folder):
+    """The model's vectors that decode to most tokens, one a search, with the text's tokens of so many."""
+    rows = store.read([folder]).filter(pl.col("decoded_tokens") == pl.col("length"), search="grow", budget=100)
+    frozen = models.load(SMALLEST, device="cpu")
+    for (source, index), part in rows.group_by("source", "text_index"):
+        row = part.sort("length").row(-1, named=True)
+        sample = texts.sample(source, frozen.tokenizer, n_texts=index + 1, length=row["length"])
+        yield torch.tensor(row["mem"]).reshape(1, -1), sample[index].ids
+
+
+@torch.no_grad()
+def plainly(model, mem, n_tokens):
+    inputs, found = mem.to(model.dtype), []
+    while len(found) < n_tokens:
+        found.append(model(inputs_embeds=inputs.unsqueeze(0), use_cache=False).logits[0, -1].argmax().item())
+        inputs = torch.cat([inputs, model.get_input_embeddings().weight[found[-1:]]])
+    return tuple(found)
+
+
+def test_what_decodes_again_is_what_a_plain_loop_decodes(executed):
+    notebook, folder = executed["07_free_running"]
+    (shares,) = [{row["condition"]: row for row in values(chart)} for chart in charts_of(notebook)
+                 if "moved" in values(chart)[0]]  # fmt: skip
+    held = list(longest_decoded(folder / "decoded"))
+    for how, dtype in (("no cache", "float32"), ("bfloat16", "bfloat16")):
+        model = models.load(SMALLEST, device="cpu", dtype=dtype).model
+        same = [plainly(model, mem, len(ids)) == ids for mem, ids in held]
+        assert (shares[how]["value"], shares[how]["n"]) == (pytest.approx(np.mean(same)), len(held))
+    assert shares["the same again"]["value"] == 1
+    assert shares["weights rounded to bfloat16"]["moved"] == 0  # the embedded models are kept so
+
+
+def test_what_rounding_keeps_is_what_a_plain_loop_decodes(executed):
+    notebook, folder = executed["08_precision"]
+    (shares,) = [{(row["bits"], row["scale"]): row for row in values(chart)} for chart in charts_of(notebook)
+                 if "scale" in values(chart)[0]]  # fmt: skip
+    model, held = models.load(SMALLEST, device="cpu").model, list(longest_decoded(folder / "rounded"))
+    for bits in (16, 8, 4, 2):
+        right = []
+        for mem, ids in held:
+            step = mem.abs().max() / (2 ** (bits - 1) - 1)
+            right.append(plainly(model, (mem / step).round() * step, len(ids)) == ids)
+        own = shares[bits, "a scale a vector"]
+        assert (own["value"], own["n"]) == (pytest.approx(np.mean(right)), len(held))
+
+
 def test_a_real_prefix_saves_what_a_plain_loop_says(executed):
     notebook, folder = executed["10_baselines"]
     frozen, fitted = models.load(SMALLEST), store.Store(folder / "baselines").read().filter(recipe="progressive")
@@ -642,7 +697,7 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
 
 
-LIKELY = ("00", "01", "02", "03", "04", "05", "06", "09", "10", "11", "12")  # pages of rows
+LIKELY = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")  # pages of rows
 
 
 @pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])

@@ -22,6 +22,7 @@ from capacity.charts.lengths import (
     shares_above,
     training_curves,
 )
+from capacity.charts.robustness import numbers_along, numbers_by_kind
 from capacity.charts.scaling import held_by_depth, laws
 from capacity.charts.texts import (
     bits_needed,
@@ -52,6 +53,8 @@ __all__ = [
     "laws",
     "lengths_by_text",
     "norms_by_series",
+    "numbers_along",
+    "numbers_by_kind",
     "prefix_share",
     "published_gain_by_length",
     "rates_by_length",

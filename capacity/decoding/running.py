@@ -1,104 +1,19 @@
-"""The truth about a [mem] vector: its teacher-forced score, and what it decodes to when running free."""
+"""What a [mem] vector decodes to when running free, one alone or many side by side."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from capacity.models import Frozen, is_exhausted
-from capacity.texts import Text
-
-__all__ = [
-    "AT_ONCE", "Ended", "Score", "all_decoded_back", "bos_costs", "counts", "decoded_back", "decoded_side_by_side",
-    "decoded_tokens", "free_running", "stream", "teacher_forced", "walk",
-]  # fmt: skip
 
 # Ended texts that are decoded side by side: on a processor each alone, whose bits these are; a GPU takes hardly longer
 # for many than for one.
 AT_ONCE = {"cpu": 1, "cuda": 64}
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a model predicts of texts (batch, tokens), position by position, given the true tokens before it."""
-
-    predicted: Int[np.ndarray, "batch tokens"]  # argmax; -1 where nothing predicts (t1 without [mem])
-    correct: np.ndarray  # bool (batch, tokens)
-    bits: Float[np.ndarray, "batch tokens"]  # surprisal; NaN where nothing predicts
-
-    def exact(self, *, scored_from: int = 0) -> np.ndarray:
-        """Return bool (batch,): every scored position's argmax is right."""
-        return np.all(self.correct[:, scored_from:], axis=1)
-
-
-def teacher_forced(
-    frozen: Frozen, mem: Float[Tensor, "batch n_mem dim"] | None, ids: Int[Tensor, "batch tokens"]
-) -> Score:
-    """Return the score of `ids` after `mem`, or of `ids` alone where `mem` is None.
-
-    Without [mem] t1 is not scored (nothing stands before it, or BOS alone): its prediction is -1, its surprisal NaN,
-    its correctness False. Where memory runs out, half of the texts are scored at a time, and of one text half of the
-    logits; it raises where one position's don't fit.
-    """
-    try:
-        return _scored(frozen, mem, ids, at_once=ids.shape[1])
-    except (RuntimeError, MemoryError) as error:
-        if not is_exhausted(error):
-            raise
-    if len(ids) > 1:
-        half = len(ids) // 2
-        parts = [
-            teacher_forced(frozen, None if mem is None else mem[some], ids[some])
-            for some in (slice(None, half), slice(half, None))
-        ]
-        return Score(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Score)))
-    at_once = ids.shape[1] // 2
-    while at_once > 1:
-        try:
-            return _scored(frozen, mem, ids, at_once=at_once)
-        except (RuntimeError, MemoryError) as error:
-            if not is_exhausted(error):
-                raise
-        at_once //= 2
-    return _scored(frozen, mem, ids, at_once=1)
-
-
-@torch.no_grad()
-def _scored(frozen: Frozen, mem: Tensor | None, ids: Tensor, *, at_once: int) -> Score:
-    """Return the score, the logits of `at_once` tokens at a time."""
-    ids = ids.to(frozen.device)
-    inputs = frozen.inputs(mem, frozen.embed(ids[:, :-1]))
-    skipped = 1 if mem is None else 0
-    before = frozen.n_before + (0 if mem is None else mem.shape[1])
-    predicted = np.full(ids.shape, -1)
-    bits = np.full(ids.shape, np.nan)
-    if inputs.shape[1]:
-        hidden = frozen.hidden(inputs)
-        whole = frozen.head(hidden) if at_once >= ids.shape[1] else None  # a product of other sizes rounds otherwise
-        for at in range(skipped, ids.shape[1], at_once):
-            some, places = slice(at, at + at_once), slice(before - 1 + at, before - 1 + at + at_once)
-            logits = (frozen.head(hidden[:, places]) if whole is None else whole[:, places]).float()
-            nats = torch.logsumexp(logits, -1) - logits.gather(-1, ids[:, some].unsqueeze(-1)).squeeze(-1)
-            predicted[:, some] = logits.argmax(-1).cpu().numpy()
-            bits[:, some] = nats.cpu().double().numpy() / math.log(2)  # MPS has no float64
-    return Score(predicted, predicted == ids.cpu().numpy(), bits)
-
-
-def bos_costs(frozen: Frozen, sample: Sequence[Text]) -> list[tuple[str, float]]:
-    """Return for each BOS policy without [mem] that the tokenizer allows its mean bits a token, of tokens 2 to N.
-
-    `before_mem` and `after_mem` read the same without [mem]: BOS, then the text. A hint about a model that never read a
-    text without BOS, not about how much a vector holds.
-    """
-    ids = torch.tensor([text.ids for text in sample])
-    policies = ("none",) if frozen.tokenizer.bos_token_id is None else ("none", "before_mem")
-    return [(p, float(np.nanmean(teacher_forced(replace(frozen, bos=p), None, ids).bits))) for p in policies]
 
 
 @torch.no_grad()
@@ -167,6 +82,47 @@ def free_running(
     return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))
 
 
+@torch.no_grad()
+def together(
+    frozen: Frozen,
+    mem: Float[Tensor, "texts n_mem dim"],
+    lengths: Sequence[int],
+    *,
+    given: Sequence[Sequence[int]] | None = None,
+    cache: bool = True,
+    at_once: int = 64,
+) -> list[list[int]]:
+    """Return for each vector so many tokens as `free_running` does, decoded in batches: rounding differs from it.
+
+    Args:
+        frozen: the model.
+        mem: the vectors of each text.
+        lengths: tokens to return of each.
+        given: tokens put after each text's [mem] first and counted in, as many for every text; none, if None.
+        cache: carry keys and values on, where the model does; else all is read again for every token.
+        at_once: vectors in a batch, alike in length as far as can be.
+    """
+    found: list[list[int]] = [[] for _ in lengths]
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    for some in (order[at : at + at_once] for at in range(0, len(order), at_once)):
+        longest = lengths[some[-1]]
+        frozen.check_length(longest, mem.shape[1])
+        begun = [list(given[place]) if given is not None else [] for place in some]
+        tokens = torch.tensor(begun, dtype=torch.long).reshape(len(some), -1).to(frozen.device)
+        inputs, state = frozen.inputs(mem[some], frozen.embed(tokens)), {}
+        while tokens.shape[1] < longest:
+            if cache:
+                logits, state = frozen.carried(inputs, state)
+            else:
+                logits = frozen.head(frozen.hidden(inputs)[:, -1:])
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+            following = frozen.embed(tokens[:, -1:])
+            inputs = following if state else torch.cat([inputs, following], dim=1)
+        for place, row in zip(some, tokens.tolist(), strict=True):
+            found[place] = row[: lengths[place]]
+    return found
+
+
 def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequence[int], *, scored_from: int = 0) -> int:
     """Return how many leading tokens of `ids` come back free-running, stopping at the first wrong one.
 
@@ -191,33 +147,18 @@ def decoded_side_by_side(
     """
     if len(ids) == 1:
         return [decoded_tokens(frozen, mem[0], ids[0], scored_from=scored_from)]
+    given = [row[:scored_from] for row in ids]
     try:
-        return _side_by_side(frozen, mem, ids, scored_from)
+        back = together(frozen, mem, [len(row) for row in ids], given=given, at_once=len(ids))
     except (RuntimeError, MemoryError) as error:
         if not is_exhausted(error):
             raise
+    else:
+        pairs = (zip(found, row, strict=True) for found, row in zip(back, ids, strict=True))
+        return [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both)) for both in pairs]
     half = len(ids) // 2
     parts = (slice(None, half), slice(half, None))
     return [n for p in parts for n in decoded_side_by_side(frozen, mem[p], ids[p], scored_from=scored_from)]
-
-
-def _side_by_side(frozen: Frozen, mem: Tensor, ids: Sequence[Sequence[int]], scored_from: int) -> list[int]:
-    given = torch.tensor([list(row[:scored_from]) for row in ids], dtype=torch.long)
-    inputs, state = frozen.inputs(mem, frozen.embed(given)), None
-    found, going = [scored_from] * len(ids), {text for text, row in enumerate(ids) if len(row) > scored_from}
-    for at in range(scored_from, max(map(len, ids))):
-        logits, state = frozen.carried(inputs, state)
-        tokens = logits[:, -1].argmax(-1)
-        chosen = tokens.tolist()
-        right = {text for text in going if chosen[text] == ids[text][at]}
-        for text in right:
-            found[text] += 1
-        going = {text for text in right if at + 1 < len(ids[text])}
-        if not going:
-            break
-        following = frozen.embed(tokens[:, None])
-        inputs = following if state else torch.cat([inputs, following], dim=1)
-    return found
 
 
 @dataclass(frozen=True)
@@ -265,16 +206,3 @@ def decoded_back(
     exact: length and vector, the lengths rising.
     """
     return all_decoded_back(frozen, [Ended(ids, exact, scored_from)])[0]
-
-
-def counts(with_mem: Score, without: Score, length: int) -> dict:
-    """Return the counts and sums of positions 2..length of one text, and t1's own."""
-    rest = slice(1, length)
-    return {
-        "correct_without": int(without.correct[0, rest].sum()),
-        "correct_with": int(with_mem.correct[0, rest].sum()),
-        "bits_without": float(without.bits[0, rest].sum()),
-        "bits_with": float(with_mem.bits[0, rest].sum()),
-        "first_bits_with": float(with_mem.bits[0, 0]),
-        "first_correct": bool(with_mem.correct[0, 0]),
-    }

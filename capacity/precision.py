@@ -1,0 +1,214 @@
+"""How many bits does a dimension carry? Vectors rounded, blurred and packed, until they decode no more."""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import constriction
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+
+from capacity.decoding import scored_together, together
+from capacity.metrics import Interval
+from capacity.models import Frozen
+from capacity.texts import token_bytes
+
+__all__ = [
+    "SCALES", "blurred", "last_passed", "levels", "median", "packed", "quantised", "scales", "sizes", "snr_bits",
+    "tried", "unpacked",
+]  # fmt: skip
+
+SCALES = ("vector", "dimension")  # a scale for each vector; for each dimension, over all vectors
+_STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
+_HEADER = struct.Struct("<Bfe")  # bits, scale, spread of the whole numbers
+
+
+def scales(
+    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
+) -> Float[np.ndarray, "some n_mem width"]:
+    """Return the steps of a symmetrical quantiser that reaches the largest entry with `bits` bits, float32.
+
+    by: of SCALES. `vector`: shape (texts, n_mem, 1); `dimension`: (1, n_mem, dim), which is no part of a vector: all
+    vectors share it. Raises ValueError for fewer than 2 bits, more than 16, or another `by`.
+    """
+    if not 2 <= bits <= 16 or by not in SCALES:
+        raise ValueError(f"bits is {bits} and by {by!r}; 2 to 16, and one of {', '.join(SCALES)} are allowed")
+    most = np.abs(mem).max(axis=-1 if by == "vector" else 0, keepdims=True)
+    return np.where(most > 0, most / (2 ** (bits - 1) - 1), 1).astype(np.float32)
+
+
+def levels(
+    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
+) -> Int[np.ndarray, "texts n_mem dim"]:
+    """Return the whole numbers that vectors are rounded to, -(2^(bits-1) - 1) to 2^(bits-1) - 1; see `scales`."""
+    most = 2 ** (bits - 1) - 1
+    return np.rint(mem / scales(mem, bits, by=by)).clip(-most, most).astype(np.int32)
+
+
+def quantised(
+    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
+) -> Float[np.ndarray, "texts n_mem dim"]:
+    """Return vectors rounded to `bits` bits a dimension, float32: off by half a step (`scales`) at most.
+
+    >>> quantised(np.array([[[1.0, 0.4, -0.6]]], dtype=np.float32), 2).tolist()
+    [[[1.0, 0.0, -1.0]]]
+    """
+    return levels(mem, bits, by=by).astype(np.float32) * scales(mem, bits, by=by)
+
+
+def blurred(
+    mem: Float[np.ndarray, "texts n_mem dim"], relative: float | int, *, seed: int = 0
+) -> Float[np.ndarray, "texts n_mem dim"]:
+    """Return vectors with Gaussian noise, `relative` times the root mean square of each text's entries, float32.
+
+    One text's noise does not depend on which texts stand beside it, but on its place.
+    """
+    size = np.sqrt(np.square(mem.astype(float)).mean(axis=(1, 2), keepdims=True))
+    draws = [np.random.default_rng([seed, place]).standard_normal(mem.shape[1:]) for place in range(len(mem))]
+    return (mem + relative * size * np.stack(draws)).astype(np.float32)
+
+
+def snr_bits(relative: float | int) -> float:
+    """Return the bits a dimension of a Gaussian channel whose noise is `relative` times its signal: ½ log2(1 + SNR).
+
+    SNR is 1 / relative². What a vector of that size could tell at most where all that is nearer than the noise decodes
+    alike. Raises ValueError for noise that is not above 0.
+
+    >>> snr_bits(1)
+    0.5
+
+    Source: Shannon 1948, theorem 17.
+    """
+    if not relative > 0:
+        raise ValueError(f"relative is {relative!r}; noise above 0 is needed")
+    return math.log2(1 + relative**-2) / 2
+
+
+def tried(
+    frozen: Frozen,
+    rows: pl.DataFrame,
+    ids: Mapping[str, Sequence[int]],
+    mem: Float[np.ndarray, "texts n_mem dim"],
+    *,
+    at_once: int = 64,
+) -> pl.DataFrame:
+    """Return the rows as other vectors in place of the stored ones make them, with a column `decoded`.
+
+    decoded_tokens, correct_with, bits_with, first_bits_with and first_correct are new, `mem` is left out; decoded: the
+    whole text came back. Decoded freely in batches, `at_once` at a time (see decoding.together).
+
+    Args:
+        frozen: the model of the rows.
+        rows: of the store, all with t1 predicted (`scored_from=0`).
+        ids: tokens of each row's text, by its key; the first `length` count.
+        mem: a text's vectors for each row.
+
+    Raises ValueError for rows with t1 given.
+    """
+    if (rows["scored_from"] != 0).any():
+        raise ValueError("some rows have scored_from=1: their t1 would have to be kept beside the vector; give 0")
+    texts = [list(ids[key][:length]) for key, length in rows.select("key", "length").iter_rows()]
+    vectors = torch.from_numpy(np.ascontiguousarray(mem, dtype=np.float32))
+    decoded = together(frozen, vectors, [len(text) for text in texts], at_once=at_once)
+    counts = [
+        {
+            "correct_with": int(score.correct[0, 1:].sum()), "bits_with": float(score.bits[0, 1:].sum()),
+            "first_bits_with": float(score.bits[0, 0]), "first_correct": bool(score.correct[0, 0]),
+        }
+        for score in scored_together(frozen, vectors, texts, at_once=at_once)
+    ]  # fmt: skip
+    same = [[a == b for a, b in zip(*pair, strict=True)] for pair in zip(decoded, texts, strict=True)]
+    right = pl.Series([own.index(False) if False in own else len(own) for own in same], dtype=pl.Int32)
+    made = pl.DataFrame(counts).with_columns(decoded_tokens=right)
+    kept = rows.drop("mem").with_columns(made.get_columns())
+    return kept.with_columns(decoded=pl.col("decoded_tokens") == pl.col("length"))
+
+
+def last_passed(table: pl.DataFrame, at: str, *, by: Sequence[str], largest_first: bool = False) -> pl.DataFrame:
+    """Return how far each group got before its first failure: *by, value (of `at`; null: nowhere), censored.
+
+    `at` goes up, or down from the largest (as bits do). All rows of one value of `at` have to pass (`decoded`).
+    censored: `none` where the first value failed already, `all` where none failed, so that more was not tried; else
+    `no`. What passes again after a failure does not count.
+    """
+    steps = table.group_by([*by, at], maintain_order=True).agg(pl.col("decoded").all())
+    steps = steps.sort(at, descending=largest_first, maintain_order=True)
+    reached = pl.col("decoded").cast(pl.Int8).cum_min().cast(pl.Boolean)
+    found = steps.group_by(list(by), maintain_order=True).agg(
+        pl.col(at).filter(reached).last().alias("value"), n_passed=reached.sum(), n=pl.len()
+    )
+    ends = pl.when(pl.col("n_passed") == 0).then(pl.lit("none")).when(pl.col("n_passed") == pl.col("n"))
+    return found.with_columns(censored=ends.then(pl.lit("all")).otherwise(pl.lit("no"))).drop("n_passed", "n")
+
+
+def median(values: Sequence[float | int | None] | pl.Series, *, none: float) -> Interval:
+    """Return the median of one value a text with its 95% interval, which takes the order of the values alone.
+
+    So a censored value counts where it lies beyond all others; where an end is one of these, it is no end but a bound.
+
+    none: what stands for a null, as `math.inf`. Source: scipy.stats.quantile_test.
+    """
+    data = np.sort([none if value is None else float(value) for value in values])
+    middle = float(np.median(data)) if np.isfinite(data).all() else float(data[(len(data) - 1) // 2])
+    if len(data) < 6:  # no interval of order statistics covers 95%
+        return Interval(middle, None, None, len(data), True)
+    ends = stats.quantile_test(data, p=0.5).confidence_interval()
+    return Interval(middle, float(ends.low), float(ends.high), len(data), False)
+
+
+def packed(mem: Float[np.ndarray, "n_mem dim"], bits: int) -> bytes:
+    """Return one text's vectors at `bits` bits a dimension as `unpacked` reads them: 7 bytes, then words of 4.
+
+    The whole numbers (`levels`, one scale for all vectors together) are range-coded under a Gaussian about 0 with their
+    own spread. How many vectors of which width is not kept: the model says the one, the text's protocol the other.
+    """
+    flat = mem.reshape(1, 1, -1)
+    whole = levels(flat, bits)[0, 0]
+    spread = float(np.float16(max(0.25, np.sqrt(np.square(whole.astype(float)).mean()))))
+    coder = _STREAM.queue.RangeEncoder()
+    coder.encode(whole, _gaussian(bits, spread))
+    header = _HEADER.pack(bits, float(scales(flat, bits)[0, 0, 0]), spread)
+    return header + coder.get_compressed().astype("<u4").tobytes()
+
+
+def unpacked(data: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "n_mem dim"]:
+    """Return the vectors that `packed` wrote, float32, of a shape (n_mem, dim)."""
+    bits, scale, spread = _HEADER.unpack(data[: _HEADER.size])
+    coder = _STREAM.queue.RangeDecoder(np.frombuffer(data[_HEADER.size :], dtype="<u4").astype(np.uint32))
+    whole = coder.decode(_gaussian(bits, spread), math.prod(shape))
+    return whole.astype(np.float32).reshape(shape) * np.float32(scale)
+
+
+def _gaussian(bits: int, spread: float) -> Any:
+    most = 2 ** (bits - 1) - 1
+    return _STREAM.model.QuantizedGaussian(-most, most, 0.0, spread)
+
+
+def sizes(
+    frozen: Frozen,
+    rows: pl.DataFrame,
+    ids: Mapping[str, Sequence[int]],
+    mem: Float[np.ndarray, "texts n_mem dim"],
+    bits: Sequence[int | None],
+) -> pl.DataFrame:
+    """Return the bytes of vectors and of the texts that they hold: model, source, text_id, length, bits ... came_back.
+
+    vector_bytes: packed at so many bits; at float32 where `bits` is None, since no rounding that was tried decodes.
+    text_bytes: what the tokens stand for. came_back: unpacked again, the vector decodes to its text, in a batch of
+    one. Arguments as of `tried`; bits: of each row.
+    """
+    read, kept = [], []
+    for own, n in zip(mem, bits, strict=True):
+        data = None if n is None else packed(own, n)
+        kept.append(own.size * 4 if data is None else len(data))
+        read.append(own if data is None else unpacked(data, own.shape))
+    words = [len(token_bytes(frozen.tokenizer, ids[key][:n])) for key, n in rows.select("key", "length").iter_rows()]
+    back = tried(frozen, rows, ids, np.stack(read), at_once=1)["decoded"]
+    return rows.select("model", "source", "text_id", "n_mem", "length").with_columns(
+        bits=pl.Series(bits, dtype=pl.Int64), vector_bytes=pl.Series(kept, dtype=pl.Float64),
+        text_bytes=pl.Series(words, dtype=pl.Float64), came_back=back,
+    )  # fmt: skip

@@ -1,0 +1,304 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Does what is exact decode, and does it decode the same every time?
+#
+# A vector is fitted teacher-forced: each token is predicted after the text's own tokens. Decoding runs free: each
+# token follows those that were decoded. And it runs on some machine, in some arithmetic, with weights that may have
+# been rounded since.
+#
+# *Claim:* a vector that is exact decodes to its text, and does so in whatever batch, with or without a cache, on one
+# thread or two. What breaks it is rounding: of the arithmetic, or of the model's weights. Nobody has published this of
+# [mem] vectors; that greedy output changes with batch size is a standing question of those who serve models.
+
+# %% tags=["parameters"]
+models: list[str] = ["llama-128", "llama-128-bos"]  # names or folders
+sources: list[str] = ["embedded", "random_words", "random_tokens"]  # of the texts
+n_texts: int = 16  # texts of each source
+longest: int = 40  # tokens, the most a search tries
+budget: int = 4000  # token-steps a text of the searches, as in 01_decoding_capacity
+given_budget: int = 3000  # token-steps a text of the searches with t1 given and predicted, as in 11_speed
+given_lengths: list[int] = [6, 12, 24]  # tokens of fits with t1 given, of the cross-entropy, as in 02_information_gain
+fixed_length: int = 8  # tokens of fits from a random start, as in 01_decoding_capacity
+pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models, where its file is here; never measured
+n_pretrained: int = 6  # texts of these, 12 at most; decoding them alone, one by one, takes minutes
+n_others: int = 20  # other texts of a source, 256 tokens each, that say how frequent a token is
+bound: float = 0.95  # share of vectors that counts as nearly all; chosen after a first look at these numbers
+store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
+bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
+missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
+
+# %%
+from collections import Counter
+
+import polars as pl
+from IPython.display import Markdown
+
+from capacity import charts, determinism, metrics, sweep, texts, verdicts
+from capacity.models import PACKAGED, is_cached, load
+
+charts.enable()
+
+# %% [markdown]
+# ## Measure or load
+#
+# Searches for the exact length, whose last fit is one token too long; the same with t1 given; and fits of one length
+# from a random start, also of the cross-entropy with t1 given, the paper's way. All else on this page is decoded and
+# scored now, from the stored vectors: nothing is fitted.
+
+# %%
+searched = {"model": models, "length": longest, "search": "grow", "n_texts": n_texts, "bos": bos}
+fixed = {"model": models, "search": "fixed", "n_texts": n_texts, "bos": bos}
+both_ways = sweep.grid(**searched, source=sources[0], scored_from=[0, 1], budget=given_budget)
+both_ways += sweep.grid(**fixed, source=sources[0], length=given_lengths, recipe="progressive", scored_from=1)
+grid = [
+    *sweep.grid(**searched, source=sources, budget=budget),
+    *sweep.grid(**fixed, source=sources, length=fixed_length),
+]
+done = sweep.measure([*grid, *both_ways], store or None, missing=missing)
+here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
+wide = sweep.grid(model=here, n_texts=n_pretrained, length=128, budget=8000, bos="before_mem")
+rows = metrics.found(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
+
+# %%
+ids = {cell.key: cell.text.ids for cell in sweep.cells([*grid, *both_ways, *wide])}
+first = rows.filter(~pl.col("key").is_in([cell.key for cell in sweep.cells(both_ways)]))
+names = [name for name in [*models, *here] if (rows["model"] == name).any()]
+loaded = {name: load(name, bos="auto" if name in here else bos) for name in names}
+held = metrics.found(determinism.longest(first.filter(search="grow")))
+missed = ", ".join(name for name in pretrained if name not in names) or "none"
+Markdown(f"{held.height} vectors that decode, of {', '.join(names)}; not on this machine, or without rows: {missed}.")
+
+# %% [markdown]
+# ## Teacher-forced and free
+#
+# Shares of scored tokens, of the last exact fit of each search and of its last that is not, and of all fixed fits.
+# *Teacher-forced*: right after the text's own tokens. *Leading*: decoded freely, before the first wrong token. *In
+# place*: decoded freely, the right token at the right position, also after a wrong one. The paper gives the decoder t1
+# and counts the first of the three. Exact vectors are the control: they have 1 in each, if what is exact decodes.
+
+# %%
+kinds = ["model", "search", "recipe", "scored_from"]
+ends = pl.concat([determinism.last_exact(rows), determinism.last_failed(rows)])
+free = pl.concat([
+    determinism.freely(loaded[name], part, ids, at_once=16).with_columns(
+        fits=pl.lit(f"{search}, {recipe}, t1 {'given' if begin else 'predicted'}")
+    )
+    for (name, search, recipe, begin), part in ends.group_by(kinds, maintain_order=True)
+]).with_columns(
+    exact=pl.col("forced") == pl.col("n_scored"), text_id=pl.format("{} {}", "source", "text_id")
+).drop("source")  # fmt: skip
+
+# %%
+by = ["exact", "fits", "model"]
+counted = {"teacher-forced": "forced", "free, leading": "leading", "free, in place": "in_place"}
+shares = pl.concat([
+    metrics.ratio(free, column, "n_scored", by=by).with_columns(count=pl.lit(name)) for name, column in counted.items()
+])  # fmt: skip
+table = shares.pivot("count", index=[*by, "n"], values="value").join(free.group_by(by).agg(vectors=pl.len()), on=by)
+table.sort(by, descending=[True, False, False]).rename({"n": "texts"}).with_columns(pl.selectors.float().round(3))
+
+# %%
+wrong = shares.filter(~pl.col("exact")).with_columns(kind=pl.format("{}: {}", "fits", "count"))
+wrong = wrong.sort("fits", pl.col("count").cast(pl.Enum(list(counted))), "model")
+charts.numbers_by_kind(wrong, "kind", title="share of scored tokens, fits that are not exact") if wrong.height else None
+
+# %%
+lost = [
+    f"of {one['fits']} on `{one['model']}` {one['teacher-forced']:.0%} of the tokens are right teacher-forced, and "
+    f"{one['free, leading']:.0%} come back before the first wrong one"
+    for one in table.filter(~pl.col("exact"), pl.col("fits").str.starts_with("fixed")).sort(by).iter_rows(named=True)
+]  # fmt: skip
+Markdown(
+    "**Reading.** Short of exact, accuracy is not what decodes: "
+    + ("; ".join(lost) or "no such fits are here")
+    + ". Where the three counts of a search's last fit are one, it errs at its newest token alone."
+)
+
+# %%
+searches = free.filter("exact", pl.col("fits").str.starts_with("grow")).sort("length")
+last = searches.group_by("model", "scored_from", "text_id").last()
+verdicts.judge(
+    f"what is exact teacher-forced decodes freely: more than {bound} of the longest exact vectors",
+    {"share that decodes": metrics.proportion(last["leading"] == last["n_scored"])}, above=bound, unit="",
+    change="vectors whose least margin is as small as rounding",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Where fits that fail go wrong
+#
+# Of fits that ended with a wrong token: how likely it is that a wrong token of a text has more of something than a
+# right one of the same text (0.5: no matter; the mean over texts, with its interval). A *grown* fit began as an exact
+# one of a token less, so that its last token is wrong most often; a *fixed* one began at random. Frequency is counted
+# in other texts of the source; in random tokens it means nothing, and is the control there.
+
+# %%
+failed = {search: determinism.last_failed(first.filter(search=search)) for search in ("grow", "fixed")}
+predictors = {"position": "position", "surprisal without [mem]": "surprisal_bits", "frequency": "frequency"}
+sat = []
+for search, part in failed.items():
+    for (name, source), some in part.group_by("model", "source", maintain_order=True):
+        tokenizer, beside = loaded[name].tokenizer, some["text_id"].to_list()
+        others = texts.others(source, tokenizer, beside=beside, n_texts=n_others, length=256)
+        counts = Counter(token for text in others for token in text.ids)
+        tokens = determinism.errors(loaded[name], some, ids, counts)
+        sat += [determinism.auc_within(tokens, column).with_columns(search=pl.lit(search), by=pl.lit(kind))
+                for kind, column in predictors.items()]  # fmt: skip
+
+# %%
+tokens_of = ["model", "source", "search", "by"]
+within = pl.concat(sat) if sat else pl.DataFrame(schema=dict.fromkeys([*tokens_of, "value"], pl.String))
+where = metrics.summarise(within, tokens_of, lambda part: metrics.interval(part["value"]))
+where.pivot("by", index=tokens_of[:3], values="value").with_columns(pl.selectors.float().round(2))
+
+# %%
+of_all = metrics.summarise(within, ["model", "search", "by"], lambda part: metrics.interval(part["value"]))
+of_all = of_all.with_columns(pl.col("low", "high").clip(0, 1), kind=pl.format("{}, {}", "search", "by")).sort(
+    "kind", "model"
+)
+charts.numbers_by_kind(
+    of_all, "kind", title="chance that a wrong token has more of it than a right one (0.5: no matter)"
+)
+
+# %%
+told = of_all.filter(by="surprisal without [mem]", search="fixed").select(
+    "model", "value", "low", "high", "n", "degenerate"
+)
+verdicts.judge(
+    "a failed fit from a random start errs at the tokens that surprise the model: more often than not (0.5)",
+    {row.pop("model"): metrics.Interval(**row) for row in told.iter_rows(named=True)},
+    above=0.5, unit="", change="more failed fits: a text with one wrong token says little",
+) if told.height else verdicts.nothing("no fit from a random start has both wrong and right tokens")  # fmt: skip
+
+# %% [markdown]
+# ## Decoded again
+#
+# The longest vector of each text that decodes, under other conditions: the share whose decoding is the same, token for
+# token, as the reference's (float32, one text at a time, with a cache, one thread). *The same again* is the control.
+# *Weights moved* says how much a rounding changed the model, as a share of its weights: 0 is a model that was kept in
+# that form already, and proves nothing.
+
+# %%
+again, distances = [], []
+for name, frozen in loaded.items():
+    ways = determinism.conditions(frozen, load(name, bos=frozen.bos, dtype="bfloat16"))
+    again.append(determinism.again(held.filter(model=name), ids, ways))
+    distances += [{"model": name, "condition": how, "moved": determinism.moved(frozen, way.frozen)}
+                  for how, way in ways.items()]  # fmt: skip
+again, moved = pl.concat(again), pl.DataFrame(distances)
+order = again["condition"].unique(maintain_order=True).to_list()
+same = metrics.summarise(again, ["model", "condition"], lambda part: metrics.proportion(part["unchanged"]))
+same = same.join(moved, on=["model", "condition"]).sort(pl.col("condition").cast(pl.Enum(order)), "model")
+charts.numbers_by_kind(same, "condition", title="share of vectors whose decoding is unchanged (95% interval)")
+
+# %%
+unchanged = same.pivot("model", index="condition", values="value").rename(lambda name: f"same, {name}")
+unchanged = unchanged.rename({"same, condition": "condition"})
+far = same.pivot("model", index="condition", values="moved").rename(lambda name: f"weights moved, {name}")
+unchanged.join(far, left_on="condition", right_on="weights moved, condition").with_columns(
+    pl.selectors.float().round(4)
+)
+
+# %% [markdown]
+# ## Which vectors break: the margin
+#
+# The margin of a token is its logit less that of the best other one; a vector is as safe as its least margin. AUC: the
+# chance that of two texts the one that changes has the smaller one, where each outcome occurs at least 5 times. The
+# rival, as control: the longer text, which has more tokens to go wrong.
+
+# %%
+margins = pl.concat(
+    [determinism.least_margins(frozen, held.filter(model=name), ids) for name, frozen in loaded.items()]
+)
+outcome = again.join(margins, on=list(determinism.PLACE), maintain_order="left")
+scores = {"least margin": pl.col("margin"), "length, as control": -pl.col("length")}
+by_margin = []
+for (name, how), part in outcome.group_by("model", "condition", maintain_order=True):
+    for predictor, score in scores.items():
+        split = [part.filter(pl.col("unchanged") == which).select(score).to_series() for which in (False, True)]
+        if min(map(len, split)) >= determinism.LEAST_OUTCOMES:
+            found = determinism.auc(*split)
+            by_margin.append({"model": name, "condition": how, "by": predictor, "value": found.value, "low": found.low,
+                              "high": found.high, "changed": len(split[0]), "unchanged": len(split[1])})  # fmt: skip
+
+# %%
+auc = pl.DataFrame(by_margin).with_columns(pl.selectors.float().round(2)) if by_margin else None
+auc
+
+# %%
+shown = outcome.filter(condition=order[-1]).with_columns(
+    source=pl.format("{}, {}", "model", pl.when("unchanged").then(pl.lit("unchanged")).otherwise(pl.lit("changed")))
+)
+charts.texts_by_source(
+    shown.sort("source").filter(pl.col("margin") > 0), "margin", log=True,
+    title=f"least margin of a text, logits, under {order[-1]} (a tick a text, a dot their median)",
+)  # fmt: skip
+
+# %%
+told_apart = [row for row in by_margin if row["by"] == "least margin" and not row["condition"].endswith("batch of 8")]
+if told_apart:
+    found = {
+        f"{row['model']}, {row['condition']}": metrics.Interval(
+            row["value"], row["low"], row["high"], row["changed"] + row["unchanged"], False
+        )
+        for row in told_apart
+    }
+    end = verdicts.judge("the least margin tells which vectors change: the AUC is above 0.5", found, above=0.5, unit="",
+                         change="more texts: each outcome occurs some dozen times at most")  # fmt: skip
+else:
+    end = verdicts.nothing(f"no condition changes and keeps {determinism.LEAST_OUTCOMES} vectors each")
+end
+end
+
+# %%
+exact_ways = [how for how in order[1:] if not how.startswith(("bfloat16", "weights"))]
+pooled = {how: metrics.proportion(again.filter(condition=how)["unchanged"]) for how in order}
+rounding = pooled["weights rounded to Q8_0"]
+in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat16", "bfloat16, batch of 8")]
+alike = sum(one == other for one, other in zip(*in_half, strict=True))
+at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
+far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
+Markdown(
+    f"**Reading.** Of {held.height} vectors at least {min(pooled[how].value for how in exact_ways):.0%} decode the "
+    f"same under every condition in float32, {pooled['bfloat16'].value:.0%} in bfloat16, {rounding.value:.0%} after "
+    f"the weights were rounded to Q8_0, which moves them by {far:.2%}. In bfloat16 {alike} of {held.height} decode "
+    f"alike alone and in a batch of 8. Rounding the weights to bfloat16 says nothing of "
+    f"{', '.join(at_rest) or 'no model'}: they were kept in that form."
+)
+
+# %%
+verdicts.judge(
+    f"a vector survives the rounding of its model's weights to Q8_0: more than {bound} decode the same",
+    {"share unchanged": rounding}, above=bound, unit="",
+    change="vectors that were fitted with a larger margin, or on the rounded model itself",
+)  # fmt: skip
+
+# %%
+verdicts.judge(
+    f"in float32 decoding is the same with and without cache, alone and in a batch of 8, with one thread and two: for "
+    f"more than {bound} of the vectors",
+    {how: pooled[how] for how in exact_ways}, above=bound, unit="",
+    change="another machine, or a graphics processor, whose products round otherwise: this page shows its own",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Limits
+#
+# One machine and its kernels; a graphics processor chooses others by batch size. The vectors are those at each search's
+# end, whose margins are the smallest that the recipe leaves: shorter texts are safer. Rounding to Q8_0 here is that of
+# the weights alone; llama.cpp rounds what they are multiplied with, too. Errors of a grown fit are mostly the newest
+# token, by how such a fit begins; those of fixed fits come from texts that were too long, of which hard sources have
+# more. All vectors of a page are pooled in a verdict on shares, several sources of one model among them.
+
+# %%
+print(f"{done}; {held.height} vectors decoded under {len(order)} conditions now")
