@@ -34,6 +34,7 @@ def local(
     *,
     compile: bool = False,
     progress: bool = True,
+    n_processors: int | None = None,
     ended: Callable[[int], object] = lambda n: None,
 ) -> int:
     """Measure cells in this process, one model after another, into a store; return how many were measured here.
@@ -41,8 +42,8 @@ def local(
     Other processes may do the same at the same time: each claims some cells, measures them, and claims more. What
     another has claimed is waited for, and taken over where it dies. A cell's rows are on disk before its claim ends.
 
-    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error; ended: gets
-    the number of cells that ended, whoever measured them.
+    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error;
+    n_processors: at most, None: all; ended: gets the number of cells that ended, whoever measured them.
     """
     left = {cell.key: cell for cell in sorted(cells, key=rows.kind)}
     n_measured = 0
@@ -60,7 +61,7 @@ def local(
                 bar.set_description(members[0].experiment.model)
                 frozen = members[0].experiment.load()
                 check(frozen, members)
-                ending.enter_context(fitting.threads(frozen))
+                ending.enter_context(fitting.threads(frozen, most=n_processors))
                 while mine:
                     keys = [cell.key for cell in members if cell.key in left]
                     share = _share(frozen, len(keys), claims.n_others())

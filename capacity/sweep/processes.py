@@ -67,6 +67,5 @@ def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent tells
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA is begun with
-    os.environ["CAPACITY_THREADS"] = str(threads)
     with Store(folder) as kept:
-        engines.local(cells, kept, compile=compile, progress=False, ended=ended.put)
+        engines.local(cells, kept, compile=compile, progress=False, n_processors=threads, ended=ended.put)
