@@ -166,18 +166,26 @@ class Store:
     def _merge(self) -> None:
         """Write what is read of the cells in shards that are too small or too large, and remove those shards."""
         self._shards(None)  # sets damaged ones aside
-        unfit = _unfit(self.path)
-        n_bytes = sum(path.stat().st_size for path in unfit)
-        if len(unfit) > 1 or n_bytes > MOST_BYTES:
-            when = unfit[0].name.split("-")[0]  # the oldest's: still goes before shards written meanwhile
-            keys = collect(unfit, ["key"], None)["key"].unique().sort()
-            size = max(1, int(len(keys) * _FULL * MOST_BYTES / n_bytes))
-            for start in range(0, len(keys), size):
-                some = set(keys[start : start + size])
-                write(self.path, collect(self._shards(some), None, some), when=when)
-            for path in unfit:
-                path.unlink(missing_ok=True)
+        groups: list[list[Path]] = []
+        n_bytes = float("inf")
+        for path in _unfit(self.path):
+            n_bytes += (size := path.stat().st_size)
+            if n_bytes > _FULL * MOST_BYTES:
+                groups.append([])
+                n_bytes = size
+            groups[-1].append(path)
+        for group in groups:
+            if len(group) > 1 or group[0].stat().st_size > MOST_BYTES:
+                self._rewrite(group)
         key_files.clear(self.path)
+
+    def _rewrite(self, group: list[Path]) -> None:
+        keys = set(collect(group, ["key"], None)["key"])
+        shards = self._shards(keys)  # others may have some of the cells, too
+        rows = collect(shards, None, None if shards == group else keys)
+        write(self.path, rows, when=group[0].name.split("-")[0])  # the oldest's: goes before shards written meanwhile
+        for path in group:
+            path.unlink(missing_ok=True)
 
 
 def _unfit(folder: Path) -> list[Path]:

@@ -107,17 +107,19 @@ def keys_of(folder: Path, verified: set[tuple], known: dict[tuple, frozenset[str
 
     They are those of a key file, or of the shard, verified; `set_aside`: as of `valid`, and key files are written.
     """
-    there = dict(reversed(pair) for pair in listed(folder))
+    there = {seen: path for path, seen in listed(folder)}
     for seen in known.keys() - there.keys():
         del known[seen]
-    for seen in there.keys() - known.keys():
-        own = key_files.load(there[seen])
+    for seen, path in there.items():
+        if seen in known:
+            continue
+        own = key_files.load(path)
         if own is None:
-            if not is_whole(there[seen], seen, verified, set_aside=set_aside):
+            if not is_whole(path, seen, verified, set_aside=set_aside):
                 continue
-            own = frozenset(collect([there[seen]], ["key"], None)["key"])
+            own = frozenset(collect([path], ["key"], None)["key"])
             if set_aside:
-                key_files.keep(there[seen], own)
+                key_files.keep(path, own)
         known[seen] = own
 
 
