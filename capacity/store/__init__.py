@@ -115,7 +115,8 @@ class Store:
 
         A shard whose bytes do not hash to its name is moved to `damaged/` with a StoreWarning: its cells are
         missing. A column that an older version did not write is null. `columns`, `keys`: those wanted; None
-        is all: no shard without such a cell is read. Raises ValueError for an unknown column, StoreError for a shard with columns or types unknown.
+        is all; a shard without a wanted cell is not read. Raises ValueError for an unknown column, StoreError for a
+        shard with columns or types unknown.
         """
         wanted = None if keys is None else set(keys)
         with self._lock:
@@ -231,5 +232,5 @@ def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = 
 
 
 def at_scale(n_rows: int, folder: Path | str) -> pl.DataFrame:
-    """Return what a store of n rows, made in a folder, costs: columns as of scale.at_scale, a row each of scale.ACTS."""
+    """Return what a store of n rows, made in a folder, costs: a row each of scale.ACTS, fields of scale.at_scale."""
     return pl.DataFrame(list(scale.at_scale(Store, n_rows, Path(folder))))

@@ -30,13 +30,15 @@ def rows(names: list[str]) -> pl.DataFrame:
     draw, n = np.random.default_rng(len(names)), len(names)
     plain = {name: None if name in NULLABLE else _PLAIN[type(dtype)] for name, dtype in SCHEMA.items()}
     own = {
-        "key": names, "probe": [0] * n, "status": ["solved"] * n, "bits_with": draw.random(n), "seconds": draw.random(n),
-        "mem": draw.standard_normal((n, _WIDTH), dtype=np.float32),
+        "key": names, "probe": [0] * n, "status": ["solved"] * n, "bits_with": draw.random(n),
+        "seconds": draw.random(n), "mem": draw.standard_normal((n, _WIDTH), dtype=np.float32),
     }  # fmt: skip
-    return pl.DataFrame({
-        name: pl.Series(name, own[name], dtype=dtype) if name in own else pl.Series(name, [plain[name]] * n, dtype)
-        for name, dtype in SCHEMA.items()
-    })
+    return pl.DataFrame(
+        {
+            name: pl.Series(name, own[name], dtype=dtype) if name in own else pl.Series(name, [plain[name]] * n, dtype)
+            for name, dtype in SCHEMA.items()
+        }
+    )
 
 
 def _open(store: Any, n_rows: int) -> int:

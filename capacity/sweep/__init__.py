@@ -1,7 +1,6 @@
 """A grid of experiments over a store: what is there is loaded, what is missing is measured."""
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -12,16 +11,17 @@ from typing import Any
 
 import polars as pl
 
-from capacity import models, resources, store
+from capacity import models, store
 from capacity.files import whole_number
 from capacity.sweep import cluster, elsewhere, engines, processes
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
+from capacity.sweep.taken import measured
 
 __all__ = [
-    "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured", "run", "shard",
-    "with_source_bits",
+    "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured",
+    "run", "shard", "with_source_bits",
 ]  # fmt: skip
 
 ENGINES = ("local", "ray")  # where missing cells are measured
@@ -54,11 +54,6 @@ class Measured:
         return f"{self.n_new} of {total} cells measured now, {self.n_there} were there{missing}; {len(self.rows)} fits"
 
 
-def measured() -> Path:
-    """Return the folder of rows that travel with the project, with their provenance, or `$CAPACITY_MEASURED`."""
-    return Path(os.environ.get("CAPACITY_MEASURED") or resources.data() / "measured" / "rows")
-
-
 def measure(
     experiments: Sequence[Experiment],
     folder: Path | str | None = None,
@@ -87,7 +82,8 @@ def measure(
 
     Rows of a model that is not on this machine are found by their columns (see elsewhere.keys).
 
-    Raises ValueError for an unknown `missing` or `engine`, Ray that is not installed or wrong settings, MissingCells if it is `refuse` and cells are missing,
+    Raises ValueError for an unknown `missing` or `engine`, Ray that is not installed or wrong settings, MissingCells
+    if it is `refuse` and cells are missing,
     ModelError for a model that is not there and whose cells would have to be measured, or that no row knows.
     Whatever ends a run, finished cells are kept.
     """

@@ -133,7 +133,7 @@ def distributed(
         _connected(jobs) as ray,
         Claims(kept.path) as claims,
         contextlib.ExitStack() as ending,
-        progress.bar(len(cells), show=show) as bar,
+        progress.Progress(len(cells), show=show) as bar,
     ):
         ending.callback(kept.flush)  # before the claims end, however this does
         return _Driver(ray, cells, kept, claims, bar, jobs=jobs, compile=compile).run()
@@ -230,7 +230,9 @@ class _Driver:
             self._kept.append(made)
             del group.left[made[0]["key"]]
             self._n_new += 1
-            self._bar.update()
+            token_steps = sum(row["token_steps"] for row in made)
+            self._bar.advance(token_steps)
+            self._bar.update(token_steps=token_steps)
             return
         del self._running[rows_of]
         self._kept.flush()
