@@ -52,7 +52,7 @@ class Estimate:
     device: str | None  # that the model was probed on; None: nothing is missing
     total_bytes: int  # memory of that device
     stages: tuple[Stage, ...]
-    beside_seconds: float = 0.0  # to load the model, to score and decode: expected
+    beside_seconds: float = 0.0  # to begin and load the model, to score and decode: expected
     n_courses: int = 0  # cells whose rows the expected time is from; 0: it is that of all steps
 
     @property
@@ -80,6 +80,7 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
     there = set(store.read(places[:1], ["key"])["key"])
     before = store.read(places, taken.COLUMNS)
     by_model: dict[tuple, dict[str, Cell]] = defaultdict(dict)
+    started = time.perf_counter()
     for cell in cells(experiments):
         by_model[cell.experiment.loaded][cell.key] = cell
     for settings, wanted in by_model.items():
@@ -90,9 +91,8 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
                 model=settings[0], n_cells=len(wanted), n_there=n_there, device=None, total_bytes=0, stages=()
             )
             continue
-        started = time.perf_counter()
         frozen = missing[0].experiment.load()
-        beside = time.perf_counter() - started
+        beside = time.perf_counter() - started  # the first model's: texts and tokenizers, too
         with fitting.threads(frozen):
             alike = {replace(cell.experiment, text_index=0): cell.experiment for cell in missing}
             by_kind = {kind: _courses(frozen, what, before) for kind, what in alike.items()}
@@ -104,6 +104,7 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
             total_bytes=fitting.total_bytes(frozen.device), stages=found, beside_seconds=beside,
             n_courses=max(map(len, courses.values())),
         )  # fmt: skip
+        started = time.perf_counter()
 
 
 def _courses(frozen: Frozen, what: Experiment, before: pl.DataFrame) -> list[taken.Course]:
@@ -200,16 +201,18 @@ def _drawn(keys: Sequence[str], courses: dict[str, list[taken.Course]], bucket: 
 def step_seconds(frozen: Frozen, cell: Cell, shape: Shape) -> float:
     """Return how long one step of a batch takes, not compiled: the median of a few, after one that warms up.
 
-    All slots are computed, idle ones too, so the text of one cell will do.
+    The text of one cell is in all slots, as so many texts would be.
     """
     what = cell.experiment
     ids = cell.text.ids[: shape.bucket]
-    task = fitting.task(
-        frozen, ids, n_mem=what.n_mem, seed=what.seed, length=len(ids), scored_from=what.scored_from, trace=what.trace
-    )
     how = fitting.recipe(what.recipe).of(frozen)
     batch = Batch(frozen, how, shape)
-    batch.put(0, task)
+    for slot in range(shape.slots):
+        task = fitting.task(
+            frozen, ids, n_mem=what.n_mem, seed=what.seed, length=len(ids), scored_from=what.scored_from,
+            trace=what.trace,
+        )  # fmt: skip
+        batch.put(slot, task)
     found = []
     for _ in range(1 + _TIMED):
         started = time.perf_counter()
