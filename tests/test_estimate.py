@@ -158,7 +158,8 @@ def test_the_closest_rows_are_taken_as_far_as_length_and_budget_go():
         return [(dict(one.steps), one.n_probes) for one in taken.courses(what, rows, bucket_of)]
 
     rows = pl.concat([
-        before("1", [1, 9, 10]), before("2", [20], source="random_words"), before("3", [30], model="b"), before("4", [4], n_mem=2)
+        before("1", [1, 9, 10]), before("2", [20], source="random_words"), before("3", [30], model="b"),
+        before("4", [4], n_mem=2),
     ])  # fmt: skip
     assert found() == [({8: 10, 12: 20}, 3)]
     assert found(length=9) == [({8: 10, 12: 10}, 2)]

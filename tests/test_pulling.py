@@ -1,8 +1,7 @@
-"""Pulling: every cell once, small groups, the largest first; and simulated, sixty-four workers are kept busy."""
+"""Pulling: every cell once, small groups, the largest first; and by a virtual clock."""
 
 import doctest
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,15 +50,6 @@ def test_what_comes_back_waits_for_a_worker_alone():
     waiting.put_back(group)
     assert len(waiting) == left + len(group)
     assert [len(waiting.pull(0)) for _ in group] == [1] * len(group)
-
-
-def test_sixty_four_workers_on_ten_thousand_cells_are_nine_tenths_efficient():
-    draw = np.random.default_rng(0)
-    seconds, kinds = draw.lognormal(1.0, 1.0, 10_000).tolist(), draw.integers(0, 10, 10_000).tolist()
-    options = {"kinds": kinds, "load_seconds": 5.0, "group_seconds": 0.01, "cell_seconds": 0.002}
-    found = {n: sum(seconds) / n / simulate(seconds, n_workers=n, **options) for n in (1, 2, 4, 8, 16, 32, 64)}
-    assert all(0.9 <= efficiency <= 1.0 for efficiency in found.values()), found
-    assert sum(seconds) / 64 / simulate(seconds, n_workers=64, **options | {"cell_seconds": 0.1}) < 0.9  # the driver's
 
 
 def test_a_simulation_by_hand():

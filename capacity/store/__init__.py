@@ -14,6 +14,8 @@ from filelock import FileLock
 
 from capacity.store import key_files, merging, scale
 from capacity.store.claims import Claims
+from capacity.store.scale import keys as synthetic_keys
+from capacity.store.scale import rows as synthetic_rows
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
 from capacity.store.shards import (
     MOST_BYTES,
@@ -30,7 +32,8 @@ from capacity.store.shards import (
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "at_scale", "default_path", "merge", "read", "to_frame", "valid", "write",
+    "at_scale", "default_path", "merge", "read", "synthetic_keys",
+    "synthetic_rows", "to_frame", "valid", "write",
 ]  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def _connected(jobs: int | None) -> Iterator[Any]:
+def connected(jobs: int | None) -> Iterator[Any]:
     """Give `ray`, connected to what runs already, to the cluster at $RAY_ADDRESS, or to this machine's processors."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -130,27 +130,36 @@ def distributed(
     jobs: workers, see `share`; compile: see fitting.run; show: cells done and the time left, on standard error.
     """
     with (
-        _connected(jobs) as ray,
+        connected(jobs) as ray,
         Claims(kept.path) as claims,
         contextlib.ExitStack() as ending,
         progress.Progress(len(cells), show=show) as bar,
     ):
         ending.callback(kept.flush)  # before the claims end, however this does
-        return _Driver(ray, cells, kept, claims, bar, jobs=jobs, compile=compile).run()
+        return Driver(ray, cells, kept, claims, bar, jobs=jobs, compile=compile).run()
 
 
-class _Driver:
+class Driver:
     """Hands groups to workers, stores what comes back, replaces the dead."""
 
     def __init__(
-        self, ray: Any, cells: Sequence[Cell], kept: Store, claims: Claims, bar: Any, *, jobs: int | None, compile: bool
+        self,
+        ray: Any,
+        cells: Sequence[Cell],
+        kept: Store,
+        claims: Claims,
+        bar: Any,
+        *,
+        jobs: int | None,
+        compile: bool,
+        worker: type = Worker,
     ):
         self._ray, self._kept, self._claims, self._bar = ray, kept, claims, bar
         there = ray.cluster_resources()
         n_gpus = int(there.get("GPU", 0))
         n_workers, n_processors, gpu = share(max(1, int(there.get("CPU", 1))), n_gpus, jobs)
         n_workers = min(n_workers, max(1, len(cells)))
-        self._actor = ray.remote(num_cpus=n_processors, num_gpus=gpu)(Worker)
+        self._actor = ray.remote(num_cpus=n_processors, num_gpus=gpu)(worker)
         self._arguments = max(1, int(n_processors)), compile
         self._pool = Pool(
             cells, kind=lambda cell: (cell.experiment.loaded, rows.kind(cell)),
@@ -166,6 +175,10 @@ class _Driver:
         bar.set_description(f"{n_workers} workers")
         for _ in range(n_workers):
             self._start()
+
+    def wait_for_all(self) -> None:
+        """Return when every worker is there."""
+        self._ray.wait([*self._starting], num_returns=len(self._starting))
 
     def run(self) -> int:
         """Return how many cells were measured, when all have ended."""
