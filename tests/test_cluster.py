@@ -81,9 +81,7 @@ def test_an_unknown_engine_is_refused():
 
 
 @pytest.mark.slow
-def test_workers_measure_the_rows_of_one_process_and_one_that_dies_is_replaced(
-    folders, tmp_path, quiet, monkeypatch
-):
+def test_workers_measure_the_rows_of_one_process_and_one_that_dies_is_replaced(folders, tmp_path, quiet, monkeypatch):
     every = sweep.grid(model=str(folders["llama"]), **SETTINGS)
     local = sweep.run(every, tmp_path / "local", **OPTIONS)
     killed, append = [], Store.append
@@ -128,9 +126,7 @@ def test_a_driver_that_dies_takes_its_workers_along_and_the_same_command_goes_on
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as driver:
         while driver.poll() is None and not list((tmp_path / "store").glob("*.parquet")):
             time.sleep(0.1)
-        workers = [
-            one for one in psutil.Process(driver.pid).children(recursive=True) if "ray::Worker" in one.name()
-        ]
+        workers = [one for one in psutil.Process(driver.pid).children(recursive=True) if "ray::Worker" in one.name()]
         driver.kill()
     assert len(workers) == 2
     assert psutil.wait_procs(workers, timeout=60)[1] == []
