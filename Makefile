@@ -7,7 +7,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test quick faults check install measured picture real clean
+.PHONY: report test quick faults check install measured picture real train ladder gpu clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -48,8 +48,9 @@ picture: $(READY)
 		--model smollm2-135m --fetch --n-mem 1 --picture data/measured/there_and_back.svg
 
 # Every version is pinned in constraints.txt, the build backend's too, hence no build isolation.
-# pip names what it fetches and installs as it goes: torch alone may take minutes.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on --constraint constraints.txt
+# pip names what it fetches and installs as it goes: torch alone may take minutes. WHEELS=folder: from there, no network.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on --constraint constraints.txt \
+	$(if $(WHEELS),--no-index --find-links "$(WHEELS)")
 
 $(READY): pyproject.toml constraints.txt
 	@echo "installing into .venv: about 110 packages, once; minutes, most of them for torch"
@@ -64,6 +65,26 @@ GRIDS ?= $(wildcard data/measured/grids/smollm2_*.toml)
 real: $(READY)
 	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch
 	for grid in $(GRIDS); do $(BIN)/python -m capacity sweep $$grid --store build/real || exit; done
+
+# Models trained alike (data/ladder.toml) into CAPACITY_HOME, then measured; what is done is not done again, a training that
+# was killed goes on, and several `make train` at once share the work. CORPUS holds books that are not part of the project.
+CORPUS ?= corpus
+TOKENS ?= 5_000_000
+train: $(READY)
+	$(BIN)/python -c "from capacity import ladder; ladder.train(ladder.read(), corpus='$(CORPUS)/books_train.parquet', \
+		held_out='$(CORPUS)/books_heldout.parquet', tokens=$(TOKENS), compile=True)"
+
+ladder: train
+	mkdir -p build
+	$(BIN)/python -c "from capacity import ladder; ladder.facts(ladder.read()).write_csv('build/ladder.csv')"
+	$(BIN)/python -m capacity run 06_scaling_laws --store build/ladder -p ladder_facts=build/ladder.csv --out build/measured
+
+# All that is to be seen on a machine with a GPU, in about ten minutes: the tests marked `cuda`, rates, memory, searches by
+# dtype; build/gpu/summary.md and a CSV file a part. What was cut goes on with the same command; MINUTES=60 for all of it.
+OUT ?= build/gpu
+MINUTES ?= 10
+gpu: $(READY)
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python tests/gpu.py "$(OUT)" --minutes $(MINUTES)
 
 clean:
 	rm -rf build dist

@@ -26,6 +26,7 @@ ledgers        which way of keeping a text takes how many bytes?
 sweep          what is measured: grids, presets, what a sweep would take, cells to rows
 baselines      what would a real prefix, a copy, or a vector of other texts do?
 pretraining    how were the embedded models made?
+ladder         what do models hold that were trained alike, at several widths and depths?
 benchmark      how fast is all this?
 names          which names can be given?
 exits          how does a command begin and end? its text; one line and an exit code

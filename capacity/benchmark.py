@@ -129,7 +129,7 @@ def bench(
     frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
 ) -> Bench:
     """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
-    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem)
+    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem, compile=compile)
     shape = narrowed(frozen, recipe, texts or shape.slots, shape, compile=compile)
     batch = Batch(frozen, recipe, shape, compile=compile)
     rng = np.random.default_rng(0)
@@ -167,9 +167,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3
     return done / spent
 
 
-def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1) -> float:
+def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1, loss: str = "cross_entropy") -> float:
     """Return the FLOP of a token-step: 4 a parameter that multiplies (2 forward, 2 back), and attention's.
 
+    A linear head has no product backwards in a step of the engine with a hinge, whose gradient is two of its rows.
     An input embedding that is not the head's, too, is looked up and does not multiply. Attention takes 12 * positions *
     width a layer (scores and values, forward and both back), half of it where only the past is looked at. Below the
     head there are n_mem - 1 positions more than tokens, whose FLOP the tokens share.
@@ -182,7 +183,8 @@ def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1) -> float
     width = heads * (getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0))
     n_head, positions = 0 if head is None else head.weight.numel(), length + n_mem - 1
     below = 4.0 * (multiplying - n_head) + 6.0 * config.num_hidden_layers * width * positions
-    return 4.0 * n_head + below * positions / length
+    on_head = 2.0 if loss in fitting.WITHOUT_PRODUCT and frozen.weight is not None else 4.0
+    return on_head * n_head + below * positions / length
 
 
 def rates(
@@ -199,7 +201,8 @@ def rates(
     """Return token-steps a second: model, length, n_mem, texts, method, repeat, rate, share, peak (FLOP a second).
 
     All methods and the peak of the matrix product are measured in turn, `repeats` times, so that a machine that slows
-    down slows all of them. share: of the peak, by flop_per_token_step.
+    down slows all of them. share: of the peak, by flop_per_token_step of the recipe's loss (`plain` has the
+    cross-entropy).
 
     methods: of `plain` (the published procedure), `engine`, `compiled`. Raises ValueError for another.
     """
@@ -217,7 +220,8 @@ def rates(
                 one = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=method == "compiled")
                 work[method], busy[method] = one.step, one.tasks
             work[method]()  # the first call allocates, or compiles
-        cost = flop_per_token_step(frozen, length, n_mem=n_mem)
+        losses = {method: "cross_entropy" if method == "plain" else recipe.loss for method in methods}
+        cost = {m: flop_per_token_step(frozen, length, n_mem=n_mem, loss=loss) for m, loss in losses.items()}
         for repeat in range(repeats):
             peak = peak_flops(frozen.device, frozen.model.dtype, seconds=seconds / 2)
             for method in methods:
@@ -226,7 +230,7 @@ def rates(
                     {
                         "model": frozen.name, "length": length, "n_mem": n_mem, "texts": busy[method],
                         "method": method, "repeat": repeat, "rate": done / spent,
-                        "share": done / spent * cost / peak, "peak": peak,
+                        "share": done / spent * cost[method] / peak, "peak": peak,
                     }
                 )  # fmt: skip
     return pl.DataFrame(found)

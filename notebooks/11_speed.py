@@ -209,7 +209,7 @@ verdicts.measured(factors)
 #
 # Two rates of one run may be compared, two runs of a busy machine may not. Peaks are those of one large product in the
 # same number type. `progressive` has a constant rate here, the warm-up and cosine of Tarasov et al. are left out. No
-# rates of a machine with a GPU were measured yet; `data/measured/speed/` is their place.
+# rates of a machine with a GPU were measured yet: `make gpu` does it; `data/measured/speed/` is their place.
 
 # %%
 kept = sorted((resources.data() / "measured" / "speed").glob("*/rates.csv"))

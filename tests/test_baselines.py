@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -6,8 +7,10 @@ import polars as pl
 import pytest
 import torch
 
-from capacity import baselines, metrics
-from capacity.texts import Text
+from capacity import baselines, metrics, models, store, sweep
+from capacity.baselines import copying
+from capacity.texts import Text, encode
+from capacity.texts import sample as sample_texts
 
 
 def texts_of(frozen, lengths, *, seed=0, source="s"):
@@ -97,9 +100,41 @@ def test_contexts_that_cannot_be_read_are_refused(tiny):
 
 def test_a_copy_follows_the_text_and_the_instruction(tiny):
     sample = texts_of(tiny, [5, 8])
-    by_hand = baselines.read_first(tiny, sample, [[*text.ids, 3, 4] for text in sample])
-    assert baselines.copies(tiny, sample, instruction=[3, 4]) == by_hand
+    asking = encode(tiny.tokenizer, "again")
+    by_hand = baselines.read_first(tiny, sample, [[*text.ids, *asking] for text in sample])
+    assert baselines.copies(tiny, sample, instruction="again") == by_hand
     assert [row["n_context"] for row in baselines.copies(tiny, sample)] == [5, 8]
+
+
+def test_a_model_that_chats_is_asked_by_its_template(tiny):
+    """The text's tokens stand in the turn as they are, whatever a tokenizer would make of the whole."""
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = "U {{ messages[0]['content'] }} E{% if add_generation_prompt %} A{% endif %}"
+    head, asking, tail = (encode(tokenizer, part) for part in ("U ", "again", " E A"))
+    assert baselines.asked(tokenizer, [5, 6], "again") == [*head, 5, 6, *asking, *tail]
+    frozen = dataclasses.replace(tiny, tokenizer=tokenizer)
+    (row,) = baselines.copies(frozen, texts_of(tiny, [5]), instruction="again")
+    assert row["n_context"] == len(head) + 5 + len(asking) + len(tail)
+
+
+def test_copies_are_kept_and_found_without_their_model(tmp_path, monkeypatch):
+    names, wanted = (["llama-64"], ["embedded"], [4, 6]), {"n_texts": 2, "travelling": False}
+    found = baselines.repeated(*names, tmp_path, **wanted)
+    frozen = models.load("llama-64")
+    for (length,), part in found.group_by("length"):
+        sample = sample_texts("embedded", frozen.tokenizer, n_texts=2, length=length)
+        expected = pl.DataFrame(baselines.copies(frozen, sample))
+        assert part["bits_with"].to_list() == expected["bits_with"].to_list()
+    monkeypatch.setattr(copying, "copies", None)
+    assert baselines.repeated(*names, tmp_path, **wanted).equals(found)
+    assert baselines.repeated(*names, tmp_path, n_texts=1, travelling=False).height == 2
+    assert baselines.repeated(*names, tmp_path, n_texts=3, missing="skip", travelling=False).height == 4
+    with pytest.raises(sweep.MissingCells, match="llama-64 has no copies of embedded of 4 tokens"):
+        baselines.repeated(*names, tmp_path / "none", missing="refuse", **wanted)
+    monkeypatch.setenv("CAPACITY_HOME", str(tmp_path / "home"))
+    store.write(tmp_path / "copies", found.with_columns(model=pl.lit("smollm2-135m"), revision=pl.lit("x")))
+    away = baselines.repeated(["smollm2-135m"], ["embedded"], [4], tmp_path, **wanted)
+    assert away.drop("model", "revision").equals(found.filter(length=4).drop("model", "revision"))
 
 
 # What prefixes save, beside vectors

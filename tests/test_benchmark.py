@@ -127,18 +127,22 @@ def test_an_unknown_random_model_is_refused_before_it_is_made(name: str, dtype: 
 
 
 @pytest.mark.parametrize("kind", ["llama", "neox", "grouped"])
-@pytest.mark.parametrize(("length", "n_mem"), [(8, 1), (48, 1), (8, 4)])
+@pytest.mark.parametrize(
+    ("length", "n_mem", "loss"), [(8, 1, "cross_entropy"), (48, 1, "squared_hinge"), (8, 4, "cross_entropy")]
+)
 def test_flop_of_a_token_step_are_those_that_are_counted(
-    kind: str, length: int, n_mem: int, folders: dict[str, Path]
+    kind: str, length: int, n_mem: int, loss: str, folders: dict[str, Path]
 ) -> None:
     frozen = models.load(str(folders[kind]), device="cpu", attention="eager")  # whose products are counted
-    one = benchmark.bench(frozen, PAPER, length=length, n_mem=n_mem)
+    recipe = dataclasses.replace(PAPER, loss=loss, margin=50.0)
+    one = benchmark.bench(frozen, recipe, length=length, n_mem=n_mem)
     with FlopCounterMode(display=False) as counter:
         token_steps = one.step()
     positions = length + n_mem - 1
     ahead = 6 * 2 * 32 * positions**2  # half of the scores, in 2 layers of width 32: eager attention makes all of them
     vectors = sum(weight.numel() for weight in frozen.model.parameters() if weight.ndim == 1)  # they don't multiply
-    expected = benchmark.flop_per_token_step(frozen, length, n_mem=n_mem) * length + ahead - 4 * vectors * positions
+    each = benchmark.flop_per_token_step(frozen, length, n_mem=n_mem, loss=loss)
+    expected = each * length + ahead - 4 * vectors * positions
     assert counter.get_total_flops() / token_steps == pytest.approx(expected / length, rel=1e-9)
 
 

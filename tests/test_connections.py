@@ -7,6 +7,7 @@ from scipy import integrate
 
 from capacity import connections, decoding, geometry
 from capacity.fitting.recipes import RECIPES
+from capacity.models import Frozen
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +133,26 @@ def test_a_curve_with_no_steps_is_the_line(tiny, solved):
     fitted = connections.fit_curves(tiny, ends, text.unsqueeze(0), steps=0)
     assert torch.equal(fitted[0, 1], (mem[0] + mem[1]) / 2)
     assert connections.length_ratios(fitted)[0] == pytest.approx(1)
+
+
+def test_curves_where_memory_is_short_are_the_curves(tiny, curves, monkeypatch):
+    ends, fitted, text = curves
+    ids = text.repeat(len(ends), 1)
+    whole = connections.fit_curves(tiny, ends, ids, steps=10)
+    monkeypatch.setattr(connections, "rows_of_chunk", lambda frozen: 3 * ids.shape[1])  # three inputs' logits at a time
+    torch.testing.assert_close(connections.fit_curves(tiny, ends, ids, steps=10), whole, atol=1e-4, rtol=0)
+    sizes, hidden = [], Frozen.hidden
+
+    def limited(self, embeds):
+        if embeds.requires_grad:
+            sizes.append(len(embeds))
+            if len(embeds) > 2 * connections._DRAWS:
+                raise RuntimeError("CUDA error: out of memory")
+        return hidden(self, embeds)
+
+    monkeypatch.setattr(Frozen, "hidden", limited)
+    found = connections.fit_curves(tiny, ends, ids, steps=10)
+    assert found.shape == fitted.shape
+    assert sizes[0] > 16
+    assert sizes[-1] <= 16
+    torch.testing.assert_close(found, whole, atol=1e-4, rtol=0)

@@ -18,8 +18,16 @@ from transformers import (
     RwkvConfig,
 )
 
-from capacity import models
-from capacity.decoding import decoded_back, decoded_tokens, free_running, teacher_forced
+from capacity import decoding, models
+from capacity.decoding import (
+    Ended,
+    all_decoded_back,
+    decoded_back,
+    decoded_side_by_side,
+    decoded_tokens,
+    free_running,
+    teacher_forced,
+)  # fmt: skip
 from capacity.models import Frozen, ModelError
 
 
@@ -292,3 +300,39 @@ def test_decoding_goes_back_until_a_vector_decodes_whole(tiny: Frozen) -> None:
     assert decoded_back(tiny, [(4, mem[1]), (7, mem[0]), (9, mem[2])], ids)[0] == 4
     assert decoded_back(tiny, [(short, mem[0]), (9, mem[2])], ids) == [None, short]  # could give no more
     assert decoded_back(tiny, [], ids) == []
+
+
+@pytest.mark.parametrize("most", [100, 3, 1])
+def test_texts_are_decoded_side_by_side_as_alone(most: int, frozen: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    mem = torch.stack([random_mem(frozen, 2, seed=seed) for seed in range(5)])
+    ids = [free_running(frozen, one, n) for one, n in zip(mem, (9, 4, 7, 12, 1), strict=True)]
+    ids[2][3] = (ids[2][3] + 1) % 300
+    ids[3][0] = (ids[3][0] + 1) % 300
+    calls, carried = [], Frozen.carried
+
+    def limited(self: Frozen, embeds: Tensor, state: dict | None = None) -> tuple:
+        if len(embeds) > most:
+            raise RuntimeError("CUDA error: out of memory")
+        calls.append(len(embeds))
+        return carried(self, embeds, state)
+
+    monkeypatch.setattr(Frozen, "carried", limited)
+    assert decoded_side_by_side(frozen, mem, ids) == [9, 4, 3, 0, 1]
+    if most == 100:
+        assert calls == [5] * 9  # one pass a token, until the longest has ended
+    given = [[7, *free_running(frozen, one, 4, given=[7])[1:]] for one in mem]
+    assert decoded_side_by_side(frozen, mem, given, scored_from=1) == [4] * 5
+
+
+def test_going_back_is_the_same_in_company(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    mem = [random_mem(tiny, 2, seed=seed) for seed in range(3)]
+    other = random_mem(tiny, 1)
+    one, two = free_running(tiny, mem[1], 9), free_running(tiny, other, 6)
+    ended = [
+        Ended(one, [(4, mem[0]), (8, mem[1]), (9, mem[2])]), Ended(two, [(3, mem[0][:1]), (6, other)]), Ended(one, []),
+        Ended(one, [(4, mem[1]), (9, mem[0])], 1),
+    ]  # fmt: skip
+    alone = [decoded_back(tiny, text.exact, text.ids, scored_from=text.scored_from) for text in ended]
+    assert alone[1] == [None, 6]
+    monkeypatch.setitem(decoding.AT_ONCE, "cpu", 2)
+    assert all_decoded_back(tiny, ended) == alone

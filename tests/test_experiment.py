@@ -175,7 +175,7 @@ def test_the_keys_of_the_travelling_rows_are_those_that_the_notebooks_make(monke
     made = {cell.key: cell.experiment for cell in sweep.cells(dict.fromkeys(wanted))}
     rows = store.read([sweep.measured()])
     far = pl.col("model").is_in([*models.PACKAGED])  # no key is made without the model itself
-    assert rows.filter(far)["key"].n_unique() == 56
+    assert rows.filter(far)["key"].n_unique() == 72
     rows = rows.filter(~far)
     assert set(rows["key"]) == made.keys()
     assert rows.filter(schema=2)["threads"].unique().to_list() == [1]

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -320,3 +321,36 @@ def test_lengths_that_fit_and_do_not(tiny: Frozen) -> None:
     begun.check_length(59, 4)
     with pytest.raises(ModelError, match=r"60 tokens and 4 \[mem\] after BOS are 65 positions.* to 59 tokens"):
         begun.check_length(60, 4)
+
+
+def test_no_kernel_is_fetched_from_a_hub(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import hub_kernels
+
+    def fetched(*args: object, **options: object) -> None:
+        pytest.fail(f"fetched {args}")
+
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *_, **__: True)  # as if the package were there
+    monkeypatch.setattr(hub_kernels, "get_kernel_hub", fetched, raising=False)
+    with pytest.raises(ModelError, match=r"attention is 'kernels-community/flash-attn2', code from a hub"):
+        models.load(str(folders["llama"]), device="cpu", attention="kernels-community/flash-attn2")
+    models.load(str(folders["llama"]), device="cpu")
+    assert hub_kernels.lazy_load_kernel("causal-conv1d", {}) is None
+    with pytest.raises(ImportError, match="kernels"):
+        hub_kernels.get_kernel("kernels-community/flash-attn2", version=1)
+
+
+def test_algorithms_are_deterministic_on_request(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "CAPACITY_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        models.load(str(folders["llama"]), device="cpu")
+        assert torch.are_deterministic_algorithms_enabled() is before is False
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        monkeypatch.setenv("CAPACITY_DETERMINISTIC", "1")
+        models.load(str(folders["llama"]), device="cpu")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(before)

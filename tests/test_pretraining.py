@@ -55,6 +55,56 @@ def test_batches_are_whole_blocks_each_once_an_epoch_in_one_order():
         next(pretraining.batches(tokens[:700], schedule))
 
 
+def test_weights_and_order_have_seeds_of_their_own_and_defaults_are_as_before():
+    tokens = np.arange(64 * pretraining.CONTEXT, dtype=np.uint16) % 280
+    schedule = pretraining.Schedule(tokens=8 * 1024, batch=1024)
+    config = pretraining.llama(width=8, layers=1, vocab_size=280, heads=1, inner=8)
+
+    def begun(schedule):
+        seen = [batch.numpy().tobytes() for batch in pretraining.batches(tokens, schedule)]
+        model, _ = pretraining.train(config, tokens, replace(schedule, tokens=0))
+        return hash(tuple(seen)), hash(model.lm_head.weight.detach().numpy().tobytes())
+
+    order, weights = begun(schedule)
+    assert begun(replace(schedule, seed=0, order_seed=0)) == (order, weights)
+    (order_alone, same) = begun(replace(schedule, order_seed=1))
+    assert (order_alone != order, same == weights) == (True, True)
+    (same, weights_alone) = begun(replace(schedule, seed=1))
+    assert (same == order, weights_alone != weights) == (True, True)
+    rng = np.random.default_rng(0)  # as it was done with the one seed
+    rng.permutation(64)
+    lengths = []
+    for _ in range(schedule.steps):
+        lengths.append(int(rng.choice(schedule.lengths, p=schedule.weights)))
+    assert [batch.shape[1] for batch in pretraining.batches(tokens, schedule)] == lengths
+
+
+def test_a_run_goes_on_from_its_file_and_that_of_another_is_refused(tmp_path):
+    tokens = np.arange(16 * pretraining.CONTEXT, dtype=np.uint16) % 280
+    schedule = pretraining.Schedule(tokens=6 * 512, batch=512, lengths=(32,), weights=(1.0,), warmup=2)
+    config = pretraining.llama(width=8, layers=1, vocab_size=280, heads=1, inner=8)
+    whole, _ = pretraining.train(config, tokens, schedule)
+    path = tmp_path / "kept.safetensors"
+
+    class Killed(Exception): ...
+
+    def killed(step, loss, model):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        pretraining.train(config, tokens, schedule, watch=killed, kept=path, keep_seconds=0.0)
+    made = []
+    again, _ = pretraining.train(
+        config, tokens, schedule, kept=path, watch=lambda step, loss, model: made.append(model is not None)
+    )
+    assert made == [False] * 4 + [True] * 2
+    assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), again.parameters(), strict=True))
+    for other in ((config, tokens[::-1], schedule), (config, tokens, replace(schedule, seed=1))):
+        with pytest.raises(ValueError, match="is the state of another run"):
+            pretraining.train(*other, kept=path)
+
+
 def test_sequences_begin_with_the_end_token_where_the_schedule_says_so():
     tokens = np.arange(1, 8 * pretraining.CONTEXT + 1, dtype=np.uint16)
     plain = pretraining.Schedule(tokens=4 * 1024, batch=1024)

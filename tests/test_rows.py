@@ -64,3 +64,36 @@ def test_a_fit_that_failed_is_a_row_that_was_not_decoded(folders, tiny: Frozen):
     assert not row["mem"].any()
     (solved,) = rows.rows(tiny, cell, [replace(probe, status="solved")])
     assert solved["decoded_tokens"] is not None  # a solved one is decoded, whatever comes of it
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cells_decoded_side_by_side_have_the_rows_of_those_alone(
+    fails: bool, folders, tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [*cells(folders, n_texts=3), *cells(folders, n_mem=2, scored_from=1)]
+    alone, sizes = {made[0]["key"]: made for made in rows.run(tiny, wanted)}, []
+    together = rows.all_decoded_back
+
+    def counted(frozen: Frozen, ended: list) -> list:
+        sizes.append(len(ended))
+        if fails:
+            raise RuntimeError("CUDA error: out of memory")
+        return together(frozen, ended)
+
+    monkeypatch.setattr(rows, "all_decoded_back", counted)
+    monkeypatch.setitem(rows.AT_ONCE, "cpu", 3)
+    found = {made[0]["key"]: made for made in rows.run(tiny, wanted)}
+    assert sizes == [3, 2]
+    columns = [name for name in SCHEMA if name != "seconds"]
+    for key, made in alone.items():
+        assert to_frame(found[key]).select(columns).equals(to_frame(made).select(columns))
+    assert any(row["decoded_tokens"] for made in found.values() for row in made)
+
+
+def test_what_ended_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(rows.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(rows, "_WAIT_SECONDS", 2.5)
+    assert list(rows._gathered(iter("abcdefgh"), 64)) == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert list(rows._gathered(iter("abc"), 1)) == [["a"], ["b"], ["c"]]
+    assert list(rows._gathered(iter(""), 1)) == []

@@ -2,6 +2,7 @@
 
 import pytest
 
+from capacity import models, sweep
 from capacity.store import Store
 from capacity.sweep import scale
 
@@ -23,3 +24,12 @@ def test_real_workers_store_every_cell(monkeypatch):
     assert found["n_workers"] == 2
     assert 0 < found["efficiency"] < 1
     assert found["driver_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_what_is_said_of_a_sweep_is_what_it_takes(tmp_path):
+    every = sweep.grid(model=next(iter(models.EMBEDDED)), length=12, n_texts=4, text_seed=5, device="cpu")
+    found = scale.foretold(every, tmp_path / "store")
+    assert 1 / 1.3 < found["bytes_ratio"] < 1.3
+    assert found["seconds_ratio"] == found["seconds_taken"] / found["seconds_said"] > 0  # a busy machine's vary
+    assert len(Store(tmp_path / "store").keys()) == 4

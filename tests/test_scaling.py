@@ -75,6 +75,50 @@ def test_two_rungs_show_no_spread():
     assert np.isnan(law.interval(4)).all()
 
 
+def test_the_named_laws_are_fits_of_width_and_parameters():
+    parameters, held = WIDTHS**2 * [1, 2, 1, 1, 3, 1], np.array([5.0, 9.0, 22.0, 26.0, 40.0, 70.0])
+    found = scaling.named(WIDTHS, parameters, held)
+    assert [one.law for one in found.values()] == [
+        scaling.fit(WIDTHS, held, exponent=1), scaling.fit(WIDTHS, held), scaling.fit(parameters, held)
+    ]  # fmt: skip
+    assert [one.of_width for one in found.values()] == [True, True, False]
+    assert found["a · parameters^b"].left_out == scaling.leave_one_out(parameters, held)
+    two = scaling.named([1, 2], [1, 4], [1, 2])
+    assert np.isnan(two["a · d_model^b"].left_out)
+    assert two["a · d_model"].left_out == pytest.approx(0)
+
+
+def test_a_trend_by_hand():
+    found = scaling.trend([1, 1, 4], np.exp([1.0, 3.0, 4.0]))
+    assert found.means.exponent == pytest.approx(2 / np.log(4))  # 2 and 4, between them ln 4
+    assert found.means.n == 2
+    assert found.trainings.n == 3
+    assert found.rise == pytest.approx(2)
+    assert found.seeds == pytest.approx(np.sqrt(2))
+    assert np.isnan(scaling.trend([1, 2, 4], [1, 2, 4]).seeds)
+
+
+@pytest.mark.parametrize(
+    ("y", "seen"),
+    [
+        ([2.0, 2.1, 3.0, 3.1, 4.4, 4.5], 1),
+        ([4.4, 4.5, 3.0, 3.1, 2.0, 2.1], -1),
+        ([2.0, 4.0, 3.0, 2.0, 2.5, 4.0], 0),  # seeds differ by more
+        ([2.0, 2.0, 3.0, 3.0, 2.0, 2.0], 0),  # up and down again
+    ],
+)
+def test_no_trend_is_seen_that_seeds_might_make(y, seen):
+    assert scaling.trend([1, 1, 2, 2, 4, 4], y).seen == seen
+
+
+def test_trends_of_nothing_are_rarely_seen():
+    rng, trials, x = np.random.default_rng(0), 2000, np.repeat([32, 64, 128], 3)
+    seen = sum(scaling.trend(x, np.exp(0.2 * rng.standard_normal(9))).seen != 0 for _ in range(trials))
+    assert seen / trials <= 0.06
+    grown = sum(scaling.trend(x, x**0.5 * np.exp(0.2 * rng.standard_normal(9))).seen == 1 for _ in range(200))
+    assert grown / 200 > 0.9
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -90,5 +134,5 @@ def test_what_has_no_law_is_refused(x, y, message):
 
 
 def test_examples_in_the_documentation():
-    assert doctest.testmod(scaling).attempted == 3
+    assert doctest.testmod(scaling).attempted == 4
     assert doctest.testmod(scaling).failed == 0

@@ -156,7 +156,7 @@ class Held:
 def test_what_is_held_is_found(n_held: int, n_tokens: int, how: str, tiny: Frozen) -> None:
     held = Held(tiny, n_held, n_tokens)
     task = held.search(how)
-    found = fitting.longest(tiny, task)
+    (found,) = fitting.longest(tiny, [task])
     assert found.length == n_held
     assert found.censored == (n_held == n_tokens)
     assert all((probe.length <= n_held) == (probe.status == "solved") for probe in found.probes)
@@ -216,7 +216,7 @@ def test_growth_and_bracketing_find_the_same_where_nothing_is_scarce(tiny: Froze
         ]
         ended = sorted(engine.run(tiny, begun, recipe, SEARCHES[how]), key=lambda task: task.tag)
         assert any(probe.steps for task in ended for probe in task.probes)
-        found[how] = [fitting.longest(tiny, task) for task in ended]
+        found[how] = fitting.longest(tiny, ended)
     assert [one.length for one in found["grow"]] == [one.length for one in found["bracket"]] == [12, 12, 12]
 
 

@@ -42,6 +42,12 @@ def test_buckets_are_few() -> None:
     assert len({bucket_of(length) for length in range(1, 1025)}) == 6 + 1 + 4 * 4  # to 48; 64; four octaves of four
 
 
+def test_compiled_on_a_gpu_they_are_fewer() -> None:
+    few = sorted({bucket_of(length, few=True) for length in range(1, 2049)})
+    assert few == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 1568, 2048]
+    assert all(bucket_of(bucket, few=True) == bucket for bucket in few)
+
+
 @pytest.mark.parametrize(("length", "most", "bucket"), [(60, 61, 61), (40, 61, 48), (7, 8, 8), (5, 7, 7), (9, 100, 12)])
 def test_a_bucket_ends_where_the_context_does(length: int, most: int, bucket: int) -> None:
     assert bucket_of(length, most=most) == bucket

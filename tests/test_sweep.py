@@ -616,6 +616,9 @@ def test_rows_say_what_their_source_spent_and_old_ones_are_told(folders, tokeniz
     told = sweep.with_source_bits(old, sweep.cells(wanted))
     assert told.drop("source_first_bits").equals(rows)
     first = {source: value and value / 3 for source, value in bits.items()}
-    assert told["source_first_bits"].to_list() == [
-        first[source] and pytest.approx(first[source]) for source in rows["source"]
-    ]  # fmt: skip
+    away = sweep.with_source_bits(rows, [])  # their models are elsewhere
+    assert away.drop("source_first_bits").equals(rows)
+    for found in (told, away):
+        assert found["source_first_bits"].to_list() == [
+            first[source] and pytest.approx(first[source]) for source in rows["source"]
+        ]  # fmt: skip

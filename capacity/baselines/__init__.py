@@ -2,55 +2,22 @@
 
 from collections.abc import Sequence
 from math import log, log2
-from typing import Any
 
 import polars as pl
 import torch
 
 from capacity import coding, metrics, published
+from capacity.baselines.copying import asked, copies, repeated
+from capacity.baselines.reading import Row, named, read_first
 from capacity.baselines.shared import NULLS, Shared, fit, load, nulls
-from capacity.decoding import counts, decoded_tokens, teacher_forced
 from capacity.fitting import LOSSES
 from capacity.models import Frozen
 from capacity.texts import Text
 
 __all__ = [
-    "NULLS", "Row", "Shared", "copies", "fit", "load", "nulls", "prefix_gains", "prefixes", "published_prefixes",
-    "read_first", "shortfalls",
+    "NULLS", "Row", "Shared", "asked", "copies", "fit", "load", "nulls", "prefix_gains", "prefixes",
+    "published_prefixes", "read_first", "repeated", "shortfalls",
 ]  # fmt: skip
-
-Row = dict[str, Any]
-
-
-def read_first(frozen: Frozen, sample: Sequence[Text], contexts: Sequence[Sequence[int]]) -> list[Row]:
-    """Return how well each text is predicted after real tokens in the place of [mem]: one row a text.
-
-    The columns are named as in a row of the store, `bits_with` and `correct_with` being those after the context;
-    `n_context` counts its tokens. All positions are scored, t1 being predicted from the context.
-
-    Args:
-        frozen: the model.
-        sample: texts.
-        contexts: token ids read before each text, at least one.
-
-    Raises ValueError for another number of contexts than of texts, an empty one, or one that does not fit into the
-    model's context with its text.
-    """
-    if len(contexts) != len(sample):
-        raise ValueError(f"{len(contexts)} contexts for {len(sample)} texts; give one for each")
-    found = []
-    for text, context in zip(sample, contexts, strict=True):
-        if not len(context):
-            raise ValueError(f"no token stands before {text.id}; give at least one")
-        frozen.check_length(len(text.ids), len(context))
-        mem, ids = frozen.embed(torch.tensor([list(context)])), torch.tensor([text.ids])
-        score = counts(teacher_forced(frozen, mem, ids), teacher_forced(frozen, None, ids), len(text.ids))
-        found.append(
-            _named(frozen, text) | score
-            | {"n_context": len(context), "length": len(text.ids), "scored_from": 0, "n_scored": len(text.ids),
-               "decoded_tokens": decoded_tokens(frozen, mem[0], text.ids)}
-        )  # fmt: skip
-    return found
 
 
 def prefixes(frozen: Frozen, whole: Sequence[Text], sample: Sequence[Text], sizes: Sequence[int]) -> list[Row]:
@@ -125,11 +92,6 @@ def published_prefixes() -> pl.DataFrame:
     )
 
 
-def copies(frozen: Frozen, sample: Sequence[Text], *, instruction: Sequence[int] = ()) -> list[Row]:
-    """Return the rows of `read_first` for each text after itself and the tokens of an instruction to repeat it."""
-    return read_first(frozen, sample, [[*text.ids, *instruction] for text in sample])
-
-
 def shortfalls(frozen: Frozen, sample: Sequence[Text]) -> list[Row]:
     """Return what each text costs the model alone, and what is missing for it to be the argmax: one row a text.
 
@@ -145,12 +107,8 @@ def shortfalls(frozen: Frozen, sample: Sequence[Text]) -> list[Row]:
             logits = frozen.logits(frozen.inputs(None, frozen.embed(ids)))[:, frozen.n_before : -1].float()
         short = LOSSES["hinge"](logits, ids[:, 1:], 0.0).cpu().double() / log(2)
         found.append(
-            _named(frozen, text)
+            named(frozen, text)
             | {"n_tokens": len(text.ids), "bits": bits, "shortfall_bits": float(short.sum())}
             | {"n_wrong": int((short > 0).sum())}
         )
     return found
-
-
-def _named(frozen: Frozen, text: Text) -> Row:
-    return {"model": frozen.name, "source": text.source, "text_id": text.id}

@@ -11,7 +11,7 @@ from torch import Tensor
 from capacity.fitting.crammed import Crammed, cram, doubling
 from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
-from capacity.fitting.losses import LOSSES
+from capacity.fitting.losses import LOSSES, WITHOUT_PRODUCT
 from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
 from capacity.fitting.parallel import processors, threads, threads_for
 from capacity.fitting.recipes import RECIPES, Recipe, recipe
@@ -22,10 +22,10 @@ from capacity.fitting.tasks import Advance, Curve, Probe, Task, rows_of_ids, sta
 from capacity.models import Frozen, is_exhausted
 
 __all__ = [
-    "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "Advance", "Crammed", "Curve", "Fit", "Longest", "Probe", "Recipe",
-    "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted", "longest", "peak_bytes",
-    "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start", "stop", "task", "threads",
-    "threads_for", "total_bytes",
+    "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "WITHOUT_PRODUCT", "Advance", "Crammed", "Curve", "Fit", "Longest",
+    "Probe", "Recipe", "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted",
+    "longest", "peak_bytes", "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start",
+    "stop", "task", "threads", "threads_for", "total_bytes",
 ]  # fmt: skip
 
 

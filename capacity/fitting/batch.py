@@ -17,6 +17,11 @@ from capacity.fitting.tasks import Advance, Task
 from capacity.models import Frozen
 
 
+def _on(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a tensor of the processor on the device; to a GPU without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class Batch:
     """The tensors of a fixed number of slots; idle ones hold dummies, so that the shapes never change."""
 
@@ -46,15 +51,35 @@ class Batch:
 
     def put(self, slot: int, task: Task) -> None:
         """Let a task into an idle slot, with its state as it left the last one."""
-        size = min(len(task.ids), self.shape.bucket)
-        self.targets[slot] = torch.tensor(task.ids[:size] + [0] * (self.shape.bucket - size)).to(self.targets.device)
-        self.context[slot] = self.frozen.embed(self.targets[slot : slot + 1, :-1])[0]
-        own = torch.stack([task.mem, task.first_moment, task.second_moment, task.best_mem]).to(self.best_mem.device)
-        for whole, part in zip(self._vectors(), own, strict=True):
-            whole[slot] = part
-        self.state.updates[slot], self.best[slot] = task.updates, task.best
-        self.there[slot] = np.arange(self.shape.bucket) < size
-        self.tasks[slot], self.dirty = task, True
+        self._enter([slot], [task])
+
+    def fill(self, queue: list[Task]) -> None:
+        """Let the last of a queue into the idle slots, as many as there are, and take them off it."""
+        slots = self.free[: len(queue)]
+        if slots:
+            self._enter(slots, queue[: -len(slots) - 1 : -1])
+            del queue[-len(slots) :]
+
+    def _enter(self, slots: list[int], tasks: Sequence[Task]) -> None:
+        """Let tasks into idle slots, all of them in two copies."""
+        width, device = self.shape.bucket, self.frozen.device
+        sizes = [min(len(task.ids), width) for task in tasks]
+        rows = [
+            [slot, task.updates, task.best, *task.ids[:size], *[0] * (width - size)]
+            for slot, task, size in zip(slots, tasks, sizes, strict=True)
+        ]
+        numbers = _on(device, torch.tensor(rows))
+        own = [torch.stack([t.mem, t.first_moment, t.second_moment, t.best_mem]) for t in tasks]
+        vectors = _on(device, torch.stack(own))
+        at, targets = numbers[:, 0], numbers[:, 3:]
+        context = self.frozen.embed(targets[:, :-1])
+        self.targets[at], self.context[at] = targets, context
+        for whole, part in zip(self._vectors(), vectors.unbind(1), strict=True):
+            whole[at] = part
+        self.state.updates[at], self.best[at] = numbers[:, 1].float(), numbers[:, 2]
+        for slot, task, size in zip(slots, tasks, sizes, strict=True):
+            self.there[slot] = np.arange(width) < size
+            self.tasks[slot], self.dirty = task, True
 
     def _vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.state.mem, self.state.first, self.state.second, self.best_mem
@@ -63,12 +88,18 @@ class Batch:
         """Return vector, moments and best vector (4, n_mem, dim) of each of the slots, on the CPU, in one copy."""
         if not slots:
             return {}
-        rows = torch.stack([torch.stack([whole[slot] for whole in self._vectors()]) for slot in slots])
+        at = _on(self.frozen.device, torch.tensor(list(slots)))
+        rows = torch.stack([whole[at] for whole in self._vectors()], dim=1)
         return dict(zip(slots, rows.detach().cpu(), strict=True))
 
     def take(self, slot: int) -> Task:
         """Take a task out, with its state; the slot goes on as a dummy."""
         return self._let_go(slot, self._read([slot])[slot])
+
+    def take_all(self) -> list[Task]:
+        """Take all tasks out, in the order of their slots."""
+        own = self._read([slot for slot, task in enumerate(self.tasks) if task is not None])
+        return [self._let_go(slot, part) for slot, part in own.items()]
 
     def _let_go(self, slot: int, own: Float[Tensor, "4 n_mem dim"]) -> Task:
         task = self.tasks[slot]
@@ -83,7 +114,7 @@ class Batch:
         positions = np.arange(self.shape.bucket)
         self.scored = (positions >= spans[:, :1]) & (positions < spans[:, 1:])
         weights = self.scored / np.maximum(self.scored.sum(1, keepdims=True), 1)
-        self.weights = torch.from_numpy(weights.astype(np.float32)).to(self.frozen.device)
+        self.weights = _on(self.frozen.device, torch.from_numpy(weights.astype(np.float32)))
         self.dirty = False
 
     def _mover(self) -> Callable[[], step.Moved]:

@@ -40,7 +40,7 @@ def run(
     slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out
 
     def enqueue(task: Task) -> None:
-        shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0])
+        shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0], compile=compile)
         waiting.setdefault((shape.n_mem, shape.bucket), []).append(task)
 
     for task in tasks:
@@ -48,16 +48,14 @@ def run(
     while waiting:
         n_mem, bucket = kind = max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1]))
         queue, batch = waiting.pop(kind)[::-1], None
-        shape = whole = shape_of(frozen, bucket, n_mem=n_mem)
+        shape = whole = shape_of(frozen, bucket, n_mem=n_mem, compile=compile)
         if kind in slots:
             shape = whole = replace(whole, slots=slots[kind])
         try:
             shape = narrowed(frozen, recipe, len(queue), whole, compile=compile)
             batch = Batch(frozen, recipe, shape, compile=compile)
             while True:
-                for slot in batch.free[: len(queue)]:
-                    batch.put(slot, queue[-1])
-                    queue.pop()
+                batch.fill(queue)
                 busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
                 half_empty = not queue and busy <= shape.slots // 2
                 if not busy or (
@@ -78,7 +76,7 @@ def run(
                 raise
             slots[kind] = shape.slots // 2
         if batch is not None:
-            queue += [batch.take(slot) for slot, task in enumerate(batch.tasks) if task is not None]
+            queue += batch.take_all()
         for task in queue:
             if slots.get(kind) == 0:
                 task.close("oom", task.best_mem, recipe)

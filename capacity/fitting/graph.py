@@ -31,7 +31,9 @@ def compiled(
     if name not in known:
         frozen.inputs(like[0].mem, like[1])  # what it keeps of BOS must not come from the tracing
         try:
-            known[name] = _compile(plain, like, frozen.device.type == "cuda")
+            with warnings.catch_warnings():  # float32 is meant
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+                known[name] = _compile(plain, like, frozen.device.type == "cuda")
         except Exception as error:  # whatever tracing and compilers raise: the fit itself can go on
             if is_exhausted(error):  # in smaller batches it may be compiled, too
                 raise

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from capacity.decoding import decoded_back
+from capacity.decoding import Ended, all_decoded_back
 from capacity.fitting.engine import run
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
@@ -62,19 +62,23 @@ def exact_length(
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
     with threads(frozen):
         ended = sorted(run(frozen, begun, chosen, SEARCHES[search], compile=compile), key=lambda task: task.tag)
-        return [longest(frozen, task) for task in ended]
+        return longest(frozen, ended)
 
 
-def longest(frozen: Frozen, task: Task) -> Longest:
-    """Return what an ended search found: its last exact probe that decodes whole, each decoded alone, free-running.
+def longest(frozen: Frozen, ended: Sequence[Task]) -> list[Longest]:
+    """Return what ended searches found: the last exact probe of each that decodes whole, free-running.
 
     Where none does, the one that gives most tokens back.
     """
-    exact = [(probe.length, probe.mem) for probe in task.exact()]  # in every search the last is the longest
-    decoded = decoded_back(frozen, exact, task.ids, scored_from=task.scored_from)
-    given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, exact, strict=True) if tokens is not None]
-    length, mem = max(given, key=lambda one: one[0], default=(0, None))
-    return Longest(length, mem, task.probes, task.token_steps, censored(task))
+    # In every search the last is the longest.
+    exact = [[(probe.length, probe.mem) for probe in one.exact()] for one in ended]
+    tried = [Ended(one.ids, own, one.scored_from) for one, own in zip(ended, exact, strict=True)]
+    found = []
+    for one, own, decoded in zip(ended, exact, all_decoded_back(frozen, tried), strict=True):
+        given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, own, strict=True) if tokens is not None]
+        length, mem = max(given, key=lambda got: got[0], default=(0, None))
+        found.append(Longest(length, mem, one.probes, one.token_steps, censored(one)))
+    return found
 
 
 def tasks(

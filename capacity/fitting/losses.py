@@ -93,6 +93,7 @@ GRADIENTS: dict[str, Callable[..., Slope]] = {
     "hinge": hinge_gradient,
     "squared_hinge": squared_hinge_gradient,
 }
+WITHOUT_PRODUCT = frozenset({"hinge", "squared_hinge"})  # whose gradient looks up rows of W, and multiplies nothing
 _OURS = frozenset(LOSSES)
 
 

@@ -16,7 +16,9 @@ from capacity.models import Frozen
 
 CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
-_COPIES = 4  # of a chunk of logits at once: logits, their gradient, two passing ones
+# Of a chunk of logits at once: logits, their gradient, passing ones. Elsewhere than on processors they are counted by
+# fake tensors, of a linear head and of one that goes through autograd (a cap, and what it keeps).
+_COPIES, _COUNTED = 4, {"linear": 3, "own": 7}
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ def rows_of_chunk(frozen: Frozen) -> int:
 
 def saved_bytes(frozen: Frozen, positions: int) -> int:
     """Return what the forward pass of one text of `positions` input vectors keeps for the backward pass; measured."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in frozen.model.parameters()}
+    # By the storage itself: its data has no address on devices without memory of their own.
+    own = {tensor.untyped_storage()._cdata for tensor in frozen.model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     embeds = torch.zeros(1, positions, frozen.dim, device=frozen.device, requires_grad=True)
@@ -66,23 +69,31 @@ def _growth(frozen: Frozen) -> np.ndarray:
 def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]:
     """Return what a batch takes of each device at its peak: weights, activations, a chunk of logits, vectors, inputs.
 
-    Where the model is spread over devices, activations are taken to lie as its weights do; the rest is where [mem] is.
+    Where the model is spread over devices, activations are taken to lie as the weights of its layers do; the rest is
+    where [mem] is.
     """
     slots, bucket = shape.slots, shape.bucket
     positions = frozen.predicting(shape.n_mem) + bucket
     layers = getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None) or 1
-    # The pass backward has one layer's gradients beside what is kept of all.
-    activations = slots * float(np.polyval(_growth(frozen), positions)) * (1 + 1 / layers)
-    logits = _COPIES * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
+    activations = slots * float(np.polyval(_growth(frozen), positions))
+    copies = _COPIES if frozen.device.type == "cpu" else _COUNTED["own" if frozen.weight is None else "linear"]
+    logits = copies * 4 * min(rows_of_chunk(frozen), slots * bucket) * frozen.vocab_size
     if frozen.weight is None and frozen.tail is None:  # all logits at once
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
+    ends = (frozen.model.get_input_embeddings(), frozen.model.get_output_embeddings())
+    tables = {id(getattr(one, "weight", None)) for one in ends}
     weights: dict[torch.device, int] = {frozen.device: 0}
+    layered: dict[torch.device, int] = {frozen.device: 0}
     for tensor in frozen.model.parameters():
         weights[tensor.device] = weights.get(tensor.device, 0) + tensor.nbytes
+        layered[tensor.device] = layered.get(tensor.device, 0) + (0 if id(tensor) in tables else tensor.nbytes)
     beside = logits + 4 * slots * frozen.dim * (8 * shape.n_mem + 4 * positions)
-    whole = sum(weights.values())
+    whole = max(1, sum(layered.values()))
     return {
-        device: int(own + activations * (own / whole) + (beside if device == frozen.device else 0))
+        # The pass backward has one layer's gradients, on whichever device it is, beside what is kept of all.
+        device: int(
+            own + activations * (layered[device] / whole + 1 / layers) + (beside if device == frozen.device else 0)
+        )
         for device, own in weights.items()
     }
 

@@ -18,32 +18,36 @@ SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most
 SHARE = 0.7  # of a device's memory that a batch may take, weights included
 
 
-def bucket_of(length: int, *, most: int | None = None) -> int:
+def bucket_of(length: int, *, most: int | None = None, few: bool = False) -> int:
     """Return the padded length that `length` tokens run at: 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160 and so on.
 
     Two an octave, four above 64, eight above 1024, and 1568, the paper's longest: few shapes to compile and to wait for
     each other, at most a third of padding from 6 tokens on, a fifth above 64, a ninth above 1024.
 
-    most: the longest that the model's context has room for, where it has a limit.
+    most: the longest that the model's context has room for, where it has a limit; few: two an octave throughout, at
+    most a third of padding, where every one is a graph that takes a minute to compile.
     """
     octave = 1 << (length - 1).bit_length()
-    unit = octave // (4 if octave <= 64 else 8 if octave <= 1024 else 16)
+    unit = octave // (4 if few or octave <= 64 else 8 if octave <= 1024 else 16)
     bucket = 1568 if 1536 < length <= 1568 else max(8, -(-length // max(1, unit)) * unit)
     return bucket if most is None else min(bucket, most)
 
 
-def shape_of(frozen: Frozen, length: int, *, n_mem: int) -> Shape:
+def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool = False) -> Shape:
     """Return the shape that texts of a length run at: the same whenever it is asked on one machine.
 
     As many texts at once as the least power of two that fills POSITIONS, from 8 to SLOTS, halved until the prediction
     fits into SHARE of each device's memory. On a processor a WIDE model's fill FEW: whether fewer texts would give the
     same bits is tried beside a full batch, which takes long for such a model.
+
+    compile: whether the step will be compiled: on a GPU there are fewer lengths then.
     """
-    padded = bucket_of(length)
     kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
+    few = compile and kind == "cuda"
+    padded = bucket_of(length, few=few)
     positions = FEW if kind == "cpu" and frozen.dim >= WIDE else POSITIONS[kind]
     slots = min(SLOTS[kind], max(8, 1 << (-(-positions // padded) - 1).bit_length()))
-    shape = Shape(n_mem, bucket_of(length, most=frozen.room(n_mem)), slots)
+    shape = Shape(n_mem, bucket_of(length, most=frozen.room(n_mem), few=few), slots)
     while shape.slots > 1 and any(
         taken > SHARE * total_bytes(device) for device, taken in predicted_by_device(frozen, shape).items()
     ):
@@ -78,7 +82,8 @@ def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, comp
 def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, least: int) -> dict[int, bool]:
     """Return for `least` slots and its doubles below `slots`, up to the first that is, whether it gives the same bits.
 
-    Each is tried where `slots` are parted into it: at the first place, the last, and one between.
+    Each is tried where `slots` are parted into it: at the first place, the last, and one between. None is, where the
+    device does not give the same bits twice, as a GPU whose attention adds up in the order of arrival.
     """
     n_mem, bucket, slots = shape.n_mem, shape.bucket, shape.slots
     device, generator = frozen.device, torch.Generator().manual_seed(0)
@@ -98,6 +103,8 @@ def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, least: int) -> dict[int
         return [state.mem, state.first, state.second, right, finite, bits]
 
     whole, found = moved(0, slots), {}
+    if device.type != "cpu" and not all(map(torch.equal, whole, moved(0, slots))):
+        return dict.fromkeys((1 << power for power in range((slots - 1).bit_length())), False)
     while least < slots and not any(found.values()):
         places = {0, slots // least // 2 * least, slots - least} if slots % least == 0 else set()
         found[least] = bool(places) and all(

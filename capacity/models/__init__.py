@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from capacity.files import first_line
 from capacity.models import contract, gguf, heads
 from capacity.models.checkpoints import (
     EMBEDDED,
+    TRAINED,
     commit_of,
     context_of,
     describe,
@@ -27,6 +29,7 @@ from capacity.models.checkpoints import (
     loading,
     locate,
     tokenizer_digest,
+    trained,
 )
 from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
@@ -35,9 +38,9 @@ from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, chec
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
     "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
-    "load", "locate", "tokenizer_digest",
+    "load", "locate", "tokenizer_digest", "trained",
 ]  # fmt: skip
 
 
@@ -61,6 +64,8 @@ def load(
         bos: policy for the beginning-of-sequence token, one of BOS, or `auto` (see bos_policy).
 
     What the project relies on is measured on the model (see contract.Contract), once in a process, of large ones once.
+    CAPACITY_DETERMINISTIC=1 lets torch take deterministic algorithms alone, in this process from here on; on a GPU the
+    same run gives the same bits then, more slowly, and an operation that has none raises.
 
     Raises ModelError where that does not hold, where weights are left over, missing or not finite, and when there is no
     such model, it has no safetensors, it needs code from a hub, the device is not there, or the tokenizer has no token
@@ -71,6 +76,10 @@ def load(
         raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if bos not in ("auto", *BOS):
         raise ModelError(f"unknown bos {bos!r}; known are auto, {', '.join(BOS)}")
+    if attention is not None and "/" in attention:
+        raise ModelError(f"attention is {attention!r}, code from a hub, which is never run; give sdpa or eager")
+    _no_kernels_of_a_hub()
+    _deterministic()
     place = _place(device)
     name = str(name) if isinstance(name, Path) else name
     folder = locate(name, revision=revision)
@@ -149,6 +158,19 @@ def freeze(
         model, tokenizer, name, revision, weight, bias, bos, commit, None if weight is not None else heads.tail(model),
         quantisation,
     )  # fmt: skip
+
+
+def _no_kernels_of_a_hub() -> None:
+    """Have transformers take the package `kernels`, which fetches code and runs it, for not installed."""
+    from transformers.integrations import hub_kernels
+
+    hub_kernels.is_kernels_available = lambda *_, **__: False  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _deterministic() -> None:
+    if os.environ.get("CAPACITY_DETERMINISTIC", "0") not in ("", "0"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
 
 
 def _place(device: str | torch.device | None) -> torch.device | None:

@@ -30,6 +30,7 @@ _FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab*", "merges*",
 )  # fmt: skip
 _INDEX = "model.safetensors.index.json"
+TRAINED = "ladder:"  # before the folder's name of a model in `trained()`
 # What to do, by what the hub's client raises; the first that fits.
 _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (GatedRepoError, "it is gated: accept its licence on its page of the hub, and set HF_TOKEN to a token of yours"),
@@ -61,8 +62,9 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     """Return the folder of a model, downloaded if it is neither here nor in the hub's cache.
 
     Args:
-        name: an embedded or packaged name, a local folder or GGUF file, or a name on the hub: OWNER/NAME,
-            OWNER/NAME@REVISION, or hub:OWNER/NAME/FILE.gguf. A GGUF file gives the folder that it is converted to.
+        name: an embedded or packaged name, TRAINED and a name in `trained()`, a local folder or GGUF file, or a name on
+            the hub: OWNER/NAME, OWNER/NAME@REVISION, or hub:OWNER/NAME/FILE.gguf. A GGUF file gives the folder that it
+            is converted to.
         revision: a commit, branch or tag of the hub, where the name has none.
 
     Raises ModelError for an unknown name, a packaged model that was not fetched, what the hub does not give, a GGUF
@@ -78,6 +80,8 @@ def locate(name: str, *, revision: str | None = None) -> Path:
         return packaged.locate(name)
     if name.partition("@")[0].endswith(".gguf") and (file := _file(name, revision)):
         return gguf.converted(file)
+    if name.startswith(TRAINED):
+        return _trained(name)
     folder = EMBEDDED.get(name) or _local(name) or _cached(name.removeprefix("hub:"), revision)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder written by save_pretrained")
@@ -91,6 +95,20 @@ def locate(name: str, *, revision: str | None = None) -> Path:
         raise ModelError(
             f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} of the files in {_INDEX}); a download that was "
             "broken off goes on where there is a network, without HF_HUB_OFFLINE"
+        )
+    return folder
+
+
+def trained() -> Path:
+    """Return the folder of models trained here for comparison (capacity.ladder): `ladder` in CAPACITY_HOME."""
+    return gguf.home() / "ladder"
+
+
+def _trained(name: str) -> Path:
+    folder = trained() / name.removeprefix(TRAINED)
+    if folder.parent != trained() or not (folder / "training.json").is_file():
+        raise ModelError(
+            f"{name[:120]!r} is not in {trained()}; ladder.train trains it, CAPACITY_HOME names another folder"
         )
     return folder
 

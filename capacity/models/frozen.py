@@ -136,7 +136,7 @@ class Frozen:
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Return the final hidden states; where no head could be told apart, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
-        with _one_text_a_row():
+        with _as_fits_need_it():
             if self.weight is None and self.tail is None:
                 return self.model(inputs_embeds=embeds, use_cache=False).logits
             states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -202,27 +202,33 @@ class Frozen:
 
 
 @contextmanager
-def _one_text_a_row() -> Iterator[None]:
-    """Spare transformers the look for rows that hold several texts; there are none here.
+def _as_fits_need_it() -> Iterator[None]:
+    """Spare transformers two habits that cost a GPU its fast attention; two threads at once cost one of them that.
 
-    It waits for the device at every call, and while traced, where it can't look, it makes a dense mask of each row, by
-    which attention is no longer flash attention. Two threads at once cost one of them the look, and nothing else.
+    The look for rows that hold several texts (there are none) waits for the device at every call, and while traced,
+    where it can't look, it makes a dense mask of each row, by which attention is no longer flash attention. Keys and
+    values that are shared by heads are not repeated on CUDA; but no fast kernel shares them in float32.
     """
     from transformers import masking_utils
+    from transformers.integrations import sdpa_attention
 
-    looking = _look()
+    looking, shared = _habits()
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    sdpa_attention.use_gqa_in_sdpa = lambda mask, key, value: (
+        not (key.dtype == torch.float32 and key.device.type == "cuda") and shared(mask, key, value)
+    )
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = looking
+        masking_utils.find_packed_sequence_indices, sdpa_attention.use_gqa_in_sdpa = looking, shared
 
 
 @cache
-def _look() -> Callable[[Tensor], Tensor | None]:
+def _habits() -> tuple[Callable[..., Tensor | None], Callable[..., bool]]:
     from transformers import masking_utils
+    from transformers.integrations import sdpa_attention
 
-    return masking_utils.find_packed_sequence_indices
+    return masking_utils.find_packed_sequence_indices, sdpa_attention.use_gqa_in_sdpa
 
 
 def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_before: int = 0) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 
 from capacity import models, store
 from capacity.files import whole_number
-from capacity.sweep import cluster, elsewhere, engines, processes
+from capacity.sweep import cluster, elsewhere, engines, processes, scale
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
@@ -21,7 +21,7 @@ from capacity.sweep.taken import measured
 
 __all__ = [
     "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured",
-    "run", "shard", "with_source_bits",
+    "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
 
 ENGINES = ("local", "ray")  # where missing cells are measured
@@ -138,7 +138,7 @@ def _known(
     known = elsewhere.keys(away, rows)
     names = {*models.PACKAGED, *rows["model"]}
     for one in away:
-        if one not in known and (refuse or one.model not in names):
+        if one not in known and (refuse or not (one.model in names or one.model.startswith(models.TRAINED))):
             raise absent[one.model]
     return known
 

@@ -1,6 +1,7 @@
 """Cells to rows: each fitted, then scored and decoded alone from its stored bytes."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -10,7 +11,7 @@ import polars as pl
 import torch
 
 from capacity import fitting, models, provenance, texts
-from capacity.decoding import Score, counts, decoded_back, teacher_forced
+from capacity.decoding import AT_ONCE, Ended, Score, all_decoded_back, counts, decoded_back, teacher_forced
 from capacity.fitting import Probe, Task
 from capacity.models import Frozen, is_exhausted
 from capacity.store import NULLABLE, SCHEMA, VERSION
@@ -32,7 +33,7 @@ def run(
     """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
 
     What is stored is scored again, alone, from its bytes; the exact vectors of a cell are decoded free-running,
-    from the last back to one that decodes whole.
+    from the last back to one that decodes whole; on a GPU those of several cells side by side.
 
     frozen: the model of all cells; compile, stepped: see fitting.run. Raises ValueError for a text that doesn't fit
     into its context.
@@ -41,8 +42,45 @@ def run(
     for (name, how), group in groupby(by_kind, key=kind):
         begun = [_task(frozen, cell) for cell in group]
         advance = fitting.SEARCHES.get(how, fitting.stop)
-        for task in fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile, stepped=stepped):
-            yield rows(frozen, task.tag, task.probes)
+        ended = fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile, stepped=stepped)
+        for together in _gathered(ended, AT_ONCE.get(frozen.device.type, 1)):
+            backs = _decoded(frozen, together)
+            for task, back in zip(together, backs, strict=True):
+                yield rows(frozen, task.tag, task.probes, back)
+
+
+_WAIT_SECONDS = 5.0  # that an ended cell may wait for others before it is decoded; a kill loses no more
+
+
+def _gathered(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
+    """Yield tasks as they end, `most` at a time, or those that ended until one has waited for long."""
+    group: list[Task] = []
+    since = 0.0
+    for task in tasks:
+        since = since if group else time.monotonic()
+        group.append(task)
+        if len(group) >= most or time.monotonic() - since > _WAIT_SECONDS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _exact(probes: Sequence[Probe]) -> dict[int, tuple[int, torch.Tensor]]:
+    """Return length and vector of the probes that were solved, by their number."""
+    return {number: (probe.length, probe.mem) for number, probe in enumerate(probes) if probe.status == "solved"}
+
+
+def _decoded(frozen: Frozen, tasks: Sequence[Task]) -> Sequence[list[int | None] | None]:
+    """Return what the exact vectors of several tasks decode to, side by side; None: each is to be alone."""
+    if len(tasks) > 1:
+        try:
+            own = [Ended(task.ids, list(_exact(task.probes).values()), task.scored_from) for task in tasks]
+            return all_decoded_back(frozen, own)
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+    return [None] * len(tasks)
 
 
 def _task(frozen: Frozen, cell: Cell) -> Task:
@@ -55,25 +93,30 @@ def _task(frozen: Frozen, cell: Cell) -> Task:
     )  # fmt: skip
 
 
-def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe]) -> list[dict]:
+def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], back: list[int | None] | None = None) -> list[dict]:
     """Return a cell's rows, one a probe (columns: store.SCHEMA), each scored alone from its stored vector.
+
+    back: what the exact vectors decode to (decoding.decoded_back), where that is known already.
 
     Where memory runs out in scoring or decoding one text, all of them have status `oom`, and no bits.
     """
     try:
-        return _rows(frozen, cell, probes)
+        return _rows(frozen, cell, probes, back)
     except (RuntimeError, MemoryError) as error:
         if not is_exhausted(error):
             raise
-    return _rows(frozen, cell, [replace(probe, status="oom") for probe in probes], scored=False)
+    return _rows(frozen, cell, [replace(probe, status="oom") for probe in probes], None, scored=False)
 
 
-def _rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], *, scored: bool = True) -> list[dict]:
+def _rows(
+    frozen: Frozen, cell: Cell, probes: Sequence[Probe], back: list[int | None] | None, *, scored: bool = True
+) -> list[dict]:
     what, ids = cell.experiment, torch.tensor([cell.text.ids])
     nothing = Score(np.full(ids.shape, -1), np.zeros(ids.shape, dtype=bool), np.full(ids.shape, np.nan))
     without = teacher_forced(frozen, None, ids) if scored else nothing
-    exact = {number: (probe.length, probe.mem) for number, probe in enumerate(probes) if probe.status == "solved"}
-    back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
+    exact = _exact(probes)
+    if back is None:
+        back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
     decoded = dict(zip(exact, back, strict=True))  # none of the others
     searched = what.search in fitting.SEARCHES
     spent = [known_bits(frozen.tokenizer, cell, probe.length) for probe in probes]
@@ -135,6 +178,9 @@ def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
         orient="row",
     )
     found = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
-    return found.with_columns(
+    found = found.with_columns(
         pl.coalesce(name, "spent").alias(name) for name in ("source_bits_low", "source_bits_high")
     ).drop("spent")
+    drawn = pl.col("length") - (pl.col("bos") == "after_mem").cast(pl.Int32)
+    even = pl.when(pl.col("source").str.contains(r"^random_tokens(:|$)")).then(pl.col("source_bits_low") / drawn)
+    return found.with_columns(pl.coalesce("source_first_bits", even))  # of models that are not here, as well

@@ -1,5 +1,6 @@
-"""How a sweep scales: many workers by a virtual clock, and real ones of Ray whose cells are sleep."""
+"""How a sweep scales: workers by a virtual clock, real ones of Ray whose cells are sleep; and what was foretold."""
 
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from capacity import fitting
 from capacity.store import Claims, Store, synthetic_keys, synthetic_rows
-from capacity.sweep import cluster, progress
-from capacity.sweep.experiment import Cell, Experiment
+from capacity.sweep import cluster, engines, estimate, progress
+from capacity.sweep.experiment import Cell, Experiment, cells
 from capacity.sweep.pulling import simulate
 from capacity.texts import Text
 
@@ -40,7 +43,7 @@ def real(n_cells: int, *, milliseconds: int, n_workers: int) -> dict[str, Any]:
     """
     what = Experiment(model="llama-64", length=milliseconds, search="fixed")
     text = Text(source="embedded", index=0, id="none", ids=(0,))
-    cells = [Cell(what, text, key) for key in synthetic_keys(n_cells)]
+    every = [Cell(what, text, key) for key in synthetic_keys(n_cells)]
     with (
         tempfile.TemporaryDirectory() as folder,
         Store(Path(folder)) as kept,
@@ -48,7 +51,7 @@ def real(n_cells: int, *, milliseconds: int, n_workers: int) -> dict[str, Any]:
         Claims(kept.path) as claims,
         progress.Progress(n_cells, show=False) as bar,
     ):
-        driver = cluster.Driver(ray, cells, kept, claims, bar, jobs=n_workers, compile=False, worker=Sleeper)
+        driver = cluster.Driver(ray, every, kept, claims, bar, jobs=n_workers, compile=False, worker=Sleeper)
         driver.wait_for_all()
         started, spent = time.perf_counter(), time.process_time()
         driver.run()
@@ -87,3 +90,35 @@ def simulated(
         }
         for n in n_workers
     ]
+
+
+def foretold(experiments: Sequence[Experiment], folder: Path | str) -> dict[str, float]:
+    """Return what an estimate said of a sweep into a new folder, what the sweep then took, and the quotients.
+
+    Fields: seconds_said, seconds_taken, seconds_ratio (taken by said), and bytes_ of the same, at the peak of a process
+    of its own each. A model is loaded in both.
+    """
+    context = multiprocessing.get_context("forkserver")  # whose children's peak is their own
+    found = []
+    for act in (_said, _taken):
+        with context.Pool(1) as pool:
+            found.append(pool.apply(act, (list(experiments), Path(folder))))
+    (said, bytes_said), (taken, bytes_taken) = found
+    return {
+        "seconds_said": said, "seconds_taken": taken, "seconds_ratio": taken / said,
+        "bytes_said": bytes_said, "bytes_taken": bytes_taken, "bytes_ratio": bytes_taken / bytes_said,
+    }  # fmt: skip
+
+
+def _said(experiments: Sequence[Experiment], folder: Path) -> tuple[float, int]:
+    found = list(estimate.estimate(experiments, folder))
+    return sum(one.expected_seconds for one in found), max(one.n_bytes for one in found)
+
+
+def _taken(experiments: Sequence[Experiment], folder: Path) -> tuple[float, int]:
+    started = time.perf_counter()
+    with Store(folder) as kept:
+        engines.local(cells(experiments), kept, progress=False)
+    devices = {one.device for one in experiments}
+    device = torch.device("cuda" if torch.cuda.is_available() and devices != {"cpu"} else "cpu")
+    return time.perf_counter() - started, fitting.peak_bytes(device)

@@ -1,11 +1,10 @@
 """How the embedded models are made: a byte-level BPE tokenizer, one stream of tokens, a small causal LM."""
 
+import copy
 import json
 import math
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
@@ -24,15 +22,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from capacity import provenance
+from capacity import files, provenance
+from capacity.pretraining import state
+from capacity.pretraining.corpus import CONTEXT, END, END_ID, books, frequent_words, stream, train_tokenizer
 
 __all__ = [
-    "CONTEXT", "FAMILIES", "RUNGS", "SCHEDULES", "Schedule", "batches", "books", "frequent_words", "held_out_nats",
-    "llama", "neox", "next_token_loss", "rate", "records", "rung", "save", "stream", "train", "train_tokenizer",
+    "CONTEXT", "END", "END_ID", "FAMILIES", "RUNGS", "SCHEDULES", "Schedule", "batches", "books", "frequent_words",
+    "held_out_nats", "llama", "make", "neox", "next_token_loss", "rate", "records", "rung", "save", "stream", "train",
+    "train_tokenizer",
 ]  # fmt: skip
-
-END, END_ID = "<|endoftext|>", 0
-CONTEXT = 512  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,8 @@ class Schedule:
     decay: float = 0.1  # AdamW's weight decay
     clip: float = 1.0  # norm of the gradient
     begin: bool = False  # the first token of every sequence gives way to END, as Llama's begin with BOS
-    seed: int = 0
+    seed: int = 0  # of the initial weights
+    order_seed: int = 0  # of the order of blocks and lengths
 
     @property
     def steps(self) -> int:
@@ -89,46 +88,13 @@ RUNGS: dict[str, dict] = {
 SCHEDULES: dict[str, dict] = {"llama-128-bos": {"begin": True, "lengths": (128, 512), "weights": (0.8, 0.2)}}
 
 
-def books(path: Path | str, *, column: str = "text") -> list[str]:
-    """Return the documents of a Parquet file's `column`, or a text file as one document."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no corpus at {path}; give a Parquet file with a column {column!r}, or a text file")
-    if path.suffix == ".parquet":
-        return pl.read_parquet(path, columns=[column])[column].to_list()
-    return [path.read_text(encoding="utf-8")]
-
-
-def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of `vocab_size` tokens, `<|endoftext|>` (END_ID) the only special one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False,
-        model_max_length=CONTEXT,
-    )  # fmt: skip
-
-
-def stream(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Return all documents as one array of token ids (n_tokens,), uint16, each followed by `<|endoftext|>`."""
-    end = tokenizer.convert_tokens_to_ids(END)
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
-    return np.concatenate([np.array([*document.ids, end], dtype=np.uint16) for document in encoded])
-
-
 def batches(tokens: np.ndarray, schedule: Schedule) -> Iterator[torch.Tensor]:
     """Yield the ids of each step (batch // length, length): blocks of CONTEXT in seeded order, epoch after epoch."""
     blocks = tokens[: len(tokens) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
     per_step = schedule.batch // CONTEXT
     if len(blocks) < per_step:
         raise ValueError(f"{len(tokens)} tokens are fewer than one step takes ({schedule.batch}); give more text")
-    rng = np.random.default_rng(schedule.seed)
+    rng = np.random.default_rng(schedule.order_seed)
     order, at = rng.permutation(len(blocks)), 0
     for _ in range(schedule.steps):
         if at + per_step > len(order):
@@ -175,12 +141,23 @@ def train(
     *,
     device: str = "cpu",
     compile: bool = False,
-    watch: Callable[[int, float, PreTrainedModel], None] | None = None,
+    watch: Callable[[int, float, PreTrainedModel | None], None] | None = None,
+    kept: Path | None = None,
+    keep_seconds: float = 30.0,
 ) -> tuple[PreTrainedModel, float]:
     """Return the trained model (float32, on `device`) and the seconds it took.
 
-    tokens: (n_tokens,) uint16, from `stream`; compile: through torch.compile, one graph for each of the schedule's
-    lengths; watch: called with step, loss in nats, model, before each update.
+    Args:
+        config: of the model.
+        tokens: (n_tokens,) uint16, from `stream`.
+        schedule: of the training.
+        device: where it is trained.
+        compile: through torch.compile, one graph for each of the schedule's lengths.
+        watch: called with step, loss in nats, model, before each update; None for the model of steps that `kept` knows.
+        kept: a file from which a run that was killed goes on with the same bits; it is the caller's to remove.
+        keep_seconds: how often it is written.
+
+    Raises ValueError where `kept` is of another config, schedule, tokens or versions.
     """
     torch.manual_seed(schedule.seed)
     model = AutoModelForCausalLM.from_config(config).to(device).train()
@@ -191,13 +168,24 @@ def train(
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.95), fused=True)
-    started = time.perf_counter()
+    named = state.digest(tokens, config.to_dict(), asdict(schedule), compile, provenance.versions()) if kept else ""
+    losses, before = state.read(kept, named, model, optimizer) if kept else ([], 0.0)
+    n_there, started = len(losses), time.perf_counter() - before
+    written = time.perf_counter()
     for step, ids in enumerate(batches(tokens, schedule)):
+        if step < n_there:
+            if watch is not None:
+                watch(step, losses[step], None)
+            continue
+        if kept and time.perf_counter() - written >= keep_seconds:
+            state.write(kept, named, model, optimizer, losses, time.perf_counter() - started)
+            written = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = rate(step, schedule)
         loss = next_token_loss(run, ids.to(device))
+        losses.append(loss.item())
         if watch is not None:
-            watch(step, loss.item(), model)
+            watch(step, losses[-1], model)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
@@ -210,14 +198,29 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     model.bfloat16().save_pretrained(folder, max_shard_size="12MB")
     tokenizer.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items()]
     title = f"# {folder.name}\n\nA small causal language model, trained by `notebooks/90_pretrain.py`.\n\n"
     (folder / "README.md").write_text(title + "| fact | value |\n|---|---|\n" + "\n".join(lines) + "\n")
+    files.write(folder / "training.json", f"{json.dumps(record, indent=1)}\n".encode())  # the last: all is there
 
 
 def rung(
     name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: np.ndarray,
+    held_out: np.ndarray,
+    schedule: Schedule,
+    **options: Any,
+) -> pl.DataFrame:
+    """Train the model RUNGS[name], SCHEDULES[name] over the schedule, and return its curve; options: of `make`."""
+    if name not in RUNGS:
+        raise ValueError(f"unknown rung {name!r}; known are {', '.join(RUNGS)}")
+    return make(name, RUNGS[name], tokenizer, tokens, held_out, replace(schedule, **SCHEDULES.get(name, {})), **options)
+
+
+def make(
+    name: str,
+    shape: dict,
     tokenizer: PreTrainedTokenizerFast,
     tokens: np.ndarray,
     held_out: np.ndarray,
@@ -227,44 +230,64 @@ def rung(
     out: Path,
     device: str = "cpu",
     compile: bool = False,
+    checkpoints: Mapping[str, int] | None = None,
+    resumable: bool = False,
 ) -> pl.DataFrame:
-    """Train the model RUNGS[name], save it to `out / name`, and return its curve (step, tokens, loss_nats).
+    """Train a model, save it to `out / name`, and return its curve (step, tokens, loss_nats).
 
-    tokens, held_out: (n_tokens,) from `stream`; schedule: with SCHEDULES[name] in place of its own; bytes_per_token: of
-    the held-out text, for bits per byte; device, compile: of `train`.
+    Args:
+        name: of its folder.
+        shape: as those of RUNGS.
+        tokenizer: of the tokens.
+        tokens: (n_tokens,) from `stream`.
+        held_out: (n_tokens,), the same, never trained on.
+        schedule: of the training.
+        bytes_per_token: of the held-out text, for bits per byte.
+        out: folder of folders.
+        device: of `train`.
+        compile: of `train`.
+        checkpoints: folder names, and after how many tokens the model, as it is then, is saved there.
+        resumable: go on where a run that was killed stood.
     """
-    if name not in RUNGS:
-        raise ValueError(f"unknown rung {name!r}; known are {', '.join(RUNGS)}")
-    shape = dict(RUNGS[name])
-    schedule = replace(schedule, **SCHEDULES.get(name, {}))
-    config = FAMILIES[shape.pop("family")](**shape, vocab_size=len(tokenizer))
+    config = FAMILIES[shape["family"]](**{k: v for k, v in shape.items() if k != "family"}, vocab_size=len(tokenizer))
+    at = {math.ceil(n / schedule.batch): label for label, n in (checkpoints or {}).items()}
+    kept = out / f".{name}.safetensors" if resumable else None
     losses: list[float] = []
+    begun = time.perf_counter()
+
+    def keep(model: PreTrainedModel, label: str, steps: int, seconds: float) -> None:
+        model = model.bfloat16().float().eval()  # what is measured is what is stored
+        nats = held_out_nats(model, held_out)
+        record = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            **shape,
+            "vocabulary": len(tokenizer),
+            "context_tokens": CONTEXT,
+            "held_out_nats_per_token": round(nats, 4),
+            "held_out_bits_per_token": round(nats / math.log(2), 4),
+            "held_out_bits_per_byte": round(nats / math.log(2) / bytes_per_token, 4),
+            "tokens_seen": steps * schedule.batch,
+            "seconds": round(seconds),
+            "machine": f"{provenance.machine()}, {torch.get_num_threads()} threads{', compiled' if compile else ''}",
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "versions": provenance.versions(),
+            "schedule": asdict(schedule),
+        }
+        save(model, tokenizer, out / label, record)
+
     with tqdm(total=schedule.steps, desc=name, mininterval=5) as bar:
 
-        def watch(step: int, loss: float, model: PreTrainedModel) -> None:
+        def watch(step: int, loss: float, model: PreTrainedModel | None) -> None:
             losses.append(loss)
             bar.update()
             bar.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}", refresh=False)
+            if step in at and model is not None:
+                keep(copy.deepcopy(model), at[step], step, time.perf_counter() - begun)
 
-        model, seconds = train(config, tokens, schedule, device=device, compile=compile, watch=watch)
-    model = model.bfloat16().float()  # what is measured is what is stored
-    nats = held_out_nats(model, held_out)
-    record = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **RUNGS[name],
-        "vocabulary": len(tokenizer),
-        "context_tokens": CONTEXT,
-        "held_out_nats_per_token": round(nats, 4),
-        "held_out_bits_per_token": round(nats / math.log(2), 4),
-        "held_out_bits_per_byte": round(nats / math.log(2) / bytes_per_token, 4),
-        "tokens_seen": schedule.steps * schedule.batch,
-        "seconds": round(seconds),
-        "machine": f"{provenance.machine()}, {torch.get_num_threads()} threads{', compiled' if compile else ''}",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "versions": provenance.versions(),
-        "schedule": asdict(schedule),
-    }
-    save(model, tokenizer, out / name, record)
+        model, seconds = train(config, tokens, schedule, device=device, compile=compile, watch=watch, kept=kept)
+    keep(model, name, schedule.steps, seconds)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     steps = np.arange(len(losses))
     return pl.DataFrame({"model": name, "step": steps, "tokens": (steps + 1) * schedule.batch, "loss_nats": losses})
 
@@ -276,11 +299,3 @@ def records(folder: Path) -> pl.DataFrame:
         for path in sorted(folder.glob("*/training.json"))
     ]
     return pl.DataFrame(rows)
-
-
-def frequent_words(documents: Iterable[str], n: int) -> list[str]:
-    """Return the `n` most frequent words, lower-cased, most frequent first (ties in alphabetical order)."""
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts.update(re.findall(r"[a-z]+(?:'[a-z]+)?", document.lower()))
-    return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]]
