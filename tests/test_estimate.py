@@ -167,6 +167,10 @@ def test_the_closest_rows_are_taken_as_far_as_length_and_budget_go():
     assert found(source="random_words") == [({24: 10}, 1)]
     assert sorted(one[1] for one in found(source="random_tokens")) == [1, 3]  # of the same model
     assert len(found(model="c")) == 3  # of any
+    ended = pl.when(pl.col("length") == 10).then(pl.lit("budget")).otherwise("status").alias("status")
+    rows = rows.with_columns(ended)  # 200 token-steps were all it had
+    assert found(budget=600) == [({8: 10, 12: 20 + 20}, 3)]  # half of the 400 that are left, at 10 tokens
+    assert found(budget=200) == [({8: 10, 12: 20}, 3)]
     assert found(n_mem=3) == found(recipe="paper") == found(search="bracket") == []
 
 

@@ -36,7 +36,8 @@ def courses(what: Experiment, rows: pl.DataFrame, bucket: Callable[[int], int]) 
 
     rows: COLUMNS; those of the same recipe, search, number of vectors and scored positions count, of the same model and
     source if there are any, else of the same model, else of any. At a fixed length, rows of the same padded length.
-    bucket: gives the padded length.
+    bucket: gives the padded length. A search that a smaller budget ended is taken to go on, at its last length, for
+    half of what is left: it may end at once, or at the end.
     """
     same = ("recipe", "search", "n_mem", "scored_from")
     rows = rows.filter(*(pl.col(name) == getattr(what, name) for name in same))
@@ -52,13 +53,19 @@ def courses(what: Experiment, rows: pl.DataFrame, bucket: Callable[[int], int]) 
         return []
     found: dict[str, Course] = {}
     spent: Counter[str] = Counter()
-    for key, length, steps in close.sort("key", "probe").select("key", "length", "steps").iter_rows():
+    last: dict[str, tuple[int, str]] = {}
+    wanted = close.sort("key", "probe").select("key", "length", "steps", "status")
+    for key, length, steps, status in wanted.iter_rows():
         if what.search != "fixed" and spent[key] >= what.budget:
             continue
         course = found.setdefault(key, Course())
         course.steps[bucket(length)] += steps
         course.n_probes += 1
         spent[key] += length * steps
+        last[key] = length, status
+    for key, (length, status) in last.items():
+        if what.search != "fixed" and status == "budget" and spent[key] < what.budget:
+            found[key].steps[bucket(length)] += (what.budget - spent[key]) // 2 // length
     return list(found.values())
 
 
