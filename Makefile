@@ -35,8 +35,8 @@ install: $(READY)
 
 # The rows that travel with the project, so that a first report need not wait for them, and the pictures of README.
 measured: $(READY)
-	$(BIN)/python -m capacity run 01_decoding_capacity 02_information_gain 03_many_vectors 05_geometry 10_baselines \
-		--store data/measured/rows --out build/measured
+	$(BIN)/python -m capacity run 01_decoding_capacity 02_information_gain 03_many_vectors 05_geometry 09_exact_length \
+		10_baselines --store data/measured/rows --out build/measured
 	$(BIN)/python -m capacity run 11_speed --store data/measured/rows --out build/measured \
 		-p speed=data/measured/speed -p compiled_lengths='[8, 64]' -p driven='[1, 16, 64, 256]'
 

@@ -1,7 +1,8 @@
 """Lines and fitted curves between two solutions of a text, and how much of the text stays right along them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from capacity.decoding import teacher_forced
 from capacity.fitting import LOSSES, RECIPES, Recipe, rows_of_chunk, shape_of
 from capacity.models import Frozen, is_exhausted
 
-__all__ = ["accuracy", "bezier", "fit_curves", "length_ratios", "table"]
+__all__ = ["accuracy", "bezier", "by_length", "fit_curves", "length_ratios", "table"]
 
 _BATCH = 512  # inputs scored at once, at most
 _DRAWS = 8  # points of a curve at which a step looks
@@ -73,6 +74,23 @@ def accuracy(
         right = np.concatenate([teacher_forced(frozen, some, target).correct for some, target in batches])
         shares.append(right[:, scored_from:].mean(1).reshape(len(paths), points))
     return np.concatenate(shares)
+
+
+def by_length(
+    function: Callable[[Tensor, Tensor], Any],
+    controls: Float[Tensor, "paths controls n_mem dim"],
+    ids: Sequence[Sequence[int]],
+) -> list[Any]:
+    """Return what `accuracy` or `fit_curves` gives for each path, where texts are of several lengths.
+
+    function: takes the control points and the token ids of paths whose texts have one length.
+    """
+    found: dict[int, Any] = {}
+    for n_tokens in sorted({len(text) for text in ids}):
+        places = [place for place, text in enumerate(ids) if len(text) == n_tokens]
+        part = function(controls[torch.tensor(places)], torch.tensor([list(ids[place]) for place in places]))
+        found |= dict(zip(places, part, strict=True))
+    return [found[place] for place in range(len(ids))]
 
 
 def table(

@@ -181,6 +181,37 @@ def test_rates_by_length_has_a_line_a_method_and_a_bar_a_setting():
     assert [row["rate"] for row in rows] == table["rate"].to_list()
 
 
+def test_lengths_are_told_from_bounds_and_every_model_has_a_panel():
+    counts = dict.fromkeys(("n_searches", "n_beyond", "n_stalled", "n_at", "n_held"), 2)
+    table = pl.DataFrame([
+        {"model": model, "text_id": text, "tokens": tokens, "kind": kind} | counts
+        for model in ("a", "b")
+        for text, tokens, kind in (("one", 4, "limit"), ("two", 7, "search-limited"), ("three", 9, "ended"))
+    ])  # fmt: skip
+    drawn = svg(charts.lengths_by_text(table))
+    assert drawn.count('aria-roledescription="point"') == 6
+    for word in ("a", "b", "limit", "search-limited: at least", "the text ends", "three"):
+        assert f">{word}</text>" in drawn
+
+
+def test_shares_fall_from_one_in_steps():
+    table = pl.DataFrame({"model": "a", "series": ["s", "s"], "tokens": [2.0, 5.0], "share": [0.5, 0.0]})
+    spec = charts.shares_above(table).to_dict()
+    (rows,) = spec["datasets"].values()
+    assert [(row["tokens"], row["share"]) for row in rows] == [(0, 1), (2, 0.5), (5, 0)]
+    assert spec["spec"]["mark"]["interpolate"] == "step-after"
+
+
+def test_costs_of_several_models_are_in_panels_of_their_own():
+    table = pl.DataFrame([
+        {"model": model, "search": "grow", "spent": spent, "value": spent, "low": 0.0, "high": 2 * spent, "n": 6}
+        for model in ("a", "b") for spent in (10.0, 100.0)
+    ])  # fmt: skip
+    drawn = svg(charts.exact_length_by_cost(table, title="token-steps", color="search", value="share"))
+    assert drawn.count('aria-roledescription="line mark"') == 2
+    assert ">share</text>" in drawn
+
+
 def test_exact_length_by_cost_has_a_line_and_a_band_a_recipe():
     table = pl.DataFrame([
         {"recipe": recipe, "spent": spent, "value": times * spent, "low": times * spent - 1, "high": times * spent + 1,

@@ -14,23 +14,21 @@ def values(chart) -> list[dict]:
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 
-def test_cosine_densities_count_pairs_in_bins_and_have_area_one():
-    cosines = pl.DataFrame({"within": [True] * 4 + [False], "cosine": [0.11, 0.19, 0.21, -1.0, 0.95]})
-    chart = charts.cosine_densities(cosines, bound=0.5, by="theirs: <b>", width=0.1)
-    bars = [row for row in values(chart) if "density" in row]
-    within = {round(row["from"], 6): (row["pairs"], row["density"]) for row in bars if row["within"]}
-    assert within == {
-        -1.0: (1, pytest.approx(2.5)),
-        0.1: (2, pytest.approx(5)),
-        0.2: (1, pytest.approx(2.5)),
-    }
-    for kind in (True, False):
-        assert sum(row["density"] * (row["to"] - row["from"]) for row in bars if row["within"] is kind) == (
-            pytest.approx(1)
-        )
+def test_every_text_is_a_dot_within_and_between_in_each_part():
+    table = pl.DataFrame([
+        {"part": part, "within": within, "text": text, "cosine": cosine, "above": 0.0}
+        for part in ("half", "all") for within in (False, True)
+        for text, cosine in (("one", 0.1), ("two", 0.4), ("three", 0.6))
+    ])  # fmt: skip
+    chart = charts.cosines_by_text(table, bound=0.8)
+    rows = [row for row in values(chart) if "text" in row]
+    assert {(row["row"], row["text"]): row["cosine"] for row in rows}["within a text, all", "two"] == 0.4
     drawn = svg(chart)
-    for words in ("cosine similarity of two solutions", "within a text", "between texts", "theirs: &lt;b&gt;"):
-        assert words.replace("&gt;", ">") in drawn.replace("&gt;", ">")
+    assert drawn.count('aria-roledescription="point"') == 12
+    assert drawn.count('aria-roledescription="tick"') == 4
+    order = [f"{pair}, {part}" for part in ("half", "all") for pair in ("between texts", "within a text")]
+    places = [drawn.index(f">{row}</text>") for row in order]
+    assert places == sorted(places)
 
 
 def test_accuracy_along_paths_draws_some_pairs_and_the_extremes_of_all():

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -156,3 +157,14 @@ def test_curves_where_memory_is_short_are_the_curves(tiny, curves, monkeypatch):
     assert sizes[0] > 16
     assert sizes[-1] <= 16
     torch.testing.assert_close(found, whole, atol=1e-4, rtol=0)
+
+
+def test_texts_of_several_lengths_have_what_each_has_alone(loaded):
+    frozen, ids = loaded["llama"], [[5, 6, 7], [8, 9], [10, 11, 12], [13, 14]]
+    controls = torch.randn(4, 2, 1, frozen.dim, generator=torch.Generator().manual_seed(0)) * frozen.embedding_std
+    score = partial(connections.accuracy, frozen, points=5)
+    found = connections.by_length(score, controls, ids)
+    for place, text in enumerate(ids):
+        assert found[place].tolist() == score(controls[place : place + 1], torch.tensor([text]))[0].tolist()
+    bent = connections.by_length(partial(connections.fit_curves, frozen, steps=1), controls, ids)
+    assert torch.equal(torch.stack(bent)[:, [0, 2]], controls)

@@ -88,6 +88,18 @@ def test_fewer_than_six_texts_have_no_interval_and_what_does_not_vary_is_flagged
     assert not one.degenerate
 
 
+def test_a_proportion_is_clopper_and_pearsons_and_tells_where_all_agree():
+    found = metrics.proportion([True] * 3 + [False] * 7)
+    assert (found.value, found.n, found.degenerate) == (0.3, 10, False)
+    tails = [stats.binom.sf(2, 10, found.low), stats.binom.cdf(3, 10, found.high)]
+    assert tails == pytest.approx([0.025, 0.025])  # as rare as may be, were this the share
+    every = metrics.proportion(pl.Series([True] * 8))
+    assert (every.low, every.high, every.degenerate) == (pytest.approx(0.025 ** (1 / 8)), 1.0, False)
+    assert metrics.proportion([True] * 5).low is None
+    with pytest.raises(metrics.NothingFound, match="no texts"):
+        metrics.proportion([])
+
+
 def test_interval_does_not_depend_on_order():
     values = np.random.default_rng(1).exponential(size=20)
     assert metrics.interval(values) == metrics.interval(values[::-1]) == metrics.interval(sorted(values))
@@ -388,7 +400,7 @@ def test_refuses_to_summarise_no_rows(call, frame):
 
 def test_examples_in_the_documentation():
     failed, tried = doctest.testmod(intervals)
-    assert (failed, tried) == (0, 4)
+    assert (failed, tried) == (0, 5)
 
 
 def test_a_ratio_is_of_sums_and_texts_keep_their_rows_together():

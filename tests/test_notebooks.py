@@ -31,7 +31,8 @@ SETTINGS = {
     },
     "03_many_vectors": {
         "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
-        "scored_from": 0, "budget": 200, "longest": 4, "store": "vectors",
+        "scored_from": 0, "budget": 200, "longest": 4, "pretrained": SMALLEST, "pretrained_budget": 20,
+        "pretrained_missing": "measure", "store": "vectors",
     },
     "04_theory_and_utilisation": {  # with the rows of 02
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
@@ -41,6 +42,12 @@ SETTINGS = {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
     },
     "06_scaling_laws": {"models": [SMALLEST], "n_texts": 2, "budget": 100, "longest": 8},
+    "09_exact_length": {
+        "models": [SMALLEST], "n_texts": 2, "searches": ["grow", "leap"], "budget": 300, "longest": 14,
+        "recipes": ["default", "paper"], "recipe_budget": 100, "impatience": [30], "pretrained": SMALLEST,
+        "pretrained_budgets": [60], "pretrained_searches": ["grow"], "pretrained_longest": 2,
+        "pretrained_missing": "measure", "store": "limits",
+    },
     "10_baselines": {
         "models": [SMALLEST], "prefix_models": [SMALLEST], "n_texts": 2, "sources": ["embedded", "random_tokens"],
         "budget": 200, "longest": 8, "prefixes": [8, 24, 64], "before": 24, "continuation": 2, "copied": [4, 12],
@@ -313,6 +320,12 @@ def test_many_vectors_agree_with_plain_loops_and_the_published_table(executed):
         gain = "information_gain"
         assert share == pytest.approx(figure[model, 16, gain] / 16 / figure[model, 1, gain])
     reading = " ".join(outputs(notebook, "text/markdown"))
+    two = [row for row in rows if (row["search"], row["n_mem"], row["budget"]) == ("grow", 2, 800)]
+    reached = {}
+    for spent in (404, 808):
+        each = [[row for row in two if row["text_id"] == text] for text in {row["text_id"] for row in two}]
+        reached[spent] = sum(longest_exact(own, cost="token_steps", spent=spent) for own in each)
+    assert f"{SMALLEST} {reached[808] / reached[404]:.2f} (no interval), the bound is 1.1" in reading
     assert "81% (EleutherAI/pythia-160m, n = 16)" in reading
     assert "62% (meta-llama/Llama-3.2-1B, n = 16)" in reading
 
@@ -364,16 +377,26 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     rows = store.Store(folder / "store").read().filter(search="fixed", length=2, status="solved")
     rows = rows.filter(pl.len().over("text_id") > 1).sort("text_index", "seed")
     vectors, names = np.array(rows["mem"].to_list()), rows["text_id"].to_list()
-    densities, _, accuracies, variance, sizes = charts_of(notebook)
+    dots, accuracies, variance, sizes = charts_of(notebook)
     reading = " ".join(outputs(notebook, "text/markdown"))
 
-    alike = {True: [], False: []}
+    alike, of_text = {True: [], False: []}, {}
     for (one, a), (other, b) in itertools.combinations(zip(names, vectors, strict=True), 2):
         alike[one == other].append(a @ b / np.sqrt((a @ a) * (b @ b)))
-    bars = [row for row in values(densities) if "density" in row]
-    for within, cosines in alike.items():
-        assert sum(row["pairs"] for row in bars if row["within"] is within) == len(cosines)
+    drawn = {(row["within"], row["text"]): row["cosine"] for row in values(dots) if "text" in row}
+    assert len(drawn) == 2 * len(set(names))
+    for (one, a), (other, b) in itertools.combinations(zip(names, vectors, strict=True), 2):
+        value = a @ b / np.sqrt((a @ a) * (b @ b))
+        for text in {one, other}:
+            of_text.setdefault((one == other, text), []).append(value)
+    assert drawn == {key: pytest.approx(np.mean(found)) for key, found in of_text.items()}
+    for cosines in alike.values():
         assert f"{min(cosines):.2f} to {max(cosines):.2f} in all" in reading
+    spread = []
+    for _, own in rows.group_by("text_id"):
+        gain = (own["bits_without"] - own["bits_with"]).to_numpy()
+        spread += [100 * gain.std(ddof=1) / gain.mean()] if gain.mean() > 0 else []
+    assert f"the numbers go from {np.mean(spread):.2f}" in reading
 
     frozen = models.load(SMALLEST, device="cpu")
     text = {t.id: t.ids for t in texts.sample("embedded", frozen.tokenizer, n_texts=3, length=2)}
@@ -381,7 +404,8 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     for row in values(accuracies):
         if row["path"] == "line" and row["statistic"] == "pair":
             first, last = (torch.tensor(vectors[int(place)]).float() for place in row["pair"].split("-"))
-            ids = text[row["text"]]
+            assert row["text"] == "2 tokens"
+            ids = text[names[int(row["pair"].split("-")[0])]]
             mem = first + (last - first) * row["at"]
             embeds = torch.cat([mem[None, None], frozen.embed(torch.tensor([ids[:1]]))], 1)
             with torch.no_grad():
@@ -390,7 +414,7 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
             if row["at"] == 0.5:
                 middles[row["pair"]] = row["accuracy"]
     assert len(middles) == len(alike[True])
-    assert f"in their middle {100 * sum(middles.values()) / len(middles):.0f}% of its tokens are right" in reading
+    assert f"In the middle of the lines {100 * sum(middles.values()) / len(middles):.0f}% of the tokens" in reading
     ends = [row for row in values(accuracies) if row["at"] in (0, 1)]
     assert {row["accuracy"] for row in ends} == {1.0}
     worst = {}
@@ -402,7 +426,7 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     for pair, least in worst.items():
         by_text.setdefault(names[int(pair.split("-")[0])], []).append(least == 1)
     share = sum(sum(held) / len(held) for held in by_text.values()) / len(by_text)
-    assert f"Of the fitted curves {100 * share:.0f}% hold it" in reading
+    assert f"of the fitted curves {100 * share:.0f}% at all 5 places" in reading
 
     own = np.linalg.eigvalsh(np.cov(vectors.T))[::-1].cumsum()
     found = [row["cumulative"] for row in values(variance) if row.get("series") == "[mem]"]
@@ -413,6 +437,51 @@ def test_geometry_agrees_with_plain_loops_over_the_stored_vectors(executed):
     assert norms["[mem]"]["median"] == pytest.approx(np.median(np.sqrt((vectors**2).sum(1))))
     embedded = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].norm(dim=1)
     assert norms["token embeddings, all"]["most"] == pytest.approx(embedded.max().item())
+
+
+def test_a_limit_is_what_plain_loops_over_the_stored_fits_say(executed):
+    notebook, folder = executed["09_exact_length"]
+    rows = [row for row in store.Store(folder / "limits").read().to_dicts() if row["limit"] in (14, None)]
+    by_text, by_cost, by_recipe, *_ = charts_of(notebook)
+    kinds = {}
+    for text in {row["text_id"] for row in rows}:
+        own = [row for row in rows if row["text_id"] == text]
+        held = max(row["decoded_tokens"] or 0 for row in own)
+        fresh = [row for row in own if row["search"] == "fixed" and row["length"] == held + 1]
+        assert held == 14 or {row["seed"] for row in fresh} == {100, 101}
+        stalled = [row for row in fresh if row["status"] == "stalled" and row["steps"] < 1000]
+        kind = "limit" if len(stalled) == 2 else "search-limited: at least"
+        kinds[text] = held, "the text ends" if held == 14 else kind
+    assert len(kinds) == 2
+    assert {row["text_id"]: (row["tokens"], row["kind"]) for row in values(by_text)} == kinds
+    reading = " ".join(outputs(notebook, "text/markdown"))
+    limits = sum(kind == "limit" for _, kind in kinds.values())
+    mean = sum(held for held, _ in kinds.values()) / 2
+    assert f"{limits} of 2 texts have reached their limit, the longest are {mean:.1f} tokens" in reading
+
+    last, best = {}, {}
+    for search in ("grow", "leap"):
+        reached = []
+        for text, seed in itertools.product(kinds, (0, 1)):
+            own = [row for row in rows if (row["text_id"], row["seed"], row["search"]) == (text, seed, search)]
+            own = [row for row in own if (row["budget"], row["recipe"]) == (300, "default")]
+            reached.append(tuple(longest_exact(own, cost="token_steps", spent=spent) for spent in (150, 300, 303)))
+            best[text] = tuple(map(max, zip(best.get(text, (0, 0, 0)), reached[-1], strict=True)))
+        drawn = [row for row in values(by_cost) if row["search"] == search and row["spent"] == 303]
+        assert drawn[0]["value"] == pytest.approx(sum(whole for *_, whole in reached) / 4)
+        last[search] = sum(twice for _, twice, _ in reached) / sum(once for once, *_ in reached)
+    html = " ".join(outputs(notebook, "text/html"))
+    assert all(f"<td>{round(value, 3)}</td>" in html for value in last.values())
+    together = sum(whole for *_, whole in best.values()) / sum(once for once, *_ in best.values())
+    assert f"the numbers go from {together:.2f} to {together:.2f}" in reading
+
+    shares = {row["recipe"]: row["value"] for row in values(by_recipe) if row["spent"] == 101}
+    for recipe in ("default", "paper"):
+        found = 0.0
+        for text, (held, _) in kinds.items():
+            own = [row for row in rows if (row["text_id"], row["budget"], row["recipe"]) == (text, 100, recipe)]
+            found += longest_exact(own, cost="token_steps", spent=101) / held / 2
+        assert shares[recipe] == pytest.approx(found)
 
 
 def log2_after(frozen, ids):
@@ -573,7 +642,7 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
     assert 3.0 < record["held_out_nats_per_token"] < 5.8
 
 
-LIKELY = ("00", "01", "02", "03", "04", "05", "06", "10", "11", "12")  # pages of rows
+LIKELY = ("00", "01", "02", "03", "04", "05", "06", "09", "10", "11", "12")  # pages of rows
 
 
 @pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])

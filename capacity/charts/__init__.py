@@ -11,13 +11,15 @@ from capacity.charts.gains import (
     tokens_by_vectors,
     utilisation_by_model,
 )
-from capacity.charts.geometry import accuracy_along_paths, cosine_densities, norms_by_series, variance_by_component
+from capacity.charts.geometry import accuracy_along_paths, cosines_by_text, norms_by_series, variance_by_component
 from capacity.charts.lengths import (
     accuracy_by_length,
     capacity_by_width,
     exact_length_by_cost,
     exact_length_by_model,
+    lengths_by_text,
     rates_by_length,
+    shares_above,
     training_curves,
 )
 from capacity.charts.scaling import held_by_depth, laws
@@ -39,7 +41,7 @@ __all__ = [
     "bytes_per_token",
     "capacity_by_width",
     "certified_by_alphabet",
-    "cosine_densities",
+    "cosines_by_text",
     "enable",
     "exact_length_by_cost",
     "exact_length_by_model",
@@ -48,11 +50,13 @@ __all__ = [
     "gains_beside",
     "held_by_depth",
     "laws",
+    "lengths_by_text",
     "norms_by_series",
     "prefix_share",
     "published_gain_by_length",
     "rates_by_length",
     "share_by_vectors",
+    "shares_above",
     "svg",
     "texts_by_source",
     "there_and_back",

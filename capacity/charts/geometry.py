@@ -8,55 +8,25 @@ import polars as pl
 from capacity.charts.style import COLORS, WIDTH, panels
 
 
-def cosine_densities(
-    cosines: pl.DataFrame, *, bound: float, by: str, width: float = 0.05
-) -> alt.LayerChart | alt.FacetChart:
-    """Return the densities of cosine similarity, one of pairs of solutions of one text, one of two texts.
+def cosines_by_text(table: pl.DataFrame, *, bound: float) -> alt.LayerChart | alt.FacetChart:
+    """Return the mean cosine of each text's solutions, a dot a text, within it and with those of others, a row a part.
 
-    Each density has area 1. A dashed line is a published bound.
-
-    Args:
-        cosines: from geometry.cosines, with within, cosine.
-        bound: the published cosine.
-        by: what the legend says of it.
-        width: of a bin of the histogram.
+    table: part, within (of one text), text, cosine, above (share of its pairs above the bound). Black: the median.
     """
     pair = pl.when("within").then(pl.lit("within a text")).otherwise(pl.lit("between texts"))
-    binned = (
-        cosines.group_by("within", ((pl.col("cosine") / width).floor() * width).alias("from"))
-        .agg(pl.len().alias("pairs"))
-        .with_columns(
-            (pl.col("from") + width).alias("to"),
-            (pl.col("pairs") / pl.col("pairs").sum().over("within") / width).alias("density"),
-            pair.alias("pair"),
-        )
-        .sort("pair", "from")
+    shown = table.with_columns(row=pl.format("{}, {}", pair, "part"), pair=pair)
+    order = shown["row"].unique(maintain_order=True).to_list()
+    base = alt.Chart(shown).encode(y=alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=300)))
+    dots = base.mark_point(filled=True, size=45, opacity=0.6).encode(
+        x=alt.X("cosine:Q", title="cosine similarity of two solutions (mean over a text's pairs)"),
+        color=alt.Color(
+            "pair:N", legend=None, scale=alt.Scale(domain=["within a text", "between texts"], range=COLORS[:2])
+        ),
+        tooltip=["text", alt.Tooltip("cosine", format=".2f"), alt.Tooltip("above", format=".2f")],
     )
-    bars = (
-        alt.Chart(binned)
-        .mark_bar(opacity=0.55, binSpacing=0)
-        .encode(
-            x=alt.X("from:Q", bin="binned", title="cosine similarity of two solutions"),
-            x2="to:Q",
-            y=alt.Y("density:Q", stack=None, title="density (share of pairs per unit of cosine)"),
-            color=alt.Color(
-                "pair:N", title=None, legend=alt.Legend(orient="bottom"),
-                scale=alt.Scale(domain=["within a text", "between texts"], range=COLORS[:2]),
-            ),
-            tooltip=["pair", "pairs", alt.Tooltip("density", format=".2f"), alt.Tooltip("from", format=".2f"),
-                     alt.Tooltip("to", format=".2f")],
-        )
-    )  # fmt: skip
-    dashed = alt.StrokeDash(
-        "by:N",
-        title=None,
-        scale=alt.Scale(domain=[by], range=[[4, 3]]),
-        legend=alt.Legend(orient="bottom", labelLimit=320),
-    )
-    rule = alt.Chart(pl.DataFrame({"from": [bound], "by": [by]})).mark_rule(color="black").encode(
-        x="from:Q", strokeDash=dashed
-    )  # fmt: skip
-    return (bars + rule).properties(width=2 * WIDTH - 120, height=240)
+    medians = base.mark_tick(thickness=3, color="black", height=18).encode(x="median(cosine):Q")
+    rule = alt.Chart(pl.DataFrame({"cosine": [bound]})).mark_rule(strokeDash=[4, 3]).encode(x="cosine:Q")
+    return (dots + medians + rule).properties(width=2 * WIDTH - 240, height=40 * max(1, len(order)))
 
 
 def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetChart:

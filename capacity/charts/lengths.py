@@ -144,16 +144,55 @@ def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (line + bars).properties(width=2 * WIDTH, height=280)
 
 
-def exact_length_by_cost(table: pl.DataFrame, *, title: str) -> alt.LayerChart | alt.FacetChart:
+def exact_length_by_cost(
+    table: pl.DataFrame, *, title: str, color: str = "recipe", value: str = "mean exact length (tokens)"
+) -> alt.LayerChart | alt.FacetChart:
     """Return the mean exact length by what was spent, one line a recipe: metrics.exact_length_by_cost.
 
-    title: of the horizontal axis, with its unit. Shaded: 95% intervals.
+    title, value: of the axes, with their units; color: the column that tells the lines apart. A panel a model, where
+    the table has that column. Shaded: 95% intervals.
     """
     base = alt.Chart(table).encode(
         x=alt.X("spent:Q", title=title, scale=alt.Scale(type="log", nice=False)),
-        color=alt.Color("recipe:N", title="recipe", sort=None, legend=alt.Legend(orient="top", symbolOpacity=1)),
+        color=alt.Color(f"{color}:N", title=color, sort=None, legend=alt.Legend(orient="top", symbolOpacity=1)),
     )
     line = base.mark_line(point=True).encode(
-        y=alt.Y("value:Q", title="mean exact length (tokens)"), tooltip=["recipe", "spent", "value", "low", "high", "n"]
+        y=alt.Y("value:Q", title=value), tooltip=[color, "spent", "value", "low", "high", "n"]
     )
-    return (band(base) + line).properties(width=WIDTH, height=260)
+    drawn = (band(base) + line).properties(width=WIDTH, height=260)
+    return panels(drawn, "model", model_order(table["model"]), columns=2) if "model" in table.columns else drawn
+
+
+def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return each text's longest exact length, a row a text, a panel a model; a bound points on. metrics.limits."""
+    marks = {"limit": "circle", "search-limited": "triangle-right", "ended": "square"}
+    names = {"limit": "limit", "search-limited": "search-limited: at least", "ended": "the text ends"}
+    shown = table.with_columns(pl.col("kind").replace(names))
+    drawn = alt.Chart(shown).mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("tokens:Q", title="longest exact length (tokens)", scale=alt.Scale(zero=True), axis=counts()),
+        y=alt.Y("text_id:N", title=None),
+        shape=alt.Shape(
+            "kind:N", title=None, legend=alt.Legend(orient="bottom", columns=1),
+            scale=alt.Scale(domain=list(names.values()), range=list(marks.values())),
+        ),
+        tooltip=["model", "text_id", "tokens", "kind", "n_searches", "n_stalled", "n_beyond", "n_held", "n_at"],
+    ).properties(width=WIDTH - 150)  # fmt: skip
+    return panels(drawn, "model", model_order(table["model"]), columns=2)
+
+
+def shares_above(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Return the share of texts that hold more than so many tokens, as steps, one line a series, a panel a model.
+
+    table: model, series, tokens, share (0 to 1), as metrics.survival; each line begins at (0, 1).
+    """
+    begun = table.select("model", "series").unique(maintain_order=True).with_columns(tokens=0.0, share=1.0)
+    drawn = alt.Chart(pl.concat([begun, table.select(begun.columns)], how="vertical_relaxed")).mark_line(
+        interpolate="step-after"
+    ).encode(
+        x=alt.X("tokens:Q", title="length (tokens)", axis=counts()),
+        y=alt.Y("share:Q", title="share of texts that hold more", scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
+        strokeDash=alt.StrokeDash("series:N", sort=None, legend=None),
+        tooltip=["model", "series", "tokens", alt.Tooltip("share", format=".2f")],
+    ).properties(width=WIDTH - 40, height=220)  # fmt: skip
+    return panels(drawn, "model", model_order(table["model"]), columns=2)

@@ -50,7 +50,9 @@ def _color(
     return alt.Color(f"{field}:N", title=None, sort=order, scale=scale, legend=legend)
 
 
-def panels(chart: alt.LayerChart | alt.FacetChart, field: str, order: Iterable[str], *, columns: int) -> alt.FacetChart:
+def panels(
+    chart: alt.Chart | alt.LayerChart | alt.FacetChart, field: str, order: Iterable[str], *, columns: int
+) -> alt.FacetChart:
     """Return a chart's panels, one a value of `field`, each with its horizontal axis: no axis stands below nothing."""
     facet = alt.Facet(f"{field}:N", title=None, sort=list(order))
     return chart.facet(facet=facet, columns=columns).resolve_axis(x="independent")  # pyright: ignore

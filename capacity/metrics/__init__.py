@@ -1,20 +1,22 @@
 """Rows in, numbers with intervals over texts out: Student's and Welch's t, Fieller's quotients (scipy)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, quotient, student
+from capacity.metrics.ends import KINDS, limits, median_limit, survival
+from capacity.metrics.intervals import LEAST, Interval, between, difference, interval, proportion, quotient, student
+from capacity.metrics.means import mean, ratio, summarise
 from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound, check_columns, finished, found, pooled
 
 __all__ = [
-    "ALIKE", "CONDITIONS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
-    "between", "bounds", "censored", "check_threshold", "decoding_capacity", "difference", "exact", "exact_length",
-    "exact_length_by_cost", "exact_lengths", "finished", "found", "interval", "mean", "n_right", "pooled", "quotient",
-    "ratio", "summarise",
+    "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
+    "between", "bounds", "censored", "check_threshold", "decoding_capacity", "difference", "doubled", "exact",
+    "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval", "limits",
+    "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise", "survival",
 ]  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def bounds(table: pl.DataFrame, *, digits: int = 2) -> pl.DataFrame:
     return table.with_columns((at_least + text).alias("tokens"))
 
 
-def exact_length_by_cost(
+def reached(
     rows: pl.DataFrame,
     *,
     cost: str,
@@ -221,7 +223,7 @@ def exact_length_by_cost(
     share: str | None = None,
     order: Sequence[str] = ("seed", "probe"),
 ) -> pl.DataFrame:
-    """Return the mean longest exact prefix that searches had reached: *by, spent, value, low, high, n, degenerate.
+    """Return the longest exact prefix that each search had reached, tokens: *by, text_id, *order[:-1], spent, value.
 
     cost: `token_steps` or `seconds` of a search, its probes summed in their order; at: values of it. Exact is
     teacher-forced, alone, from the stored vector. Searches that ended earlier keep what they had.
@@ -240,55 +242,57 @@ def exact_length_by_cost(
     )
     tables = []
     for spent in at:
-        reached = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0)
-        texts = each.group_by(search, maintain_order=True).agg(reached.alias("value"))
-        tables.append(
-            mean(texts, pl.col("value"), by, text_id=text_id).with_columns(pl.lit(float(spent)).alias("spent"))
-        )
-    return pl.concat(tables).sort([*by, "spent"])
+        then = pl.col("reached").filter(pl.col("spent_then") <= spent).max().fill_null(0).alias("value")
+        tables.append(each.group_by(search, maintain_order=True).agg(pl.lit(float(spent)).alias("spent"), then))
+    return pl.concat(tables)
 
 
-def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
-    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
-    check_columns(rows, *by, text_id, *value.meta.root_names())
-    rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
-    return ratio(rows, "above", "below", by=by, text_id=text_id)
+def impatient(rows: pl.DataFrame, *, steps: int) -> pl.DataFrame:
+    """Return the rows of searches as if each had given up at its first length that took more than so many steps.
 
-
-def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text_id: str = "text_id") -> pl.DataFrame:
-    """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
-
-    The interval is Fieller's over texts, each with the sums of all its rows; a text with 0 in both tells nothing and is
-    left out; fits that did not finish are, too, see `pooled`. Where the mean of `below` is not told apart from 0 the
-    ratio is not bounded: its low and high are null, and it is flagged as degenerate.
-
-    Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
+    That fit is cut off there and was not exact, what came after it is gone. For searches that end at a length that
+    fails, as `grow`. It is what a *patience* of so many steps without progress reaches at least.
     """
-
-    def one(part: pl.DataFrame) -> Interval:
-        pairs = part.group_by(text_id, maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
-        pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
-        if not pairs[below].sum():
-            raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
-        return quotient(pairs[above], pairs[below])
-
-    check_columns(rows, *by, text_id, above, below)
-    if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
-        raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
-    return summarise(pooled(rows, by), by, one)
+    late = (pl.col("steps") > steps).cast(pl.Int32).cum_sum().over("key")
+    kept = rows.sort("key", "probe").with_columns(late.alias("late")).filter(
+        (pl.col("late") == 0) | ((pl.col("late") == 1) & (pl.col("steps") > steps))
+    )  # fmt: skip
+    cut = {"steps": steps, "token_steps": pl.col("length") * steps, "status": pl.lit("stalled"), "correct_with": 0,
+           "first_correct": pl.lit(False), "decoded_tokens": None}  # fmt: skip
+    return kept.with_columns(
+        pl.when(pl.col("late") == 1).then(value).otherwise(name).cast(rows.schema[name]).alias(name)
+        for name, value in cut.items() if name in rows.columns
+    ).drop("late")  # fmt: skip
 
 
-def summarise(
-    rows: pl.DataFrame, by: Sequence[str], summary: Callable[[pl.DataFrame], Interval | dict]
+def exact_length_by_cost(
+    rows: pl.DataFrame,
+    *,
+    cost: str,
+    at: Sequence[float],
+    by: Sequence[str] = CONDITIONS,
+    text_id: str = "text_id",
+    **columns: Any,
 ) -> pl.DataFrame:
-    """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
+    """Return the mean of `reached`, whose arguments it takes: *by, value, low, high, n, degenerate, spent."""
+    each = reached(rows, cost=cost, at=at, by=by, text_id=text_id, **columns)
+    return mean(each, pl.col("value"), [*by, "spent"], text_id=text_id).select(pl.exclude("spent"), "spent")
 
-    Raises NothingFound for no rows, ValueError for a column that is missing.
+
+def doubled(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return what twice the cost reaches over what once does, same texts: *by, spent, value, low, high, n, degenerate.
+
+    spent: the doubled cost, 2 x each of `at`; a text with several seeds counts with their mean, and cost and at are as
+    of `reached`. Where nothing was reached at the smaller cost there is no quotient, and no row.
     """
-    check_columns(rows, *by)
-    each = []
-    for group, part in found(rows).group_by(list(by), maintain_order=True):
-        made = summary(part)
-        each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
-    made = pl.DataFrame(each, infer_schema_length=None).sort(by)
-    return made.with_columns(pl.col(name).cast(pl.Float64) for name in ("low", "high") if name in made.columns)
+    ends = [*at, *(2 * spent for spent in at)]
+    texts = reached(rows, cost=cost, at=sorted({*ends}), by=by).group_by(*by, "text_id", "spent").agg(
+        pl.col("value").mean()
+    )  # fmt: skip
+    before = texts.filter(pl.col("spent").is_in([float(spent) for spent in at])).with_columns(pl.col("spent") * 2)
+    pairs = before.rename({"value": "once"}).join(texts, on=[*by, "text_id", "spent"])
+    pairs = pairs.filter(pl.col("once").sum().over(*by, "spent") > 0)
+    if pairs.is_empty() and not found(rows).is_empty():
+        numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "degenerate": pl.Boolean}
+        return pairs.select(*by, "spent", *(pl.lit(None, kind).alias(name) for name, kind in numbers.items()))
+    return summarise(pairs, [*by, "spent"], lambda part: quotient(part["value"], part["once"]))

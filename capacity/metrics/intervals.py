@@ -105,6 +105,26 @@ def interval(values: Values) -> Interval:
     return Interval(float(value), float(low), float(high), len(data), False)
 
 
+def proportion(flags: Sequence[bool] | pl.Series) -> Interval:
+    """Return the share of texts of which something is true, with Clopper and Pearson's interval.
+
+    Unlike a mean's it is not flagged where all texts agree: 8 of 8 may be 0.63 of all. Fewer than LEAST texts make no
+    interval. Raises NothingFound for no text.
+
+    >>> round(proportion([True] * 8).low, 4) == round(0.025 ** (1 / 8), 4)
+    True
+
+    Source: Clopper and Pearson 1934.
+    """
+    n, hits = len(flags), sum(map(bool, flags))
+    if not n:
+        raise NothingFound("no texts to take a share of; check what the rows were filtered by")
+    if n < LEAST:
+        return Interval(hits / n, None, None, n, True)
+    ends = stats.binomtest(hits, n).proportion_ci(0.95)
+    return Interval(hits / n, float(ends.low), float(ends.high), n, False)
+
+
 def difference(first: Values, second: Values) -> Interval:
     """Return the mean of one sample of texts less that of another, whose texts are others, with Welch's t interval.
 

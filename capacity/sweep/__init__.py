@@ -14,14 +14,15 @@ import polars as pl
 from capacity import models, store
 from capacity.files import whole_number
 from capacity.sweep import cluster, elsewhere, engines, processes, scale
+from capacity.sweep.beyond import check_prefixes, one_length
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
 from capacity.sweep.taken import measured
 
 __all__ = [
-    "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "measure", "measured",
-    "run", "scale", "shard", "with_source_bits",
+    "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits", "measure",
+    "measured", "one_length", "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
 
 ENGINES = ("local", "ray")  # where missing cells are measured
@@ -163,3 +164,41 @@ def _terminated() -> Iterator[None]:
 def run(experiments: Sequence[Experiment], folder: Path | str | None = None, **options: Any) -> pl.DataFrame:
     """Return the rows of all cells (columns: store.SCHEMA), in order of key and probe; see `measure`."""
     return measure(experiments, folder, **options).rows
+
+
+def limits(
+    experiments: Sequence[Experiment], folder: Path | str | None = None, *, seeds: Sequence[int], **options: Any
+) -> Measured:
+    """Return the rows of searches, and of fresh fits at one token more than the longest that each text's hold.
+
+    Where a fresh fit is solved, fits at one token more follow, until none is; then the same seeds are fitted at the
+    longest length itself, as a control: what metrics.limits takes. All are cells, so that nothing is measured twice.
+
+    Args:
+        experiments: searches from `grid`, of each text at least two; the fits have the recipe of a text's first.
+        folder: see `measure`, which takes the options, too.
+        seeds: of the fresh fits, others than the searches'.
+
+    Raises ValueError for seeds that are the searches', or a source that draws other texts where they are shorter, and
+    as `measure`.
+    """
+    if shared := sorted({*seeds} & {one.seed for one in experiments}):
+        raise ValueError(f"seeds {shared} are the searches' own; fresh fits need others")
+    found = [measure(experiments, folder, **options)]
+    asked: set[Experiment] = set()
+    for more in (1, 0):
+        while fits := [
+            one for one in one_length(experiments, _rows(found), more=more, seeds=seeds) if one not in asked
+        ]:
+            check_prefixes(experiments, fits)
+            found.append(measure(fits, folder, **options))
+            asked.update(fits)
+    n_new, n_there, n_missing = (
+        sum(counts) for counts in zip(*((f.n_new, f.n_there, f.n_missing) for f in found), strict=True)
+    )
+    made = [cell for one in found for cell in one.cells]
+    return Measured(rows=_rows(found), n_new=n_new, n_there=n_there, n_missing=n_missing, cells=made)
+
+
+def _rows(found: Sequence[Measured]) -> pl.DataFrame:
+    return pl.concat(one.rows for one in found).unique(["key", "probe"]).sort("key", "probe")

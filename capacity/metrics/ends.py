@@ -1,0 +1,114 @@
+"""Is a text's longest exact length its limit, its search's, or its own end? And a median where some texts end first."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from capacity.metrics.intervals import LEAST, Interval, Values
+from capacity.metrics.pooling import ALIKE, NothingFound, check_columns, finished, pooled
+
+KINDS = ("limit", "search-limited", "ended")
+_FREE = ("search", "recipe", "budget", "limit", "init")  # what fits of one text may differ in: the longest counts
+
+
+def limits(
+    rows: pl.DataFrame, *, by: Sequence[str] = ("model", "source"), fits: int = 2, steps: int | None = None
+) -> pl.DataFrame:
+    """Return each text's longest exact length with its kind: *by, text_id, tokens, kind, and the counts behind it.
+
+    `limit`: at least two searches, and at least `fits` fresh fits (`search="fixed"`) at exactly one token more that
+    stalled. `ended`: the longest is all that was there to try. `search-limited` otherwise: a lower bound. A fresh fit
+    that holds more makes the text longer, so that fits that disagree leave it search-limited.
+
+    Counts: n_searches; n_beyond, n_stalled: fresh fits at one token more, and those that stalled; n_at, n_held: fresh
+    fits at the longest length itself, and those that were solved: the control, since a fresh fit may be weaker than
+    a search.
+
+    Args:
+        rows: of searches and of fits at one length, alike in all but search, recipe, budget and seed.
+        by: columns that tell texts apart.
+        fits: that have to stall.
+        steps: the recipe's most; a fit that took them all ended with them, and did not stall. None: any counts.
+
+    Raises ValueError as `pooled`.
+    """
+    names = ("text_id", "key", "search", "limit", "length", "status", "steps", "decoded_tokens")
+    check_columns(rows, *by, *names)
+    pooled(rows.drop([*(name for name in _FREE if name in ALIKE), "key"], strict=False), by)
+    text = [*by, "text_id"]
+    longest = pl.col("decoded_tokens").max().fill_null(0).over(text)
+    searched = pl.col("search") != "fixed"
+    beyond = ~searched & (pl.col("length") == pl.col("tokens") + 1)
+    at = ~searched & (pl.col("length") == pl.col("tokens"))
+    stalled = (pl.col("status") == "stalled") & (pl.lit(steps is None) | (pl.col("steps") < (steps or 0)))
+    counted = (
+        finished(rows)
+        .with_columns(longest.alias("tokens"))
+        .group_by(text, maintain_order=True)
+        .agg(
+            pl.col("tokens").first(),
+            pl.col("limit").max().alias("end"),
+            pl.col("key").filter(searched).n_unique().alias("n_searches"),
+            beyond.sum().alias("n_beyond"),
+            (beyond & stalled).sum().alias("n_stalled"),
+            at.sum().alias("n_at"),
+            (at & (pl.col("status") == "solved")).sum().alias("n_held"),
+        )
+    )
+    kind = (
+        pl.when(pl.col("tokens") >= pl.col("end")).then(pl.lit("ended"))
+        .when((pl.col("n_searches") >= 2) & (pl.col("n_stalled") >= fits)).then(pl.lit("limit"))
+        .otherwise(pl.lit("search-limited"))
+    )  # fmt: skip
+    counts = ("n_searches", "n_beyond", "n_stalled", "n_at", "n_held")
+    return counted.select(*text, "tokens", kind.alias("kind"), *counts).sort(text)
+
+
+def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
+    """Return the share of texts whose limit is above each length, by Kaplan and Meier: tokens, share, low, high.
+
+    tokens: one length a text; ended: whether the text ended there before its limit. That a text ends must have nothing
+    to do with its limit: what a budget ended doesn't belong here. low and high: 95%, by log-log.
+
+    Of four texts the second ended at 3: two are left of which one fails at 4.
+
+    >>> survival([2, 3, 4, 5], [False, True, False, False]).select("tokens", "share").rows()
+    [(2.0, 0.75), (3.0, 0.75), (4.0, 0.375), (5.0, 0.0)]
+
+    Raises NothingFound for no text. Source: Kaplan and Meier 1958.
+    """
+    data = np.asarray(tokens, dtype=float)
+    if not len(data):
+        raise NothingFound("no texts with a limit or an end; search with a larger budget, and twice")
+    found = stats.ecdf(stats.CensoredData.right_censored(data, np.asarray(ended, dtype=bool))).sf
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # at shares 0 and 1
+        ends = found.confidence_interval(method="log-log")
+    share = found.probabilities
+    low, high = (np.where(np.isnan(end.probabilities), share, end.probabilities) for end in (ends.low, ends.high))
+    return pl.DataFrame({"tokens": found.quantiles, "share": share, "low": low, "high": high})
+
+
+def median_limit(tokens: Values, ended: Sequence[bool] | pl.Series) -> Interval:
+    """Return the median limit of texts of which some ended before theirs: where `survival` falls to a half.
+
+    Infinite where it does not fall so far; the interval's end is None where its bound doesn't, or for fewer than LEAST
+    texts. Raises NothingFound as `survival`.
+
+    >>> median_limit([2, 3, 4, 5], [False, True, False, False]).value, median_limit([2, 3], [False, True]).value
+    (4.0, 2.0)
+
+    Source: Brookmeyer and Crowley 1982, for the interval.
+    """
+    curve = survival(tokens, ended)
+    value, low, high = (
+        curve.filter(pl.col(name) <= 0.5 + 1e-12)["tokens"].first() for name in ("share", "low", "high")
+    )
+    few = len(tokens) < LEAST
+    value = math.inf if value is None else float(value)  # pyright: ignore
+    low, high = (None if few or end is None else float(end) for end in (low, high))  # pyright: ignore
+    return Interval(value, low, high, len(tokens), low is None or high is None)

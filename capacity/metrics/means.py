@@ -1,0 +1,55 @@
+"""Means and ratios over texts with their intervals, a group of rows each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import polars as pl
+
+from capacity.metrics.intervals import Interval, quotient
+from capacity.metrics.pooling import check_columns, found, pooled
+
+
+def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
+    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
+    check_columns(rows, *by, text_id, *value.meta.root_names())
+    rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
+    return ratio(rows, "above", "below", by=by, text_id=text_id)
+
+
+def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text_id: str = "text_id") -> pl.DataFrame:
+    """Return the sum of one column over the sum of another: *by, value, low, high, n, degenerate.
+
+    The interval is Fieller's over texts, each with the sums of all its rows; a text with 0 in both tells nothing and is
+    left out; fits that did not finish are, too, see `pooled`. Where the mean of `below` is not told apart from 0 the
+    ratio is not bounded: its low and high are null, and it is flagged as degenerate.
+
+    Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
+    """
+
+    def one(part: pl.DataFrame) -> Interval:
+        pairs = part.group_by(text_id, maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
+        pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
+        if not pairs[below].sum():
+            raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
+        return quotient(pairs[above], pairs[below])
+
+    check_columns(rows, *by, text_id, above, below)
+    if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
+        raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
+    return summarise(pooled(rows, by), by, one)
+
+
+def summarise(
+    rows: pl.DataFrame, by: Sequence[str], summary: Callable[[pl.DataFrame], Interval | dict]
+) -> pl.DataFrame:
+    """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
+
+    Raises NothingFound for no rows, ValueError for a column that is missing.
+    """
+    check_columns(rows, *by)
+    each = []
+    for group, part in found(rows).group_by(list(by), maintain_order=True):
+        made = summary(part)
+        each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
+    made = pl.DataFrame(each, infer_schema_length=None).sort(by)
+    return made.with_columns(pl.col(name).cast(pl.Float64) for name in ("low", "high") if name in made.columns)
