@@ -211,7 +211,8 @@ def sweep_grid(
     parameter: _Settings = None,
     store: _Store = None,
     shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts, of about the same work each.")] = "1/1",
-    jobs: Annotated[int, typer.Option(help="Processes, one a GPU or a share of the cores.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: this machine or the cluster at RAY_ADDRESS.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU or a share of the cores.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, by a short probe.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="One compiled graph a step: slower to start.")] = False,
     own: _With = None,
@@ -240,9 +241,8 @@ def sweep_grid(
         for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
             say(line)
         return
-    rows = sweep.run(wanted, place, travelling=False, compile=compile, jobs=jobs)
-    ended = ", ".join(f"{n:,} {status}" for status, n in sorted(rows["status"].value_counts().iter_rows()))
-    say(f"{rows['key'].n_unique():,} cells are in {place}, {rows.height:,} rows: {ended}")
+    done = sweep.measure(wanted, place, travelling=False, compile=compile, jobs=jobs, engine=engine)
+    say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {done.ended}")
 
 
 @app.command()

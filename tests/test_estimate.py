@@ -3,15 +3,15 @@ import random
 from dataclasses import replace
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from capacity import fitting, sweep
-from capacity.fitting import memory
 from capacity.fitting.batch import Batch
 from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import bucket_of, shape_of
-from capacity.sweep import estimate
+from capacity.sweep import estimate, taken
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 
@@ -45,16 +45,18 @@ def test_the_cells_that_the_store_has_are_not_counted_again(folders, tmp_path):
 
 
 def test_time_and_memory_are_those_of_the_batches(folders, tiny, tmp_path):
+    before = fitting.peak_bytes(tiny.device)
     (found,) = estimate.estimate(grid(folders, length=[5, 20], n_texts=40), tmp_path / "store")
-    seconds, most = 0.0, 0
+    seconds = 0.0
     for stage, bucket in zip(found.stages, (8, 24), strict=True):
         shape = shape_of(tiny, bucket, n_mem=1)
         assert stage.shape == shape
         seconds += stage.step_seconds * 25 * (40 // shape.slots + (40 % shape.slots > 0))
-        most = max(most, memory.predicted_bytes(tiny, shape))
     assert found.seconds == pytest.approx(seconds)
     assert found.seconds > 0
-    assert found.n_bytes == most
+    assert before <= found.n_bytes <= fitting.peak_bytes(tiny.device)  # of this process, by then
+    assert found.n_courses == 0
+    assert found.expected_seconds == pytest.approx(found.seconds + found.beside_seconds)
 
 
 def test_a_probe_takes_the_median_of_full_steps_after_a_first_one(folders, tiny, monkeypatch):
@@ -70,7 +72,7 @@ def test_a_probe_takes_the_median_of_full_steps_after_a_first_one(folders, tiny,
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     (cell,) = sweep.cells(grid(folders, length=20, n_texts=1))
     assert estimate.step_seconds(tiny, cell, Shape(1, 24, 5)) == 2.0
-    assert seen == [(24, 5, 1)] * 4
+    assert seen == [(24, 5, 5)] * 4
 
 
 def test_models_are_estimated_by_themselves(folders, tmp_path):
@@ -116,19 +118,61 @@ def test_a_padded_length_stays_within_the_context(folders, tmp_path):
 
 
 def test_lines_tell_cells_time_and_memory():
-    stage = estimate.Stage(shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000)
-    found = estimate.Estimate(
-        model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, stages=(stage,)
+    stage = estimate.Stage(
+        shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000, expected_seconds=590.0
     )
+    found = estimate.Estimate(
+        model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, stages=(stage,),
+        beside_seconds=10.0, n_courses=1234,
+    )  # fmt: skip
     assert found.seconds == 3 * 5000 * 0.25
     told = estimate.lines(found)
     assert told[0] == "some/model: 60 cells, 10 already there"
     assert told[2].split() == ["2", "96", "50", "20", "5000", "0.25", "1.5"]
-    assert "at most 62.5 minutes on this cuda" in told[3]
+    assert "about 10.0 minutes on this cuda (as 1,234 cells before), at most 62.5 minutes" in told[3]
     assert "1.5 of 80 GB" in told[3]
 
 
+def test_time_is_expected_by_the_steps_that_such_cells_took(folders, tmp_path, monkeypatch):
+    rows = sweep.run(grid(folders, length=[5, 20], n_texts=3), tmp_path / "store", progress=False)
+    monkeypatch.setattr(estimate, "step_seconds", lambda frozen, cell, shape: 0.5 * shape.slots)
+    monkeypatch.setattr(estimate, "narrowed", lambda frozen, recipe, n, shape, compile: replace(shape, slots=n))
+    monkeypatch.setattr(estimate, "scoring_seconds", lambda frozen, cells, courses: 7.0)
+    (found,) = estimate.estimate(grid(folders, length=[5, 20], n_texts=3, text_seed=1), tmp_path / "store")
+    assert found.n_courses == 3
+    # All three are under way at once, and a step takes half a second for each that still is.
+    assert sum(one.expected_seconds for one in found.stages) == pytest.approx(0.5 * rows["steps"].sum())
+    assert found.beside_seconds > 7.0  # the model is loaded, too
+
+
+def test_the_closest_rows_are_taken_as_far_as_length_and_budget_go():
+    def before(key, lengths, *, model="a", source="embedded", n_mem=1):
+        return pl.DataFrame([
+            {"key": key, "probe": probe, "model": model, "source": source, "recipe": "default", "search": "grow",
+             "n_mem": n_mem, "scored_from": 0, "length": length, "steps": 10, "status": "solved"}
+            for probe, length in enumerate(lengths)
+        ])  # fmt: skip
+
+    def found(**settings):
+        (what,) = sweep.grid(n_texts=1, **{"model": "a", "source": "embedded", "length": 30} | settings)
+        return [(dict(one.steps), one.n_probes) for one in taken.courses(what, rows, bucket_of)]
+
+    rows = pl.concat([
+        before("1", [1, 9, 10]), before("2", [20], source="random_words"), before("3", [30], model="b"),
+        before("4", [4], n_mem=2),
+    ])  # fmt: skip
+    assert found() == [({8: 10, 12: 20}, 3)]
+    assert found(length=9) == [({8: 10, 12: 10}, 2)]
+    assert found(budget=100) == [({8: 10, 12: 10}, 2)]  # 10 + 90 token-steps, and no more
+    assert found(source="random_words") == [({24: 10}, 1)]
+    assert sorted(one[1] for one in found(source="random_tokens")) == [1, 3]  # of the same model
+    assert len(found(model="c")) == 3  # of any
+    ended = pl.when(pl.col("length") == 10).then(pl.lit("budget")).otherwise("status").alias("status")
+    rows = rows.with_columns(ended)  # 200 token-steps were all it had
+    assert found(budget=600) == [({8: 10, 12: 20 + 20}, 3)]  # half of the 400 that are left, at 10 tokens
+    assert found(budget=200) == [({8: 10, 12: 20}, 3)]
+    assert found(n_mem=3) == found(recipe="paper") == found(search="bracket") == []
+
+
 def test_examples_in_the_docstrings_hold():
-    done = doctest.testmod(estimate)
-    assert done.attempted == 1
-    assert done.failed == 0
+    assert [doctest.testmod(module)[:2] for module in (estimate, taken)] == [(0, 1), (0, 1)]

@@ -2,7 +2,9 @@
 
 import doctest
 import io
+import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -78,17 +80,38 @@ def test_parts_and_processes_measure_the_rows_of_one_run(folders, tmp_path):
 def test_where_there_is_no_terminal_a_line_is_said_now_and_then(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress.bar(4, show=True) as bar:
+    with progress.Progress(4) as bar:
         bar.set_description("tiny")
         bar.update()
     assert stream.getvalue() == ""  # within the minute
-    lines = progress.Lines(4, seconds=0.0)
-    lines.set_description("tiny")
-    lines.update()
-    lines.update(3)
-    said = stream.getvalue().splitlines()
-    assert [line.partition(",")[0] for line in said] == ["tiny: 1 of 4 cells", "tiny: 4 of 4 cells"]
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bar = progress.Progress(4, most_token_steps=36_000)
+    bar.set_description("tiny")
+    for seconds, tokens, cells in [(30, 150, 0), (60, 150, 0), (61, 0, 1), (120, 300, 0), (600, 0, 3)]:
+        now[0] = seconds
+        bar.advance(tokens)
+        if cells:
+            bar.update(cells, 200 * cells)
+    assert stream.getvalue().splitlines() == [
+        "tiny: 0 of 4 cells, 1 min, 5 tokens a second, at most 119 min left",  # within the first cell
+        "tiny: 1 of 4 cells, 2 min, 5 tokens a second, about 1 min left",  # 400 of 600 are done already
+        "tiny: 1 of 4 cells, 10 min, 1 tokens a second, about 3 min left",
+    ]
     assert not set(stream.getvalue()) & {"\r", "\x1b"}
-    with progress.bar(4, show=False) as bar:
+    with progress.Progress(4, show=False, seconds=0.0) as bar:
         bar.update()
-    assert len(stream.getvalue().splitlines()) == 2
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_on_a_terminal_a_bar_has_rate_and_time_left(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.Progress(2, most_token_steps=2000) as bar:
+        bar.set_description("tiny")
+        bar.advance(700)
+        bar.update(token_steps=600)
+    last = stream.getvalue().rpartition("\r")[2]
+    assert "tiny: 1 of 2 cells" in last
+    assert re.search(r"[\d,]+ tokens a second, about 0 min left", last)

@@ -6,7 +6,7 @@ same bits, few texts run in that. Two things hold to rounding only: mixtures of 
 text whose curve is traced.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from capacity.fitting.batch import Batch
@@ -23,6 +23,7 @@ def run(
     advance: Advance,
     *,
     compile: bool = False,
+    stepped: Callable[[int], object] = lambda token_steps: None,
 ) -> Iterator[Task]:
     """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
 
@@ -32,6 +33,7 @@ def run(
     fit alone ends with status `oom`.
 
     compile: step in one compiled graph; a minute or less for each bucket of lengths, then faster.
+    stepped: gets the token-steps of each step, all texts' together.
     """
     recipe = recipe.of(frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length
@@ -61,7 +63,10 @@ def run(
                     and (others > busy or narrowed(frozen, recipe, busy, whole, compile=compile).slots < shape.slots)
                 ):
                     break
-                for task in batch.step(advance):
+                token_steps = sum(task.length for task in batch.tasks if task is not None)
+                left = batch.step(advance)
+                stepped(token_steps)
+                for task in left:
                     if task.under_way:
                         enqueue(task)
                     else:

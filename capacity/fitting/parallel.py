@@ -11,8 +11,10 @@ from capacity.models import Frozen
 SMALL = 10_000_000  # parameters; below, one thread is as fast alone, and far faster where the processor is shared
 
 
-def threads_for(frozen: Frozen) -> int:
+def threads_for(frozen: Frozen, most: int | None = None) -> int:
     """Return 1 for a small model, else this process's processors; $CAPACITY_THREADS overrides, a GPU changes nothing.
+
+    most: of the processors, where others have the rest.
 
     OMP_NUM_THREADS does not hold: it is set to 1 for the sake of small models. Raises ValueError where
     $CAPACITY_THREADS is no whole number above 0.
@@ -26,7 +28,7 @@ def threads_for(frozen: Frozen) -> int:
         return torch.get_num_threads()
     if frozen.model.num_parameters() < SMALL:
         return 1
-    return processors()
+    return min(processors(), most or processors())
 
 
 def processors() -> int:
@@ -35,10 +37,10 @@ def processors() -> int:
 
 
 @contextmanager
-def threads(frozen: Frozen) -> Iterator[None]:
+def threads(frozen: Frozen, most: int | None = None) -> Iterator[None]:
     """Run what is inside on as many threads as `threads_for` says, then on as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_for(frozen))
+    torch.set_num_threads(threads_for(frozen, most))
     try:
         yield
     finally:

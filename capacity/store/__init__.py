@@ -12,18 +12,33 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
-from capacity.store import merging
+from capacity.store import key_files, merging, scale
 from capacity.store.claims import Claims
+from capacity.store.scale import keys as synthetic_keys
+from capacity.store.scale import rows as synthetic_rows
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
-from capacity.store.shards import StoreError, StoreWarning, collect, until_it_stays, valid, write
+from capacity.store.shards import (
+    MOST_BYTES,
+    StoreError,
+    StoreWarning,
+    collect,
+    holding,
+    keys_of,
+    listed,
+    until_it_stays,
+    valid,
+    write,
+)
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "default_path", "merge", "read", "to_frame", "valid", "write",
+    "at_scale", "default_path", "merge", "read", "synthetic_keys",
+    "synthetic_rows", "to_frame", "valid", "write",
 ]  # fmt: skip
 
 
-_MANY = 64  # shards; more become one
+_MANY = 64  # small shards; more become one
+_FULL = 0.9  # of MOST_BYTES: what merged shards are to have
 
 
 def default_path() -> Path:
@@ -46,6 +61,7 @@ class Store:
         self._due_seconds = 0.0  # time.monotonic() at which what waits is to be written
         self._timer: threading.Timer | None = None
         self._verified: set[tuple] = set()  # (name, size, mtime_ns) of shards that were hashed
+        self._known: dict[tuple, frozenset[str]] = {}  # keys of shards, by the same
 
     def __enter__(self) -> "Store":
         return self
@@ -84,7 +100,7 @@ class Store:
                 return
             write(self.path, pl.concat(self._waiting))
             self._waiting = []
-            if len(list(self.path.glob("*.parquet"))) > _MANY:
+            if len(_unfit(self.path)) > _MANY:
                 self.compact()
 
     def close(self) -> None:
@@ -102,11 +118,12 @@ class Store:
 
         A shard whose bytes do not hash to its name is moved to `damaged/` with a StoreWarning: its cells are
         missing. A column that an older version did not write is null. `columns`, `keys`: those wanted; None
-        is all. Raises ValueError for an unknown column, StoreError for a shard with columns or types unknown.
+        is all; a shard without a wanted cell is not read. Raises ValueError for an unknown column, StoreError for a
+        shard with columns or types unknown.
         """
         wanted = None if keys is None else set(keys)
         with self._lock:
-            return until_it_stays(lambda: collect(self._shards(), columns, wanted, self._waiting))
+            return until_it_stays(lambda: collect(self._shards(wanted), columns, wanted, self._waiting))
 
     def check_writable(self) -> None:
         """Raise StoreError where rows could not be written; called before what takes long is measured."""
@@ -120,31 +137,64 @@ class Store:
             ) from error
 
     def keys(self) -> set[str]:
-        """Return the keys of the cells in the store, waiting ones too."""
-        return set(self.read(["key"])["key"])
+        """Return the keys of the cells in the store, waiting ones too.
+
+        A large shard's are those of a file beside it; whether it is whole is seen when it is read.
+        """
+        return set[str]().union(*self._keys())
+
+    def _keys(self) -> list[Iterable[str]]:
+        with self._lock:
+            until_it_stays(lambda: keys_of(self.path, self._verified, self._known, set_aside=True))
+            return [*self._known.values(), *(frame["key"] for frame in self._waiting)]
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return those of `keys` that are not in the store, in the order given, each once."""
-        found = self.keys()
-        return [key for key in dict.fromkeys(keys) if key not in found]
+        left = set(wanted := list(dict.fromkeys(keys)))
+        for some in self._keys():
+            left -= left.intersection(some) if isinstance(some, frozenset) else set(some)
+        return [key for key in wanted if key in left]
 
     def compact(self) -> None:
-        """Return nothing; all shards become one that reads the same. A kill on the way loses nothing."""
+        """Return nothing; small shards become large ones that read the same. A kill on the way loses nothing."""
         self.flush()
         if self.path.is_dir():
             with self._lock, FileLock(self.path / ".compact.lock"):
                 until_it_stays(self._merge)
 
-    def _shards(self) -> list[Path]:
-        return valid(self.path, self._verified, set_aside=True)
+    def _shards(self, keys: set[str] | None) -> list[Path]:
+        if keys is None:
+            return valid(self.path, self._verified, set_aside=True)
+        return holding(self.path, keys, self._verified, self._known, set_aside=True)
 
     def _merge(self) -> None:
-        shards = self._shards()
-        if len(shards) > 1:
-            when = shards[0].name.split("-")[0]  # the oldest's: still goes before shards written meanwhile
-            write(self.path, collect(shards, None, None), when=when)
-            for path in shards:
-                path.unlink(missing_ok=True)
+        """Write what is read of the cells in shards that are too small or too large, and remove those shards."""
+        self._shards(None)  # sets damaged ones aside
+        groups: list[list[Path]] = []
+        n_bytes = float("inf")
+        for path in _unfit(self.path):
+            n_bytes += (size := path.stat().st_size)
+            if n_bytes > _FULL * MOST_BYTES:
+                groups.append([])
+                n_bytes = size
+            groups[-1].append(path)
+        for group in groups:
+            if len(group) > 1 or group[0].stat().st_size > MOST_BYTES:
+                self._rewrite(group)
+        key_files.clear(self.path)
+
+    def _rewrite(self, group: list[Path]) -> None:
+        keys = set(collect(group, ["key"], None)["key"])
+        shards = self._shards(keys)  # others may have some of the cells, too
+        rows = collect(shards, None, None if shards == group else keys)
+        write(self.path, rows, when=group[0].name.split("-")[0])  # the oldest's: goes before shards written meanwhile
+        for path in group:
+            path.unlink(missing_ok=True)
+
+
+def _unfit(folder: Path) -> list[Path]:
+    """Return the shards of a folder that take less than half of MOST_BYTES, or more than those."""
+    return [path for path, (_, size, _) in listed(folder) if not MOST_BYTES / 2 <= size <= MOST_BYTES]
 
 
 def read(
@@ -157,7 +207,15 @@ def read(
     wanted = None if keys is None else set(keys)
 
     def attempt() -> pl.DataFrame:
-        shards = [shard for path in paths for shard in valid(Path(path), set(), set_aside=False)]
+        shards = [
+            shard
+            for path in map(Path, paths)
+            for shard in (
+                valid(path, set(), set_aside=False)
+                if wanted is None
+                else holding(path, wanted, set(), {}, set_aside=False)
+            )
+        ]
         return collect(list(dict.fromkeys(shards)), columns, wanted)
 
     return until_it_stays(attempt)
@@ -174,3 +232,8 @@ def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = 
     if gone := [str(folder) for folder in folders if not folder.is_dir()]:
         raise ValueError(f"no folder {', '.join(gone)}; give folders of rows")
     return merging.merge(Path(into), folders, keep_first=keep_first)
+
+
+def at_scale(n_rows: int, folder: Path | str) -> pl.DataFrame:
+    """Return what a store of n rows, made in a folder, costs: a row each of scale.ACTS, fields of scale.at_scale."""
+    return pl.DataFrame(list(scale.at_scale(Store, n_rows, Path(folder))))

@@ -1,7 +1,6 @@
 """A grid of experiments over a store: what is there is loaded, what is missing is measured."""
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -12,19 +11,21 @@ from typing import Any
 
 import polars as pl
 
-from capacity import models, resources, store
+from capacity import models, store
 from capacity.files import whole_number
-from capacity.sweep import elsewhere, engines, processes
+from capacity.sweep import cluster, elsewhere, engines, processes, scale
 from capacity.sweep.beyond import check_prefixes, one_length
 from capacity.sweep.experiment import Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
+from capacity.sweep.taken import measured
 
 __all__ = [
-    "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits", "measure", "measured",
-    "one_length", "run", "shard", "with_source_bits",
+    "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits", "measure",
+    "measured", "one_length", "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
 
+ENGINES = ("local", "ray")  # where missing cells are measured
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere
 
 
@@ -42,16 +43,16 @@ class Measured:
     n_missing: int  # cells that are nowhere
     cells: list[Cell]  # those of models on this machine
 
+    @property
+    def ended(self) -> str:
+        """How many fits ended how."""
+        return ", ".join(f"{n:,} {status}" for status, n in sorted(self.rows["status"].value_counts().iter_rows()))
+
     def __str__(self) -> str:
         """Say it in one line."""
         missing = f", {self.n_missing} are missing" if self.n_missing else ""
         total = self.n_new + self.n_there + self.n_missing
         return f"{self.n_new} of {total} cells measured now, {self.n_there} were there{missing}; {len(self.rows)} fits"
-
-
-def measured() -> Path:
-    """Return the folder of rows that travel with the project, with their provenance, or `$CAPACITY_MEASURED`."""
-    return Path(os.environ.get("CAPACITY_MEASURED") or resources.data() / "measured" / "rows")
 
 
 def measure(
@@ -62,7 +63,8 @@ def measure(
     travelling: bool = True,
     compile: bool = False,
     progress: bool = True,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
 ) -> Measured:
     """Return the rows of all cells, and how many were measured now, were there, and are nowhere.
 
@@ -73,26 +75,33 @@ def measure(
         travelling: take the rows that travel with the project for there, too; the store's own come first.
         compile: see fitting.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
-        jobs: processes, one a GPU or a share of the cores; see sweep.processes.
+        jobs: processes, one a GPU or a share of the cores; see sweep.processes. None: one, or of `ray` one a GPU or
+            processor; see cluster.share.
+        engine: `local`, or `ray`: this machine, or the cluster at $RAY_ADDRESS; see sweep.cluster.
 
     Processes that share a store share the work, too (see engines.local).
 
     Rows of a model that is not on this machine are found by their columns (see elsewhere.keys).
 
-    Raises ValueError for an unknown `missing` or wrong settings, MissingCells if it is `refuse` and cells are missing,
+    Raises ValueError for an unknown `missing` or `engine`, Ray that is not installed or wrong settings, MissingCells
+    if it is `refuse` and cells are missing,
     ModelError for a model that is not there and whose cells would have to be measured, or that no row knows.
     Whatever ends a run, finished cells are kept.
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}; known are {', '.join(MISSING)}")
-    jobs = whole_number("jobs", jobs, least=1)
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}; known are {', '.join(ENGINES)}")
+    if engine == "ray":
+        cluster.check()
+    jobs = None if jobs is None else whole_number("jobs", jobs, least=1)
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
     absent = elsewhere.absent(experiments)
     away = list(dict.fromkeys(one for one in experiments if one.model in absent))
     wanted = {cell.key: cell for cell in cells(one for one in experiments if one.model not in absent)}
     if missing == "measure":
-        store.Store(place).keys()  # sets damaged shards aside: their cells are measured again
+        store.Store(place).read(["key"], keys=wanted)  # sets damaged shards aside: their cells are measured again
     there = set(store.read(places, ["key"], keys=wanted)["key"])
     known = _known(away, places, absent, refuse=missing == "measure") if away else {}
     todo = [cell for key, cell in wanted.items() if key not in there]
@@ -106,7 +115,9 @@ def measure(
     if todo and missing == "measure":
         with _terminated(), store.Store(place) as kept:
             kept.check_writable()
-            if jobs > 1:
+            if engine == "ray":
+                n_new = cluster.distributed(todo, kept, jobs=jobs, compile=compile, show=progress)
+            elif jobs is not None and jobs > 1:
                 processes.processes(todo, place, jobs=jobs, compile=compile, show=progress)
                 n_new = len(todo)
             else:

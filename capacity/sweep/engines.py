@@ -9,7 +9,7 @@ from capacity import fitting
 from capacity.models import Frozen, ModelError
 from capacity.store import Claims, Store
 from capacity.sweep import progress as progresses
-from capacity.sweep import rows
+from capacity.sweep import rows, shards
 from capacity.sweep.experiment import Cell
 
 _LOOK_SECONDS = 0.5  # between two looks at what another process measures
@@ -34,22 +34,25 @@ def local(
     *,
     compile: bool = False,
     progress: bool = True,
-    ended: Callable[[int], object] = lambda n: None,
+    n_processors: int | None = None,
+    ended: Callable[[int, int | None], object] = lambda n, token_steps: None,
 ) -> int:
     """Measure cells in this process, one model after another, into a store; return how many were measured here.
 
     Other processes may do the same at the same time: each claims some cells, measures them, and claims more. What
     another has claimed is waited for, and taken over where it dies. A cell's rows are on disk before its claim ends.
 
-    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error; ended: gets
-    the number of cells that ended, whoever measured them.
+    compile: see fitting.run; progress: show cells done and an estimate of the time left, on standard error;
+    n_processors: at most, None: all; ended: gets the number of cells that ended,
+    whoever measured them, and the token-steps that they took here.
     """
     left = {cell.key: cell for cell in sorted(cells, key=rows.kind)}
+    most = sum(shards.token_steps(cell.experiment) for cell in cells)
     n_measured = 0
     with (
         Claims(kept.path) as claims,
         contextlib.ExitStack() as ending,
-        progresses.bar(len(cells), show=progress) as bar,
+        progresses.Progress(len(cells), most_token_steps=most, show=progress) as bar,
     ):
         ending.callback(kept.flush)  # before the claims end, however this does
         while left:
@@ -60,21 +63,22 @@ def local(
                 bar.set_description(members[0].experiment.model)
                 frozen = members[0].experiment.load()
                 check(frozen, members)
-                ending.enter_context(fitting.threads(frozen))
+                ending.enter_context(fitting.threads(frozen, most=n_processors))
                 while mine:
                     keys = [cell.key for cell in members if cell.key in left]
                     share = _share(frozen, len(keys), claims.n_others())
                     mine += claims.take([key for key in keys if key not in mine], share - 1)
                     new = kept.missing(mine)  # not what another ended before the claim was made
-                    for made in rows.run(frozen, [left[key] for key in new], compile=compile):
+                    for made in rows.run(frozen, [left[key] for key in new], compile=compile, stepped=bar.advance):
                         kept.append(made)
-                        bar.update()
-                        ended(1)
+                        token_steps = sum(row["token_steps"] for row in made)
+                        bar.update(token_steps=token_steps)
+                        ended(1, token_steps)
                     kept.flush()
                     claims.release(mine)
                     n_measured += len(new)
                     bar.update(len(mine) - len(new))
-                    ended(len(mine) - len(new))
+                    ended(len(mine) - len(new), None)
                     left = {key: cell for key, cell in left.items() if key not in mine}
                     mine = claims.take([key for key in keys if key in left], 1)
             missing = kept.missing(left)
@@ -82,7 +86,7 @@ def local(
                 bar.set_description("another process measures the rest")
                 time.sleep(_LOOK_SECONDS)
             bar.update(len(left) - len(missing))
-            ended(len(left) - len(missing))
+            ended(len(left) - len(missing), None)
             left = {key: left[key] for key in missing}
     return n_measured
 

@@ -1,18 +1,25 @@
-"""What a sweep would take: cells that are there and missing, and for those at most how long and how much memory."""
+"""What a sweep would take: cells there and missing, and for those the time, expected and at most, and the memory.
+
+Real steps are run at each shape, a text is scored and decoded; how many steps there will be is what such fits took
+before, by the rows that are there, else all of the recipe's.
+"""
 
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from capacity import fitting, store
+import polars as pl
+
+from capacity import decoding, fitting, store
 from capacity.fitting import Shape, shape_of
 from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
+from capacity.sweep import rows, taken
 from capacity.sweep.experiment import Cell, Experiment, cells
 
 _TIMED = 3  # steps of a probe, after one that warms up
@@ -26,7 +33,8 @@ class Stage:
     n_cells: int  # that may come by
     steps: int  # of one batch until all its fits have ended, at most
     step_seconds: float  # of one batch, measured
-    n_bytes: int  # at the peak, weights included, predicted
+    n_bytes: int  # of this process at its peak until this shape was tried; on a GPU, of what torch has there
+    expected_seconds: float  # of all its batches, by the steps of courses that were taken
 
     @property
     def seconds(self) -> float:
@@ -44,11 +52,18 @@ class Estimate:
     device: str | None  # that the model was probed on; None: nothing is missing
     total_bytes: int  # memory of that device
     stages: tuple[Stage, ...]
+    beside_seconds: float = 0.0  # to begin and load the model, to score and decode: expected
+    n_courses: int = 0  # cells whose rows the expected time is from; 0: it is that of all steps
 
     @property
     def seconds(self) -> float:
         """An upper bound: every fit takes all steps of its recipe. Loading, scoring and decoding come on top."""
         return float(sum(stage.seconds for stage in self.stages))
+
+    @property
+    def expected_seconds(self) -> float:
+        """The time by what such cells took before, loading, scoring and decoding included."""
+        return self.beside_seconds + sum(stage.expected_seconds for stage in self.stages)
 
     @property
     def n_bytes(self) -> int:
@@ -61,25 +76,77 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
 
     folder: of the store; None takes store.default_path(). Raises ValueError as sweep.cells and models.load.
     """
-    there = set(store.read([folder or store.default_path()], ["key"])["key"])
+    places = [folder or store.default_path(), taken.measured()]
+    there = set(store.read(places[:1], ["key"])["key"])
+    before = store.read(places, taken.COLUMNS)
     by_model: dict[tuple, dict[str, Cell]] = defaultdict(dict)
+    started = time.perf_counter()
     for cell in cells(experiments):
         by_model[cell.experiment.loaded][cell.key] = cell
     for settings, wanted in by_model.items():
         missing = [cell for key, cell in wanted.items() if key not in there]
-        frozen = None
-        if missing:
-            frozen = missing[0].experiment.load()
+        n_there = len(wanted) - len(missing)
+        if not missing:
+            yield Estimate(
+                model=settings[0], n_cells=len(wanted), n_there=n_there, device=None, total_bytes=0, stages=()
+            )
+            continue
+        frozen = missing[0].experiment.load()
+        beside = time.perf_counter() - started  # the first model's: texts and tokenizers, too
+        with fitting.threads(frozen):
+            alike = {replace(cell.experiment, text_index=0): cell.experiment for cell in missing}
+            by_kind = {kind: _courses(frozen, what, before) for kind, what in alike.items()}
+            courses = {cell.key: by_kind[replace(cell.experiment, text_index=0)] for cell in missing}
+            beside += scoring_seconds(frozen, missing, courses)
+            found = tuple(stages(frozen, missing, courses))
         yield Estimate(
-            model=settings[0], n_cells=len(wanted), n_there=len(wanted) - len(missing),
-            device=None if frozen is None else frozen.device.type,
-            total_bytes=0 if frozen is None else fitting.total_bytes(frozen.device),
-            stages=() if frozen is None else tuple(stages(frozen, missing)),
+            model=settings[0], n_cells=len(wanted), n_there=n_there, device=frozen.device.type,
+            total_bytes=fitting.total_bytes(frozen.device), stages=found, beside_seconds=beside,
+            n_courses=max(map(len, courses.values())),
         )  # fmt: skip
+        started = time.perf_counter()
 
 
-def stages(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[Stage]:
-    """Yield the stages that cells of one model go through, those of each recipe and search by themselves."""
+def _courses(frozen: Frozen, what: Experiment, before: pl.DataFrame) -> list[taken.Course]:
+    return taken.courses(what, before, lambda length: shape_of(frozen, length, n_mem=what.n_mem).bucket)
+
+
+def scoring_seconds(frozen: Frozen, cells: Sequence[Cell], courses: dict[str, list[taken.Course]]) -> float:
+    """Return how long cells' vectors take to be scored, each, and decoded, one a cell: by one that is tried.
+
+    courses: of the cells, by key; without any, a cell counts as one probe at its full length.
+    """
+    cell = max(cells, key=lambda cell: len(cell.text.ids))
+    what, known = cell.experiment, [course for own in courses.values() for course in own]
+    reached = statistics.mean(max(course.steps) for course in known) if known else what.length
+    n_probes = statistics.mean(course.n_probes for course in known) if known else 1
+    length = max(1 + what.scored_from, min(what.length, round(reached)))
+    begun = fitting.task(
+        frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from, length=length
+    )
+    (task,) = fitting.run(frozen, [begun], replace(fitting.recipe(what.recipe), steps=1), fitting.stop)
+    probe = replace(task.probes[0], status="budget")
+    alone = _seconds(lambda: rows.rows(frozen, cell, [probe]))
+    more = max(0.0, _seconds(lambda: rows.rows(frozen, cell, [probe] * 3)) - alone) / 2
+    decoded = _seconds(
+        lambda: decoding.free_running(frozen, probe.mem, length, given=cell.text.ids[: what.scored_from])
+    )
+    return len(cells) * (alone + (n_probes - 1) * more + decoded)
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    """Return how long something takes, after once that warms up."""
+    act()
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def stages(frozen: Frozen, cells: Iterable[Cell], courses: dict[str, list[taken.Course]]) -> Iterator[Stage]:
+    """Yield the stages that cells of one model go through, those of each recipe and search by themselves.
+
+    courses: of the cells, by key.
+    """
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in cells:
         what = cell.experiment
@@ -95,10 +162,10 @@ def stages(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[Stage]:
                 bucket = shape_of(frozen, length, n_mem=n_mem).bucket
                 passing[bucket][cell.key] = cell
                 tried[bucket].add(length)
-        seconds, shapes = {}, {}
+        seconds, shapes, wholes = {}, {}, {}
         for bucket in sorted(tried):
-            whole = shape_of(frozen, bucket, n_mem=n_mem)
-            shapes[bucket] = narrowed(frozen, settings, len(passing[bucket]), whole, compile=False)
+            wholes[bucket] = shape_of(frozen, bucket, n_mem=n_mem)
+            shapes[bucket] = narrowed(frozen, settings, len(passing[bucket]), wholes[bucket], compile=False)
             longest = max(passing[bucket].values(), key=lambda cell: len(cell.text.ids))
             seconds[bucket] = step_seconds(frozen, longest, shapes[bucket])
         steps = dict.fromkeys(tried, settings.steps)
@@ -106,25 +173,46 @@ def stages(frozen: Frozen, cells: Iterable[Cell]) -> Iterator[Stage]:
             budget = max(cell.experiment.budget for cell in members)
             steps = most_steps(tried, seconds, per_length=settings.steps, budget=budget)
         for bucket in sorted(tried):
-            yield Stage(
+            stage = Stage(
                 shape=shapes[bucket], n_cells=len(passing[bucket]), steps=steps[bucket], step_seconds=seconds[bucket],
-                n_bytes=fitting.predicted_bytes(frozen, shapes[bucket]),
+                n_bytes=fitting.peak_bytes(frozen.device), expected_seconds=0.0,
             )  # fmt: skip
+            drawn = _drawn(list(passing[bucket]), courses, bucket)
+            if drawn is None:
+                yield replace(stage, expected_seconds=stage.seconds)
+                continue
+            by_busy = taken.batch_steps(drawn, stage.shape.slots)
+            width = {n: narrowed(frozen, settings, n, wholes[bucket], compile=False).slots for n in by_busy}
+            least = min(width.values(), default=stage.shape.slots)
+            narrow = step_seconds(frozen, next(iter(passing[bucket].values())), replace(stage.shape, slots=least))
+            slope = (stage.step_seconds - narrow) / max(1, stage.shape.slots - least)
+            expected = sum(n * (narrow + slope * (width[busy] - least)) for busy, n in by_busy.items())
+            yield replace(stage, expected_seconds=expected, n_bytes=fitting.peak_bytes(frozen.device))
+
+
+def _drawn(keys: Sequence[str], courses: dict[str, list[taken.Course]], bucket: int) -> list[int] | None:
+    """Return the steps at a padded length of the cells that come by, each by one course in turn; None: not known."""
+    if not all(courses[key] for key in keys):
+        return None
+    drawn = [courses[key][place % len(courses[key])].steps[bucket] for place, key in enumerate(keys)]
+    return [steps for steps in drawn if steps]
 
 
 def step_seconds(frozen: Frozen, cell: Cell, shape: Shape) -> float:
     """Return how long one step of a batch takes, not compiled: the median of a few, after one that warms up.
 
-    All slots are computed, idle ones too, so the text of one cell will do.
+    The text of one cell is in all slots, as so many texts would be.
     """
     what = cell.experiment
     ids = cell.text.ids[: shape.bucket]
-    task = fitting.task(
-        frozen, ids, n_mem=what.n_mem, seed=what.seed, length=len(ids), scored_from=what.scored_from, trace=what.trace
-    )
     how = fitting.recipe(what.recipe).of(frozen)
     batch = Batch(frozen, how, shape)
-    batch.put(0, task)
+    for slot in range(shape.slots):
+        task = fitting.task(
+            frozen, ids, n_mem=what.n_mem, seed=what.seed, length=len(ids), scored_from=what.scored_from,
+            trace=what.trace,
+        )  # fmt: skip
+        batch.put(slot, task)
     found = []
     for _ in range(1 + _TIMED):
         started = time.perf_counter()
@@ -169,9 +257,10 @@ def lines(found: Estimate) -> list[str]:
         f"{stage.step_seconds:>10.3g}{stage.n_bytes / 1e9:>9.3g}"
         for stage in found.stages
     ]
+    known = f"as {found.n_courses:,} cells before" if found.n_courses else "no such cells were measured before"
     told.append(
-        f"    at most {_span(found.seconds)} on this {found.device}, if every fit takes all its steps, and about "
-        f"{found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory"
+        f"    about {_span(found.expected_seconds)} on this {found.device} ({known}), at most {_span(found.seconds)}, "
+        f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory"
     )
     return told
 

@@ -41,13 +41,15 @@ def processes(
     try:
         for worker in workers:
             worker.start()
-        with progress.bar(len(cells), show=show) as bar:
+        with progress.Progress(len(cells), show=show) as bar:
             bar.set_description(f"{len(workers)} processes")
             while any(worker.is_alive() for worker in workers) or not ended.empty():
                 try:
-                    bar.update(ended.get(timeout=_POLL_SECONDS))
+                    n, token_steps = ended.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
+                bar.advance(token_steps or 0)
+                bar.update(n, token_steps)
     finally:
         for worker in workers:
             if worker.is_alive():
@@ -67,6 +69,7 @@ def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent tells
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA is begun with
-    os.environ["CAPACITY_THREADS"] = str(threads)
     with Store(folder) as kept:
-        engines.local(cells, kept, compile=compile, progress=False, ended=ended.put)
+        engines.local(
+            cells, kept, compile=compile, progress=False, n_processors=threads, ended=lambda *what: ended.put(what)
+        )

@@ -1,46 +1,90 @@
-"""How far a sweep is: a bar on a terminal, elsewhere a line a minute."""
+"""How far a sweep is, also within a cell: a bar on a terminal, elsewhere a line a minute without control characters."""
 
 import sys
 import time
-from typing import Any
 
 from tqdm import tqdm
 
 _SECONDS = 60.0  # between two lines
+_REFRESH_SECONDS = 0.5  # of the bar
 
 
-class Lines:
-    """Cells done and the time left, as a line a minute on standard error, without control characters."""
+class Progress:
+    """Counts cells that ended, and token-steps of those under way; tells both, and the time left, on standard error."""
 
-    def __init__(self, total: int, *, seconds: float = _SECONDS):
-        self._total, self._seconds, self._done, self._what = total, seconds, 0, ""
+    def __init__(self, total: int, *, most_token_steps: int = 0, show: bool = True, seconds: float = _SECONDS):
+        """Take the number of cells and the token-steps that they take at most, 0 where that is not known."""
+        self._total, self._most, self._done, self._what = total, most_token_steps, 0, ""
+        self._spent, self._of_ended, self._n_counted = 0, 0, 0  # token-steps; cells whose token-steps are known
+        terminal = sys.stderr.isatty()
+        self._every = seconds if not terminal else _REFRESH_SECONDS
+        self._show = show and total > 0
+        self._bar = None
+        if terminal and self._show:
+            told = "{desc}: {n_fmt} of {total_fmt} cells |{bar}| {elapsed}{postfix}"
+            self._bar = tqdm(total=total, bar_format=told)
         self._started = self._said = time.monotonic()
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Say no more."""
+        if self._bar is not None:
+            self._tell()
+            self._bar.close()
 
     def set_description(self, what: str) -> None:
         """Name what is under way."""
         self._what = what
+        if self._bar is not None:
+            self._bar.set_description_str(what)
 
-    def update(self, n: int = 1) -> None:
-        """Count cells that ended; say so where a minute has passed."""
+    def advance(self, token_steps: int) -> None:
+        """Count token-steps as they are done."""
+        self._spent += token_steps
+        self._tell_now_and_then()
+
+    def update(self, n: int = 1, token_steps: int | None = None) -> None:
+        """Count cells that ended, with the token-steps that they took where they were done here."""
         self._done += n
+        if token_steps is not None:
+            self._of_ended += token_steps
+            self._n_counted += n
+        if self._bar is not None:
+            self._bar.update(n)
+        self._tell_now_and_then()
+
+    def rest(self) -> str:
+        """Return the rate so far, and the time left: as the cells that ended took, or before one has, at most.
+
+        Empty where nothing was done yet.
+        """
+        spent = time.monotonic() - self._started
+        n_left = self._total - self._done
+        if self._spent and spent > 0:
+            rate = self._spent / spent
+            known, a_cell = (
+                ("about", self._of_ended / self._n_counted)
+                if self._n_counted
+                else ("at most", self._most / self._total)
+            )
+            told = f", {rate:,.0f} tokens a second"
+            if a_cell:
+                under_way = self._spent - self._of_ended
+                told += f", {known} {max(0.0, n_left * a_cell - under_way) / rate / 60:.0f} min left"
+            return told
+        return f", about {spent / self._done * n_left / 60:.0f} min left" if self._done else ""
+
+    def _tell_now_and_then(self) -> None:
         now = time.monotonic()
-        if now - self._said < self._seconds:
+        if self._show and now - self._said >= self._every:
+            self._said = now
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.rest().removeprefix(", "))
             return
-        self._said = now
-        spent = (now - self._started) / 60
-        left = spent / self._done * (self._total - self._done)
-        line = f"{self._what}: {self._done} of {self._total} cells, {spent:.0f} min, about {left:.0f} min left"
+        minutes = (time.monotonic() - self._started) / 60
+        line = f"{self._what}: {self._done} of {self._total} cells, {minutes:.0f} min{self.rest()}"
         print(line, file=sys.stderr, flush=True)
-
-
-def bar(total: int, *, show: bool) -> Any:
-    """Return what counts cells: a bar on a terminal, else Lines; with `update(n)` and `set_description(text)`."""
-    if show and total and not sys.stderr.isatty():
-        return Lines(total)
-    return tqdm(total=total, unit="cell", disable=not (show and total), smoothing=0.1)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -23,20 +23,26 @@ def kind(cell: Cell) -> tuple[str, str]:
     return cell.experiment.recipe, cell.experiment.search
 
 
-def run(frozen: Frozen, cells: Iterable[Cell], *, compile: bool = False) -> Iterator[list[dict]]:
+def run(
+    frozen: Frozen,
+    cells: Iterable[Cell],
+    *,
+    compile: bool = False,
+    stepped: Callable[[int], object] = lambda token_steps: None,
+) -> Iterator[list[dict]]:
     """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.
 
     What is stored is scored again, alone, from its bytes; the exact vectors of a cell are decoded free-running,
     from the last back to one that decodes whole; on a GPU those of several cells side by side.
 
-    frozen: the model of all cells; compile: see fitting.run. Raises ValueError for a text that doesn't fit into its
-    context.
+    frozen: the model of all cells; compile, stepped: see fitting.run. Raises ValueError for a text that doesn't fit
+    into its context.
     """
     by_kind = sorted(cells, key=kind)
     for (name, how), group in groupby(by_kind, key=kind):
         begun = [_task(frozen, cell) for cell in group]
         advance = fitting.SEARCHES.get(how, fitting.stop)
-        ended = fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile)
+        ended = fitting.run(frozen, begun, fitting.recipe(name), advance, compile=compile, stepped=stepped)
         for together in _gathered(ended, AT_ONCE.get(frozen.device.type, 1)):
             backs = _decoded(frozen, together)
             for task, back in zip(together, backs, strict=True):

@@ -42,10 +42,12 @@ def parts(things: Sequence[_T], costs: Sequence[float], n: int) -> list[list[_T]
 
 def work(one: Experiment) -> float:
     """Return what a cell costs at most, in bytes of weights times tokens times steps: from files, nothing is loaded."""
-    token_steps = one.budget
-    if one.search == "fixed":
-        token_steps = one.length * fitting.recipe(one.recipe).steps
-    return float(_weights(one.model) * token_steps)
+    return float(_weights(one.model) * token_steps(one))
+
+
+def token_steps(one: Experiment) -> int:
+    """Return the token-steps that a cell takes at most."""
+    return one.length * fitting.recipe(one.recipe).steps if one.search == "fixed" else one.budget
 
 
 @cache

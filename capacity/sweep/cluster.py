@@ -1,0 +1,272 @@
+"""A sweep on a Ray cluster, or on one machine as one: workers that hold a model pull cells, a driver stores the rows.
+
+Workers need the package and the models' files, not the store. One that dies is replaced, and its cells go to another.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+from capacity import fitting
+from capacity.models import Frozen
+from capacity.store import Claims, Store
+from capacity.sweep import engines, progress, rows, shards
+from capacity.sweep.experiment import Cell
+from capacity.sweep.pulling import Pool
+
+ATTEMPTS = 3  # workers that a cell may end, and that may die at their start one after another
+_MOST = {"cpu": 64, "gpu": 256}  # cells of a group: a full batch
+_POLL_SECONDS = 0.5
+_OBJECT_STORE_BYTES = 2**27  # of a cluster of our own: rows on their way
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # said here
+}
+
+
+class Worker:
+    """A process that holds the model of the cells that it was given last."""
+
+    def __init__(self, n_processors: int, compile: bool):
+        self._n_processors, self._compile = n_processors, compile
+        self._frozen: Frozen | None = None
+        self._loaded: tuple = ()
+
+    def ready(self) -> int:
+        """Return the process's id, once it is there."""
+        return os.getpid()
+
+    def measure(self, cells: list[Cell]) -> Iterator[list[dict]]:
+        """Yield the rows of each cell as it ends; the cells are of one model."""
+        what = cells[0].experiment
+        if self._frozen is None or self._loaded != what.loaded:
+            self._frozen = None  # before the next takes memory
+            self._frozen, self._loaded = what.load(), what.loaded
+        engines.check(self._frozen, cells)
+        with fitting.threads(self._frozen, most=self._n_processors):
+            yield from rows.run(self._frozen, cells, compile=self._compile)
+
+
+@dataclass
+class _Group:
+    """Cells that a worker has."""
+
+    worker: Any  # the actor
+    left: dict[str, Cell]  # whose rows have not come yet
+    keys: list[str]  # of all its cells, claimed
+
+
+def share(n_processors: int, n_gpus: int, jobs: int | None) -> tuple[int, int | float, float]:
+    """Return how many workers there are, and what each asks for of processors and of a GPU.
+
+    Without `jobs` one a GPU, or without GPUs one a processor.
+
+    >>> share(16, 4, None), share(16, 4, 8), share(16, 0, 4), share(1, 0, 2)
+    ((4, 4, 1.0), (8, 2, 0.5), (4, 4, 0.0), (2, 0.5, 0.0))
+    """
+    n_workers = jobs or n_gpus or n_processors
+    gpu = floor(1e4 / ceil(n_workers / n_gpus)) / 1e4 if n_gpus else 0.0  # Ray counts in ten-thousandths
+    return n_workers, n_processors // n_workers or n_processors / n_workers, gpu
+
+
+def check() -> None:
+    """Raise ValueError where Ray is not installed."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "engine 'ray' needs Ray, which is not installed: pip install 'mem-capacity[ray]', or choose 'local'"
+        ) from error
+
+
+@contextlib.contextmanager
+def connected(jobs: int | None) -> Iterator[Any]:
+    """Give `ray`, connected to what runs already, to the cluster at $RAY_ADDRESS, or to this machine's processors."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        named = {name: value for name, value in os.environ.items() if name.startswith("CAPACITY_")}
+        options["runtime_env"] = {"env_vars": named}
+    else:
+        options |= {
+            "num_cpus": max(fitting.processors(), jobs or 1), "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }  # fmt: skip
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(**options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray leaves with 15
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def distributed(
+    cells: Sequence[Cell], kept: Store, *, jobs: int | None = None, compile: bool = False, show: bool = True
+) -> int:
+    """Measure cells by workers of a Ray cluster, into a store that this process writes; return how many were measured.
+
+    A cell's rows are on disk a second after they come. What another process has claimed is waited for, as in
+    engines.local. Raises RuntimeError where cells ended ATTEMPTS workers, after all others have ended, or where as many
+    die before they begin; and what a worker raised.
+
+    jobs: workers, see `share`; compile: see fitting.run; show: cells done and the time left, on standard error.
+    """
+    with (
+        connected(jobs) as ray,
+        Claims(kept.path) as claims,
+        contextlib.ExitStack() as ending,
+        progress.Progress(len(cells), show=show) as bar,
+    ):
+        ending.callback(kept.flush)  # before the claims end, however this does
+        return Driver(ray, cells, kept, claims, bar, jobs=jobs, compile=compile).run()
+
+
+class Driver:
+    """Hands groups to workers, stores what comes back, replaces the dead."""
+
+    def __init__(
+        self,
+        ray: Any,
+        cells: Sequence[Cell],
+        kept: Store,
+        claims: Claims,
+        bar: Any,
+        *,
+        jobs: int | None,
+        compile: bool,
+        worker: type = Worker,
+    ):
+        self._ray, self._kept, self._claims, self._bar = ray, kept, claims, bar
+        there = ray.cluster_resources()
+        n_gpus = int(there.get("GPU", 0))
+        n_workers, n_processors, gpu = share(max(1, int(there.get("CPU", 1))), n_gpus, jobs)
+        n_workers = min(n_workers, max(1, len(cells)))
+        self._actor = ray.remote(num_cpus=n_processors, num_gpus=gpu)(worker)
+        self._arguments = max(1, int(n_processors)), compile
+        self._pool = Pool(
+            cells, kind=lambda cell: (cell.experiment.loaded, rows.kind(cell)),
+            cost=lambda cell: shards.work(cell.experiment), n_workers=n_workers, most=_MOST["gpu" if n_gpus else "cpu"],
+        )  # fmt: skip
+        self._elsewhere: dict[str, Cell] = {}  # what others have claimed
+        self._deaths: Counter[str] = Counter()  # of workers, by cell that they had
+        self._failed: list[Cell] = []
+        self._stillborn, self._n_new = 0, 0
+        self._idle: list[Any] = []
+        self._running: dict[Any, _Group] = {}  # by the generator of their rows
+        self._starting: dict[Any, Any] = {}  # by what tells that they are there
+        bar.set_description(f"{n_workers} workers")
+        for _ in range(n_workers):
+            self._start()
+
+    def wait_for_all(self) -> None:
+        """Return when every worker is there."""
+        self._ray.wait([*self._starting], num_returns=len(self._starting))
+
+    def run(self) -> int:
+        """Return how many cells were measured, when all have ended."""
+        while self._pool or self._running or self._elsewhere:
+            self._hand_out()
+            if not self._running and not self._pool:
+                self._look_elsewhere()
+                continue
+            ready, _ = self._ray.wait([*self._starting, *self._running], timeout=_POLL_SECONDS)
+            for one in ready:
+                self._welcome(one) if one in self._starting else self._receive(one)
+        if self._failed:
+            raise RuntimeError(
+                f"{len(self._failed)} cells ended {ATTEMPTS} workers each, the first is {self._failed[0].experiment}; "
+                "what had ended is kept; they may need more memory than a worker has (fewer jobs, a shorter length)"
+            )
+        return self._n_new
+
+    def _start(self) -> None:
+        worker = self._actor.remote(*self._arguments)
+        self._starting[worker.ready.remote()] = worker
+
+    def _welcome(self, told: Any) -> None:
+        worker = self._starting.pop(told)
+        try:
+            self._ray.get(told)
+        except self._ray.exceptions.RayActorError as error:
+            self._stillborn += 1
+            if self._stillborn >= ATTEMPTS:
+                raise RuntimeError(f"{ATTEMPTS} workers died before they began: {error}") from error
+            self._start()
+        else:
+            self._stillborn = 0
+            self._idle.append(worker)
+
+    def _hand_out(self) -> None:
+        while self._idle and (group := self._pool.pull(self._idle[-1])):
+            cells = {cell.key: cell for cell in group}
+            mine = self._claims.take(cells, len(cells))
+            new = self._kept.missing(mine)  # not what another ended before the claim was made
+            self._elsewhere |= {key: cell for key, cell in cells.items() if key not in mine}
+            self._bar.update(len(mine) - len(new))
+            if not new:
+                self._claims.release(mine)
+                continue
+            worker, left = self._idle.pop(), {key: cells[key] for key in new}
+            rows_of = worker.measure.options(num_returns="streaming").remote(list(left.values()))
+            self._running[rows_of] = _Group(worker, left, mine)
+
+    def _receive(self, rows_of: Any) -> None:
+        """Store a cell's rows; where there are no more, the worker is free, or dead."""
+        group = self._running[rows_of]
+        try:
+            made = self._ray.get(next(rows_of))
+        except StopIteration:
+            self._idle.append(group.worker)
+        except self._ray.exceptions.RayActorError:
+            self._bury(group)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        else:
+            self._kept.append(made)
+            del group.left[made[0]["key"]]
+            self._n_new += 1
+            token_steps = sum(row["token_steps"] for row in made)
+            self._bar.advance(token_steps)
+            self._bar.update(token_steps=token_steps)
+            return
+        del self._running[rows_of]
+        self._kept.flush()
+        self._claims.release(group.keys)
+
+    def _bury(self, group: _Group) -> None:
+        """Let a dead worker's cells go to others, each alone, and start another worker."""
+        self._deaths.update(list(group.left))
+        again = [cell for key, cell in group.left.items() if self._deaths[key] < ATTEMPTS]
+        self._failed += [cell for key, cell in group.left.items() if self._deaths[key] >= ATTEMPTS]
+        self._ray.kill(group.worker)  # where it was out of reach only
+        self._pool.forget(group.worker)
+        self._pool.put_back(again)
+        warnings.warn(f"a worker died; {len(again)} of its cells go to another", RuntimeWarning, stacklevel=2)
+        self._start()
+
+    def _look_elsewhere(self) -> None:
+        """Count what other processes have ended; what they still have is asked for again a little later."""
+        missing = self._kept.missing(self._elsewhere)
+        self._bar.update(len(self._elsewhere) - len(missing))
+        self._pool.put_back(self._elsewhere[key] for key in missing)
+        self._elsewhere = {}
+        if missing:
+            time.sleep(_POLL_SECONDS)
