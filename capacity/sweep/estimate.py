@@ -21,7 +21,9 @@ from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
 from capacity.sweep import rows, taken
 from capacity.sweep.experiment import Cell, Experiment, cells
+from capacity.sweep.pulling import simulate
 
+_ROW_BYTES = 100  # of a row's other columns, compressed among many
 _TIMED = 3  # steps of a probe, after one that warms up
 
 
@@ -53,6 +55,7 @@ class Estimate:
     total_bytes: int  # memory of that device
     stages: tuple[Stage, ...]
     beside_seconds: float = 0.0  # to begin and load the model, to score and decode: expected
+    disk_bytes: int = 0  # of the rows, mostly their vectors
     n_courses: int = 0  # cells whose rows the expected time is from; 0: it is that of all steps
 
     @property
@@ -102,9 +105,20 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
         yield Estimate(
             model=settings[0], n_cells=len(wanted), n_there=n_there, device=frozen.device.type,
             total_bytes=fitting.total_bytes(frozen.device), stages=found, beside_seconds=beside,
+            disk_bytes=_disk_bytes(frozen, missing, courses),
             n_courses=max(map(len, courses.values())),
         )  # fmt: skip
         started = time.perf_counter()
+
+
+def _disk_bytes(frozen: Frozen, cells: Sequence[Cell], courses: dict[str, list[taken.Course]]) -> int:
+    """Return the bytes of cells' rows: their vectors, as float32, and _ROW_BYTES beside."""
+    total = 0.0
+    for cell in cells:
+        known = [course.n_probes for course in courses[cell.key]]
+        n_rows = statistics.mean(known) if known else 1 if cell.experiment.search == "fixed" else len(cell.text.ids)
+        total += n_rows * (4 * frozen.dim * cell.experiment.n_mem + _ROW_BYTES)
+    return round(total)
 
 
 def _courses(frozen: Frozen, what: Experiment, before: pl.DataFrame) -> list[taken.Course]:
@@ -260,9 +274,29 @@ def lines(found: Estimate) -> list[str]:
     known = f"as {found.n_courses:,} cells before" if found.n_courses else "no such cells were measured before"
     told.append(
         f"    about {_span(found.expected_seconds)} on this {found.device} ({known}), at most {_span(found.seconds)}, "
-        f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory"
+        f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory, "
+        f"{found.disk_bytes / 1e6:,.3g} MB on disk"
     )
     return told
+
+
+def in_all(found: Sequence[Estimate], *, workers: Sequence[int] = (1, 8, 64)) -> str:
+    """Return what a person reads of all models: the expected time with so many workers like this machine, and the disk.
+
+    By a virtual clock and the engine's own way to hand cells out (pulling.simulate); a worker is a process of `--jobs`
+    or `--engine ray`, or a part of `--shard`, with a device of its own, and loads each model that it comes by.
+    """
+    todo = [one for one in found if one.stages]
+    each = [(one.expected_seconds / (one.n_cells - one.n_there), one.model) for one in todo
+            for _ in range(one.n_cells - one.n_there)]  # fmt: skip
+    if not each:
+        return "nothing is missing"
+    times = ", ".join(
+        f"{_span(simulate([cost for cost, _ in each], kinds=[kind for _, kind in each], n_workers=n))} with {n:,}"
+        for n in workers
+    )
+    disk = sum(one.disk_bytes for one in todo) / 1e6
+    return f"in all {len(each):,} cells, {disk:,.3g} MB on disk; about {times} such workers"
 
 
 def _span(seconds: float) -> str:
