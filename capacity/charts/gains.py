@@ -15,6 +15,7 @@ from capacity.charts.style import (
     panels,
     rules,
     source_color,
+    source_order,
     tips,
     whole_numbers,
 )  # fmt: skip
@@ -39,7 +40,14 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
         strokeDash=alt.StrokeDash(
             "kind:N",
             title=None,
-            legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
+            legend=alt.Legend(
+                orient="bottom",
+                labelLimit=300,
+                symbolType="stroke",
+                symbolSize=400,
+                symbolStrokeColor="black",
+                symbolStrokeWidth=2,
+            ),
             scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
         ),
         detail="kind:N",
@@ -68,11 +76,11 @@ def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
 
     table: model, source, kind, value (bits, below 0 too), low, high (null where there is no interval), n.
     """
-    kinds, sources = (table[name].unique(maintain_order=True).to_list() for name in ("kind", "source"))
+    kinds, sources = table["kind"].unique(maintain_order=True).to_list(), source_order(table["source"])
     base = alt.Chart().encode(
         y=alt.Y("kind:N", title=None, sort=kinds, axis=alt.Axis(labelLimit=260)),
         yOffset=alt.YOffset("source:N", sort=sources),
-        color=alt.Color("source:N", title="source", sort=sources, legend=alt.Legend(orient="bottom", symbolOpacity=1)),
+        color=source_color(sources),
     )
     zero = alt.Chart().mark_rule(color="gray").encode(x=alt.datum(0))
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
