@@ -118,7 +118,7 @@ charts.gains_beside(beside)
 # %%
 charged = longest_rows.group_by(by, maintain_order=True).agg(
     (pl.col("source_bits_low") - pl.col("source_first_bits")).mean().alias("source's bits"),
-    pl.col("bits_without").mean().alias("bits without"), metrics.exact().sum().alias("exact"), pl.len().alias("n"),
+    pl.col("bits_without").mean().alias("bits without"), metrics.exact().sum().alias("n exact"), pl.len().alias("n"),
 )  # fmt: skip
 wide = beside.pivot("kind", index=by, values="value")
 wide = wide.rename(lambda name: name.removeprefix("text-").removesuffix(" gain").removesuffix(" vector's"))

@@ -37,26 +37,19 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
             axis=whole_numbers(table["length"]),
         ),
         color=source_color(table["source"]),
-        strokeDash=alt.StrokeDash(
-            "kind:N",
-            title=None,
-            legend=alt.Legend(
-                orient="bottom",
-                labelLimit=300,
-                symbolType="stroke",
-                symbolSize=400,
-                symbolStrokeColor="black",
-                symbolStrokeWidth=2,
-            ),
-            scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
-        ),
         detail="kind:N",
     )
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("value:Q", title="bits"),
-        tooltip=["source", "kind", "length", *tips(("value", "low", "high"), digits=1), "n"],
+    # of lines alone: with what is filled the legend's strokes are transparent
+    dash = alt.StrokeDash(
+        "kind:N", title=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
+        legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
+    )  # fmt: skip
+    bits = alt.Y("value:Q", title="bits")
+    line = base.mark_line().encode(y=bits, strokeDash=dash)
+    dots = base.mark_point(filled=True, size=30, opacity=1).encode(
+        y=bits, tooltip=["source", "kind", "length", *tips(("value", "low", "high"), digits=1), "n"]
     )
-    drawn = alt.layer(band(base), line, data=table).properties(width=WIDTH, height=230)
+    drawn = alt.layer(band(base), line, dots, data=table).properties(width=WIDTH, height=230)
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
