@@ -126,6 +126,8 @@ ratios = published.load("kuratov2025", "Fig. 5").select(
 shares = used.pivot("unit", index=["model", "d_model", "kind", "series"], values=["share", "gain"]).join(
     ratios, on=["model", "kind"], how="left", maintain_order="left"
 )
+
+# %%
 names = {"here (95% interval)": "here", "here, text-specific (95% interval)": "text-specific",
          "Kuratov et al. 2025 (± sd)": "paper's"}  # fmt: skip
 table = shares.select(

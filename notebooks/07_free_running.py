@@ -267,6 +267,8 @@ in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat1
 alike = sum(one == other for one, other in zip(*in_half, strict=True))
 at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
 far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
+
+# %%
 Markdown(
     f"**Reading.** Of {held.height} vectors at least {min(share[how] for how in exact_ways):.0%} decode the "
     f"same under every condition in float32, {share['bfloat16']:.0%} in bfloat16, "
