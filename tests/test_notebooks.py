@@ -36,7 +36,7 @@ SETTINGS = {
     },
     "04_theory_and_utilisation": {  # with the rows of 02
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
-        "store": "gains",
+        "n_other": 10, "store": "gains",
     },
     "05_geometry": {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
