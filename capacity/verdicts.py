@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 from capacity.metrics import Interval, NothingFound
@@ -87,7 +88,8 @@ def judge(
     if len(found) == 1:
         ((name, one),) = found.items()
         bounded = "no interval" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
-        number = f"{name} {one.value:.2f}{unit} ({bounded}), the bound is {above:g}"
+        known = "not measured" if isnan(one.value) else f"{one.value:.2f}{unit} ({bounded})"
+        number = f"{name} {known}, the bound is {above:g}"
     else:
         values = [one.value for one in found.values()]
         below = sum(beneath)
@@ -130,4 +132,6 @@ def within(
         f"{len(outside)} outside, {len(found) - len(inside) - len(outside)} across an end; the numbers go from "
         f"{min(values):.2f} to {max(values):.2f}"
     )
+    if all(map(isnan, values)):
+        number = f"{', '.join(found)} not measured"
     return Verdict(outcome=outcome, claim=claim, number=number, change=change)

@@ -127,12 +127,19 @@ ratios = published.load("kuratov2025", "Fig. 5").select(
 shares = used.pivot("unit", index=["model", "d_model", "kind", "series"], values=["share", "gain"]).join(
     ratios, on=["model", "kind"], how="left", maintain_order="left"
 )
+
+# %%
+names = {"here (95% interval)": "here", "here, text-specific (95% interval)": "text-specific",
+         "Kuratov et al. 2025 (± sd)": "paper's"}  # fmt: skip
 table = shares.select(
-    "model", "kind", pl.col("gain_tokens", "gain_bits").round(1),
-    pl.col("share_tokens", "listed", "share_bits").round(4),
-    (pl.col("gain_bits") / pl.col("d_model")).round(3).alias("bits_a_dimension"),
+    pl.col("model").str.split("/").list.last(), "kind", pl.col("series").replace(names).alias("gain"),
+    pl.col("gain_tokens").round(1).alias("tokens"), pl.col("gain_bits").round(1).alias("bits"),
+    pl.col("share_tokens").round(4).alias("of Eq. 1 (tokens)"), pl.col("listed").round(4),
+    pl.col("share_bits").round(4).alias("(bits)"),
+    (pl.col("gain_bits") / pl.col("d_model")).round(3).alias("bits a dim."),
 )  # fmt: skip
-table.sort(pl.col("model").replace_strict(order, range(len(order))), "kind")
+places = {name.split("/")[-1]: place for place, name in enumerate(order)}
+table.sort(pl.col("model").replace_strict(places), "kind", "gain")
 
 # %%
 paper = shares.drop_nulls("listed")

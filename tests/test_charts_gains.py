@@ -1,3 +1,5 @@
+import re
+
 import polars as pl
 import pytest
 import vl_convert
@@ -24,6 +26,8 @@ def test_gain_by_length_has_a_panel_a_model_and_ticks_where_lengths_are():
     assert drawn.count('aria-roledescription="area mark container"') == 8
     for word in ("one", "two", "length of the text (tokens)", "of the text"):
         assert word in drawn
+    dashes = re.findall(r'role-legend-symbol"[^>]*><path [^>]*stroke="(#?\w+)"[^>]*stroke-dasharray', drawn)
+    assert dashes == ["#888", "#888"]  # and not transparent, as where the area has dashes, too
 
 
 def test_published_gains_by_length_are_a_line_a_model_the_largest_first():

@@ -20,9 +20,16 @@ pytestmark = pytest.mark.slow
 SPEED = "llama-128-float32"
 QUICK = {  # what is measured anew on a page, and what no number below hangs on, kept short
     "05_geometry": {"points": 3, "steps": 1, "model": "llama-128", "n_texts": 5, "length": 4},  # rows that travel
+    "03_many_vectors": {},
+    "07_free_running": {"models": ["llama-128"], "sources": ["embedded"]},
+    "08_precision": {
+        "models": ["llama-128"], "sources": ["embedded"], "alphabets": [2], "bits": [16, 10, 9, 8, 7, 6, 5, 4],
+        "noises": [0.016], "draws": 1,
+    },
+    "09_exact_length": {},
     "10_baselines": {"prefixes": [16, 504], "copied": [8]},
     "11_speed": {},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +44,10 @@ def said(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readings")
     shutil.copytree(resources.data() / "measured" / "speed" / SPEED, folder / "speed" / SPEED)
 
-    def execute(name):
+    def execute(name, **more):
         source = resources.notebooks() / f"{name}.py"
-        given = {"store": str(folder / "store"), "missing": "refuse", "speed": str(folder / "speed")} | QUICK[name]
+        given = {"store": str(folder / "store"), "missing": "refuse", "speed": str(folder / "speed")}
+        given |= QUICK[name] | more
         given = {key: value for key, value in given.items() if key in parameters.declared(source)}
         notebook = nbformat.read(report.execute(source, given, out=folder / "pages"), as_version=4)
         outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -199,3 +207,146 @@ def test_the_factors_of_11_are_those_of_the_stored_rows_and_rates(said, travelle
         sums = dict(held.group_by("recipe").agg(pl.col("decoded_tokens").sum()).iter_rows())
         gains.append(sums["default"] / sums["paper"])
     assert f"`default` reaches {min(gains):.2f} to {max(gains):.2f} times `paper`'s" in reading
+
+
+def longest_of(rows, *, spent=math.inf):
+    """Return the longest prefix that was exact by text, of searches each cut where it had spent so much."""
+    longest, total = {}, {}
+    for row in rows.sort("key", "probe").iter_rows(named=True):
+        total[row["key"]] = total.get(row["key"], 0) + row["token_steps"]
+        exact = row["first_correct"] and row["correct_with"] == row["length"] - 1
+        reached = row["length"] if exact and total[row["key"]] <= spent else 0
+        longest[row["text_id"]] = max(longest.get(row["text_id"], 0), reached)
+    return longest
+
+
+def student(values):
+    """Return the mean of 16 or 32 values, and the ends of its 95% interval."""
+    reach = {16: 2.1314, 32: 2.0395}[len(values)] * np.std(values, ddof=1) / math.sqrt(len(values))
+    return [np.mean(values), np.mean(values) - reach, np.mean(values) + reach]
+
+
+def test_what_each_of_the_vectors_of_03_carries_is_that_of_the_stored_rows(said, travelled):
+    reading, (budget, pretrained, paper) = said("03_many_vectors")
+    rows = travelled.filter(model="llama-64", search="grow", recipe="default")
+    bits, held = {}, {}
+    for n in (1, 8):
+        own = rows.filter(n_mem=n, budget=8000 * n * n)
+        bits[n] = np.array([
+            max((r["bits_without"] for r in part.to_dicts() if r["decoded_tokens"] == r["length"]), default=0) / n
+            for _, part in own.sort("text_id").group_by("text_id", maintain_order=True)
+        ])  # fmt: skip
+        held[n] = longest_of(own)
+        assert len(bits[n]) == 8
+    share = bits[8].mean() / bits[1].mean()
+    value, low, high, bound = numbers(paper.number.partition("llama-64")[2])
+    assert (value, bound) == (round(share, 2), 0.9)
+    off = bits[8] - share * bits[1]
+    assert (high - low) / 2 == pytest.approx(2.36 * off.std(ddof=1) / math.sqrt(8) / bits[1].mean(), rel=0.4)
+    assert f"exact length {np.mean([*held[8].values()]):.1f} against {np.mean([*held[1].values()]):.1f}" in reading
+    cut = longest_of(rows.filter(n_mem=8, budget=512000), spent=1.01 * 64000)
+    ratio = sum(held[8].values()) / sum(cut.values())
+    assert numbers(budget.number.partition("llama-64")[2])[0] == round(ratio, 2)
+    assert pretrained.number.startswith("share not measured")
+
+
+def test_the_cosines_of_05_by_part_of_the_length_are_those_of_the_stored_vectors(said, travelled):
+    _, (_, closer, nearer, *_) = said("05_geometry", model="llama-128-bos", n_texts=16, length=0)
+    mine = travelled.filter(model="llama-128-bos", source="embedded", recipe="default", n_mem=1, scored_from=0)
+    exact = mine.filter(search="grow", budget=4000).group_by("text_id").agg(pl.col("decoded_tokens").max())
+    means = {0.5: {}, 1.0: {}}
+    for (text, longest), part in itertools.product(exact.iter_rows(), means):
+        fits = mine.filter(pl.col("seed") < 8, text_id=text, search="fixed", status="solved")
+        fits = fits.filter(length=int(part * longest))
+        vectors = [np.array(mem) / np.linalg.norm(mem) for mem in fits["mem"]]
+        means[part][text] = np.mean([one @ other for one, other in itertools.combinations(vectors, 2)])
+    more = student([means[1.0][text] - own for text, own in means[0.5].items()])
+    assert numbers(closer.number)[:3] == pytest.approx(more, abs=0.0051)
+    assert (closer.outcome, nearer.outcome) == ("holds", "holds")
+
+
+def plainly(model, mem, n_tokens):
+    """Return what a vector decodes to, the whole read again for every token."""
+    inputs, found = mem.to(model.dtype), []
+    with torch.no_grad():
+        while len(found) < n_tokens:
+            found.append(model(inputs_embeds=inputs[None], use_cache=False).logits[0, -1].argmax().item())
+            inputs = torch.cat([inputs, model.get_input_embeddings().weight[found[-1:]]])
+    return found
+
+
+def last_decoded(travelled, frozen, source="embedded"):
+    """Return row, vector and tokens of the longest prefix of each of 16 texts that llama-128 gave back, as in 01."""
+    sample = texts.sample(source, frozen.tokenizer, n_texts=16, length=40 if source == "embedded" else 80)
+    ids = {text.id: list(text.ids) for text in sample}
+    rows = travelled.filter(pl.col("decoded_tokens") == pl.col("length"), model="llama-128", source=source,
+                            search="grow", recipe="default", budget=4000, n_mem=1)  # fmt: skip
+    last = rows.sort("length").group_by("text_id").last().to_dicts()
+    assert len(last) == 16
+    return [(row, torch.tensor(row["mem"])[None], ids[row["text_id"]][: row["length"]]) for row in last]
+
+
+def test_the_share_of_07_that_stands_q8_0_is_that_of_weights_rounded_by_hand(said, travelled):
+    _, (free, *_, rounding, _) = said("07_free_running")
+    frozen = models.load("llama-128", device="cpu")
+    held = last_decoded(travelled, frozen)
+    with torch.no_grad():
+        for weight in (weight for weight in frozen.model.parameters() if weight.ndim > 1):
+            blocks = weight.numpy().reshape(-1, 32)
+            most = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+            whole = blocks * (1 / np.where(most, most, 1))  # as in ggml: by division halves fall otherwise
+            whole = np.sign(whole) * np.floor(np.abs(whole) + 0.5)
+            weight.copy_(torch.from_numpy((whole * most.astype(np.float16)).reshape(weight.shape)))
+    share = np.mean([plainly(frozen.model, mem, len(ids)) == ids for _, mem, ids in held])
+    assert numbers(rounding.number)[0] == round(share, 2)
+    assert numbers(free.number)[:2] == [1.00, round(0.025 ** (1 / 16), 2)]  # Clopper and Pearson's, of 16 texts
+
+
+def test_the_bits_of_08_are_those_of_vectors_rounded_by_hand(said, travelled):
+    _, (fewer, holds, packed) = said("08_precision")
+    frozen = models.load("llama-128", device="cpu")
+    least, told = [], []
+    every = [last_decoded(travelled, frozen, source) for source in ("embedded", "random_tokens:2")]
+    for row, mem, ids in itertools.chain(*every):
+        stands = 17  # none
+        for bits in QUICK["08_precision"]["bits"]:
+            step = mem.abs().max() / (2 ** (bits - 1) - 1)
+            if plainly(frozen.model, (mem / step).round() * step, len(ids)) != ids:
+                break
+            stands = bits
+        least.append(stands)
+        told.append((row["bits_without"] - row["bits_with"]) / 128)
+    mean, _, *ends, _ = numbers(fewer.number.partition("llama-128")[2])
+    assert [mean, *ends] == pytest.approx(student(8 - np.array(least)), abs=0.0051)
+    assert max(least) < 17
+    assert numbers(holds.number)[-1] == pytest.approx(np.mean(told) / np.mean(least), abs=0.0051)
+    assert packed.outcome == "does not hold"
+
+
+def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
+    reading, (half, stall, doubling, *_, pretrained) = said("09_exact_length")
+    held = []
+    for name in ("llama-128", "llama-128-bos"):
+        mine = travelled.filter(pl.col("text_index") < 8, model=name, source="embedded", n_mem=1, scored_from=0)
+        searches = mine.filter(pl.col("seed") < 2, pl.col("search") != "fixed", budget=16000)
+        longest = longest_of(searches)
+        fresh = mine.filter(pl.col("seed").is_in([100, 101]), search="fixed")
+        for text, length in longest.items():
+            beyond = fresh.filter(text_id=text, length=length + 1)
+            assert beyond["status"].to_list() == ["stalled"] * 2
+            assert beyond["steps"].max() < 1000
+        lengths = list(longest.values())
+        assert f"of `{name}` 8 of 8 texts have reached their limit, the longest are {np.mean(lengths):.1f}" in reading
+        at = [fresh.filter(text_id=text, length=length)["status"].to_list() for text, length in longest.items()]
+        held.append(np.mean([status == "solved" for pair in at for status in pair]))
+        assert longest_of(searches, spent=8000) == longest
+    assert numbers(half.number)[-2:] == [1, 1]
+    assert numbers(stall.number)[-2:] == [round(value, 2) for value in sorted(held)]
+    assert numbers(doubling.number)[-2:] == [1, 1]
+    theirs = travelled.filter(pl.col("text_index") < 8, model="smollm2-135m", source="embedded", recipe="default",
+                              bos="before_mem", budget=8000, seed=0)  # fmt: skip
+    gains = [
+        sum(longest_of(own, spent=8000).values()) / sum(longest_of(own, spent=4000).values())
+        for _, own in theirs.group_by("search")
+    ]
+    assert numbers(pretrained.number)[-2:] == [round(gain, 2) for gain in sorted(gains)]

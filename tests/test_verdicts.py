@@ -99,3 +99,14 @@ def test_a_claim_of_a_range_holds_where_every_interval_lies_within(ends, outcome
     assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == without
     with pytest.raises(ValueError, match="no number decides"):
         verdicts.within("c", {}, low=0, high=1, change="")
+
+
+def test_what_was_not_measured_has_no_number():
+    nothing = {"share": Interval(float("nan"), None, None, 0, True)}
+    for found in (
+        verdicts.judge("c", nothing, above=0.9, unit="", change=""),
+        verdicts.within("c", nothing, low=0, high=1, change=""),
+    ):
+        assert found.outcome == "cannot tell"
+        assert found.number.startswith("share not measured")
+        assert "nan" not in found.text

@@ -15,6 +15,7 @@ from capacity.charts.style import (
     panels,
     rules,
     source_color,
+    source_order,
     tips,
     whole_numbers,
 )  # fmt: skip
@@ -36,19 +37,19 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
             axis=whole_numbers(table["length"]),
         ),
         color=source_color(table["source"]),
-        strokeDash=alt.StrokeDash(
-            "kind:N",
-            title=None,
-            legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
-            scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
-        ),
         detail="kind:N",
     )
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("value:Q", title="bits"),
-        tooltip=["source", "kind", "length", *tips(("value", "low", "high"), digits=1), "n"],
+    # of lines alone: with what is filled the legend's strokes are transparent
+    dash = alt.StrokeDash(
+        "kind:N", title=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 3]][: len(kinds)]),
+        legend=alt.Legend(orient="bottom", labelLimit=300, symbolType="stroke", symbolSize=400),
+    )  # fmt: skip
+    bits = alt.Y("value:Q", title="bits")
+    line = base.mark_line().encode(y=bits, strokeDash=dash)
+    dots = base.mark_point(filled=True, size=30, opacity=1).encode(
+        y=bits, tooltip=["source", "kind", "length", *tips(("value", "low", "high"), digits=1), "n"]
     )
-    drawn = alt.layer(band(base), line, data=table).properties(width=WIDTH, height=230)
+    drawn = alt.layer(band(base), line, dots, data=table).properties(width=WIDTH, height=230)
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
@@ -68,11 +69,11 @@ def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
 
     table: model, source, kind, value (bits, below 0 too), low, high (null where there is no interval), n.
     """
-    kinds, sources = (table[name].unique(maintain_order=True).to_list() for name in ("kind", "source"))
+    kinds, sources = table["kind"].unique(maintain_order=True).to_list(), source_order(table["source"])
     base = alt.Chart().encode(
         y=alt.Y("kind:N", title=None, sort=kinds, axis=alt.Axis(labelLimit=260)),
         yOffset=alt.YOffset("source:N", sort=sources),
-        color=alt.Color("source:N", title="source", sort=sources, legend=alt.Legend(orient="bottom", symbolOpacity=1)),
+        color=source_color(sources),
     )
     zero = alt.Chart().mark_rule(color="gray").encode(x=alt.datum(0))
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
