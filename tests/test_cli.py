@@ -17,7 +17,7 @@ import capacity as capacity_package
 from capacity import extensions, models, resources, vector_files
 from capacity.__main__ import app
 from capacity.charts.display import MIMETYPE
-from capacity.exits import coded, is_usage, read_text
+from capacity.commands.exits import coded, is_usage, read_text
 from capacity.store import Store
 
 pytestmark = pytest.mark.slow
