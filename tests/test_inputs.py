@@ -25,7 +25,7 @@ for n in COUNTS:
     said(fitting.cram, "words", frozen, budget=n)
     said(fitting.cram, "words", frozen, n_mem=0 if n is None else n)
     said(sweep.grid, model="llama-64", n_texts=n)
-    said(sweep.measure, [], jobs=n)
+    said(sweep.measure, [], jobs=0 if n is None else n)
     said(texts.sample, "embedded", frozen.tokenizer, n_texts=n, length=4)
 for name in (None, 3, ["embedded"], b"embedded"):
     said(models.load, name)

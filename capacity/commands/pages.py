@@ -1,7 +1,8 @@
 """`capacity run`, `report`, `list`: notebooks to pages, and the names that can be given."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +27,29 @@ def list_names(
         say(f"{name:<{2 + max(map(len, found))}}{meaning}")
 
 
+def _check_names(given: dict[str, Any]) -> None:
+    """Raise ValueError for a recipe or source that is not there: a kernel need not start to find it out."""
+    from capacity import texts
+
+    for name, value in given.items():
+        kind = name.rpartition("_")[2].removesuffix("s")
+        values = [one for one in _leaves(value) if isinstance(one, str)] if kind in ("recipe", "source") else []
+        if kind == "recipe" and values:
+            from capacity import fitting  # torch, which takes seconds
+
+            for one in values:
+                fitting.recipe(one)
+        elif kind == "source":
+            for one in values:
+                texts.check_name(one)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what lists in one another hold, two deep: a list of what is a list already."""
+    for one in value if isinstance(value, list) else [value]:
+        yield from one if isinstance(one, list) else [one]
+
+
 def _build(
     names: list[str] | None, parameter: list[str] | None, file: Path | None, out: Path, store: Path | None,
     grid: Path | None = None,
@@ -35,6 +59,8 @@ def _build(
 
     own = {} if store is None else {"store": str(store)}
     given = parameters.read_file(file) | parameters.read_pairs(parameter) | own
+    for values in (given, {} if grid is None else parameters.read_grid(grid)):
+        _check_names(values)
     try:
         if grid is None:
             summary = report.build(names, out=out, given=given)

@@ -67,7 +67,10 @@ def merge(
 
 @coded()
 def compact(path: Annotated[Path, typer.Argument(help="Folder of rows.")]) -> None:
-    """Make one file of the many that a store's rows were written to; nothing that is read changes."""
+    """Make few files of the many that a store's rows were written to; nothing that is read changes."""
     from capacity import store
 
-    store.Store(path.resolve(strict=True)).compact()
+    if not (n_before := len(list(path.glob("*.parquet")))):
+        raise ValueError(f"{path} is no folder of rows: there is no .parquet file in it; give that of a sweep's --store")
+    store.Store(path.resolve()).compact()
+    say(f"{path}: {n_before} files of rows became {len(list(path.glob('*.parquet')))}")

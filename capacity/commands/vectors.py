@@ -92,11 +92,14 @@ def decode(
     file: Annotated[Path, typer.Argument(help="A file written by `capacity cram --save`.")],
     model: Annotated[str | None, typer.Option(help="The model, where it is not found by the name in the file.")] = None,
     device: Device = None,
+    fetch: Fetch = False,
+    accept_terms: Terms = False,
 ) -> None:
     """Print the text that a file of [mem] vectors holds, decoded free-running."""
     from capacity import decoding, harmless, models, vector_files
 
     stored = vector_files.load(file)
+    obtain(model or stored.model, fetch=fetch, accept_terms=accept_terms)
     frozen = models.load(model or stored.model, device=device, dtype=stored.dtype, bos=stored.bos)
     stored.check(frozen)
     ids = decoding.free_running(frozen, stored.mem, stored.n_tokens, given=stored.given)
@@ -116,10 +119,13 @@ def check(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or hub name.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Device = None,
+    fetch: Fetch = False,
+    accept_terms: Terms = False,
 ) -> None:
     """Measure what the project relies on in a model, and print it with the model's facts."""
     from capacity import decoding, models, texts, theory
 
+    obtain(model, fetch=fetch, accept_terms=accept_terms)
     frozen = models.load(model, device=device, dtype=dtype, bos="auto")
     found = frozen.contract
     assert found is not None  # of what was loaded there is one

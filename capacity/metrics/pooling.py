@@ -28,7 +28,12 @@ def found(rows: pl.DataFrame) -> pl.DataFrame:
 
 def check_columns(rows: pl.DataFrame, *names: str) -> None:
     """Raise ValueError for columns that a frame lacks, saying which it has."""
+    if not isinstance(rows, pl.DataFrame):
+        raise ValueError(f"{str(rows)[:80]!r} is no frame of polars; give rows as one (polars.from_pandas makes it)")
     if missing := [name for name in names if name not in rows.columns]:
+        letters = "".join(map(str, names))  # of a text in place of a list
+        if text := next((name for name in rows.columns if len(name) > 1 and letters.startswith(name)), None):
+            raise ValueError(f"by is {text!r}, a text; give a list of columns, [{text!r}]")
         raise ValueError(
             f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400]}. Give the names of "
             "yours where the function takes them (by, a list; text_id, length ...), or rename them"

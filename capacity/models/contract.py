@@ -195,12 +195,11 @@ def _deviations(frozen: Frozen) -> dict[str, Any]:
         return squares.median(0).values.max().item() if squares.shape[1] else 0.0  # (texts, positions)
 
     stepped: list[Tensor] = []
-    for text in embeds.split(1):  # alone, as it is decoded
-        _, state = frozen.carried(text[:, :cut].clone())
-        for at in range(cut, n_tokens) if state else ():
-            step, state = frozen.carried(text[:, at : at + 1].clone(), state)
-            stepped.append(step[:, -1].to(logits.device))
-    with_cache = torch.stack(stepped).view(_N_TEXTS, n_tokens - cut, -1) if stepped else None
+    _, state = frozen.carried(embeds[:, :cut].clone())  # all texts side by side: a large model's weights are read once
+    for at in range(cut, n_tokens) if state else ():
+        step, state = frozen.carried(embeds[:, at : at + 1].clone(), state)
+        stepped.append(step[:, -1].to(logits.device))
+    with_cache = torch.stack(stepped, dim=1) if stepped else None
     return {
         "given_vectors": (given - embeds).abs().max().item(),
         "embed_path": apart(frozen.model(input_ids=ids, use_cache=False).logits.to(logits.device), logits),
