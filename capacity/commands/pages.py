@@ -32,7 +32,7 @@ def _check_names(given: dict[str, Any]) -> None:
     from capacity import texts
 
     for name, value in given.items():
-        kind = name.rpartition("_")[2].removesuffix("s")
+        kind = str(name).rpartition("_")[2].removesuffix("s")
         values = [one for one in _leaves(value) if isinstance(one, str)] if kind in ("recipe", "source") else []
         if kind == "recipe" and values:
             from capacity import fitting  # torch, which takes seconds

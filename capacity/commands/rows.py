@@ -71,6 +71,6 @@ def compact(path: Annotated[Path, typer.Argument(help="Folder of rows.")]) -> No
     from capacity import store
 
     if not (n_before := len(list(path.glob("*.parquet")))):
-        raise ValueError(f"{path} is no folder of rows: there is no .parquet file in it; give that of a sweep's --store")
+        raise ValueError(f"{path} is no folder of rows: no .parquet file is in it; give that of a sweep's --store")
     store.Store(path.resolve()).compact()
     say(f"{path}: {n_before} files of rows became {len(list(path.glob('*.parquet')))}")

@@ -134,7 +134,7 @@ def cram(
     words = text if isinstance(text, str) else ""
     ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else rows_of_ids([text])[0]
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
-    chosen = recipe(how) if isinstance(how, str) else how
+    chosen = recipe(how)
     crammed = None
     with threads(frozen):
         if n_mem is None:

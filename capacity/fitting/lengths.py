@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from capacity.decoding import Ended, all_decoded_back
+from capacity.files import whole_number
 from capacity.fitting.engine import run
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
@@ -57,7 +58,7 @@ def exact_length(
     if search not in SEARCHES:
         raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     checked(frozen)
-    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    chosen = named(recipe)
     rows = rows_of_ids(ids)
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
     with threads(frozen):
@@ -94,8 +95,7 @@ def tasks(
 
     Raises ValueError for a budget below 1, or as `fitting.task`.
     """
-    if budget < 1:
-        raise ValueError(f"budget is {budget} token-steps; at least 1 is needed")
+    whole_number("budget", budget, least=1)
     for index, row in enumerate(ids):
         yield task(
             frozen, row, n_mem=n_mem, seed=seed, length=min(len(row), first_length(scored_from)),

@@ -123,6 +123,8 @@ def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
         _check_name(name, list(known), source.stem)
         single = _fits(value, _expression(known[name].annotation))
         values.append([value] if single or not isinstance(value, list) else value)
+        if not values[-1]:
+            raise ParameterError(f"{source.stem}: {name} is an empty list; give at least one value")
     found = [dict(zip(given, chosen, strict=True)) for chosen in product(*values)]
     for one in found:
         check(source, one)
