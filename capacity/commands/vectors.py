@@ -9,6 +9,7 @@ import typer
 
 from capacity.commands.exits import Incomplete, coded, obtain, read_text, say, try_place
 from capacity.commands.options import Device, Fetch, Terms, With, use
+from capacity.commands.watching import Watching
 
 
 @coded()
@@ -65,10 +66,15 @@ def cram(
     frozen = models.load(model, device=device, bos=policy)
     say(f"{frozen.name} · {len(ids)} tokens · {len(content.encode())} bytes of text\n")
 
-    def watch(crammed: fitting.Crammed) -> None:
-        say(crammed.told(frozen))
+    with Watching(len(ids), budget) as line:
 
-    crammed = fitting.cram(ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch)
+        def watch(crammed: fitting.Crammed) -> None:
+            line.clear()
+            say(crammed.told(frozen))
+
+        crammed = fitting.cram(
+            ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch, stepped=line.stepped
+        )
     if crammed.mem is None or not crammed.complete:
         raise Incomplete(f"{crammed.why_not(frozen, chosen=number is not None)}; nothing is saved")
     if save is not None:  # before anything is shown

@@ -62,8 +62,8 @@ def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[i
 def _check_mem(frozen: Frozen, mem: Tensor) -> None:
     """Raise ValueError for what are no vectors of one text, finite and as wide as the model's."""
     if not isinstance(mem, Tensor) or mem.ndim != 2 or mem.shape[1] != frozen.dim or not mem.is_floating_point():
-        what = f"shape {tuple(mem.shape)}, {mem.dtype}" if isinstance(mem, Tensor) else f"a {type(mem).__name__}"
-        raise ValueError(f"mem is {what}; a tensor (n_mem, {frozen.dim}) of floats is what {frozen.name} takes")
+        what = f"has shape {tuple(mem.shape)}" if isinstance(mem, Tensor) else f"is a {type(mem).__name__}"
+        raise ValueError(f"mem {what}; (n_mem, {frozen.dim}) floats in a tensor are what {frozen.name} takes")
     if n_broken := int((~mem.isfinite()).sum()):
         raise ValueError(f"mem has {n_broken} numbers that are not finite; fit it again, or from another seed")
 
@@ -87,7 +87,7 @@ def free_running(
     found = [] if given is None else [whole_number("a given token", token, least=0) for token in given]
     if any(token >= frozen.vocab_size for token in found):
         raise ValueError(f"given are {found[:9]}; tokens below {frozen.vocab_size} are what {frozen.name} takes")
-    if len(found) > whole_number("n_tokens", n_tokens, least=1):
+    if len(found) > whole_number("n_tokens", n_tokens, least=0):
         raise ValueError(f"{len(found)} tokens are given but only {n_tokens} asked for")
     frozen.check_length(n_tokens, mem.shape[0])
     return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))

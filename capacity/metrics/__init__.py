@@ -16,7 +16,8 @@ __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
     "between", "bounds", "censored", "check_columns", "check_threshold", "decoding_capacity", "difference", "doubled",
     "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval",
-    "limits", "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise", "survival",
+    "limits", "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise",
+    "survival",
 ]  # fmt: skip
 
 
