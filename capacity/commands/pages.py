@@ -1,5 +1,6 @@
 """`capacity run`, `report`, `list`: notebooks to pages, and the names that can be given."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,7 @@ def _build(
         else:
             summary = report.build_grid(names or [], grid, out=out, given=given)
     except OSError as error:
-        if error.errno not in OUTSIDE:
+        if error.errno not in {*OUTSIDE, errno.ENOTDIR, errno.EEXIST}:
             raise
         raise Incomplete(f"the pages can't be written to {out} ({error.strerror}); choose another --out") from error
     say(f"the report is in {summary.index}")

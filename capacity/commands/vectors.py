@@ -43,8 +43,9 @@ def cram(
         raise ValueError(f"--given is {given}; 0 or 1 tokens can be given")
     if budget < 1:
         raise ValueError(f"--budget is {budget}; at least 1 token-step is needed")
-    if save is not None:
-        try_place(save)
+    for option, place in (("--save", save), ("--picture", picture)):
+        if place is not None:
+            try_place(place, option)
     from capacity import charts, coding, decoding, files, fitting, models, texts, vector_files
 
     use(own)
