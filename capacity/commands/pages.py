@@ -60,7 +60,7 @@ def _build(
 
     own = {} if store is None else {"store": str(store)}
     given = parameters.read_file(file) | parameters.read_pairs(parameter) | own
-    for values in (given, {} if grid is None else parameters.read_grid(grid)):
+    for values in (given, {} if grid is None or len(names or ()) != 1 else parameters.read_grid(grid)):
         _check_names(values)
     try:
         if grid is None:
