@@ -323,7 +323,7 @@ def test_wrong_input_is_refused(tiny: Frozen) -> None:
         fit(tiny, [[1], []], FAST)
     with pytest.raises(ModelError, match="past the context"):
         fit(tiny, [[1] * 64], FAST)
-    with pytest.raises(ValueError, match="n_mem is 0"):
+    with pytest.raises(ValueError, match="n_mem is 0; give a whole number from 1 on"):
         fit(tiny, [[1]], FAST, n_mem=0)
     with pytest.raises(ValueError, match=r"unknown recipe 'papr'; known are paper, .*default"):
         fitting.recipe("papr")
