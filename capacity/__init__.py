@@ -31,7 +31,7 @@ pretraining    how were the embedded models made?
 ladder         what do models hold that were trained alike, at several widths and depths?
 benchmark      how fast is all this?
 names          which names can be given?
-exits          how does a command begin and end? its text; one line and an exit code
+commands       what does each command do, and how does it begin and end? one line and an exit code
 __main__       the command line
 """
 

@@ -12,7 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from capacity import files, provenance
-from capacity.files import first_line
+from capacity.files import first_line, whole_number
 from capacity.models import Frozen
 
 __all__ = ["FORMAT", "Stored", "VectorError", "load", "save"]
@@ -49,10 +49,14 @@ class Stored:
                     f"({name} {theirs}); "
                     "decode them with that model"
                 )
-        if self.mem.shape[1] != frozen.dim or any(token >= frozen.vocab_size for token in self.given):
+        if (
+            self.mem.ndim != 2
+            or self.mem.shape[1] != frozen.dim
+            or any(token >= frozen.vocab_size for token in self.given)
+        ):
             raise VectorError(
-                f"the vectors have {self.mem.shape[1]} numbers and given tokens {list(self.given)[:9]}; {frozen.name} "
-                f"takes {frozen.dim} numbers and tokens below {frozen.vocab_size}"
+                f"the vectors have shape {tuple(self.mem.shape)}, given are {list(self.given)[:9]}; {frozen.name} "
+                f"takes {frozen.dim} numbers a vector and tokens below {frozen.vocab_size}"
             )
 
 
@@ -72,10 +76,18 @@ def save(
     path = Path(path)
     if not mem.float().isfinite().all():
         raise VectorError(f"the vectors have {int((~mem.float().isfinite()).sum())} numbers that are not finite")
+    given = tuple(given or ())
+    made = Stored(
+        mem=mem, n_tokens=whole_number("n_tokens", n_tokens, least=max(1, len(given))),
+        given=tuple(whole_number("a given token", token, least=0) for token in given),
+        **{name: getattr(frozen, name) for name in ("revision", "tokenizer_digest", "dtype", "bos")}, model=frozen.name,
+    )  # fmt: skip
+    made.check(frozen)
+    frozen.check_length(made.n_tokens, len(mem))
     facts = frozen.facts()
     metadata = {name: str(facts[name]) for name in ("model", "revision", "tokenizer_digest", "dtype", "bos")}
     metadata |= {
-        "format": FORMAT, "n_tokens": str(n_tokens), "given": json.dumps(list(given)),
+        "format": FORMAT, "n_tokens": str(made.n_tokens), "given": json.dumps(made.given),
         "versions": json.dumps(provenance.versions()),
     }  # fmt: skip
     metadata["digest"] = _digest(mem.float(), metadata)

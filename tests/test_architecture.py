@@ -18,15 +18,16 @@ FACES = (
     "resources", "files", "harmless", "extensions", "theory", "metrics", "verdicts", "gains", "published", "scaling",
     "provenance", "store", "charts", "texts", "report",
     "models", "decoding", "fitting", "geometry", "connections", "coding", "vector_files", "ledgers", "determinism",
-    "precision", "sweep", "baselines", "pretraining", "ladder", "benchmark", "names", "exits", "__main__",
+    "precision", "sweep", "baselines", "pretraining", "ladder", "benchmark", "names", "commands", "__main__",
 )  # fmt: skip
 LIGHT = FACES[: FACES.index("models")]  # no torch up to here
 # Who may open machinery of another name: what is timed or predicted is the machinery itself.
 OPENED = {
     ("benchmark", "fitting.batch"), ("benchmark", "fitting.slots"),
     ("sweep.estimate", "fitting.batch"), ("sweep.estimate", "fitting.slots"),
-    ("report.page", "charts.display"), ("__main__", "sweep.estimate"), ("__main__", "sweep.presets"),
-    ("__main__", "report.parameters"), ("names", "sweep.presets"),
+    ("report.page", "charts.display"), ("commands.rows", "sweep.estimate"),
+    ("commands.rows", "sweep.presets"), ("commands.rows", "report.parameters"), ("commands.pages", "report.parameters"),
+    ("names", "sweep.presets"),
 }  # fmt: skip
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -17,7 +17,7 @@ import capacity as capacity_package
 from capacity import extensions, models, resources, vector_files
 from capacity.__main__ import app
 from capacity.charts.display import MIMETYPE
-from capacity.exits import coded, is_usage, read_text
+from capacity.commands.exits import coded, is_usage, read_text
 from capacity.store import Store
 
 pytestmark = pytest.mark.slow
@@ -85,6 +85,8 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["sweep", "--preset", "kuratov2025/table1", "-p", f"length={'-' * 100_000}1"], "-p length: '---"),
         (["cram", "x", "--budget", "0"], "--budget is 0"),
         (["cram", "x", "--save", "."], "is a folder"),
+        (["cram", "x", "--picture", "."], "--picture . is a folder"),
+        (["cram", "x", "--save", "/dev/null"], "--save /dev/null is no file"),
         (["sweep"], "give a grid file, or a preset with --preset; known are kuratov2025/fanfics, "),
         (["sweep", "nothing.toml"], "nothing.toml can't be read"),
         (["sweep", "--preset", "kuratov2025/table1", "--shard", "3/2"], "part '3/2' is no I/N"),

@@ -4,7 +4,7 @@ import sys
 import pytest
 import typer
 
-from capacity.exits import Terminated, coded
+from capacity.commands.exits import Terminated, coded
 
 ARGUMENTS = ["run", "01_decoding_capacity", "-p", 'models=["llama-64"]', "-p", "store=a b"]
 

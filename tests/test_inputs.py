@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import polars as pl
 import pytest
+from typer.testing import CliRunner
 
-from capacity import models
+from capacity import gains, metrics, models, report, store
+from capacity.__main__ import app
 
 COUNTS = [0, -1, 1.5, float("nan"), "2", [1], None, True]
 SCRIPT = """
@@ -44,6 +47,129 @@ def test_what_is_no_model_and_what_is_no_number_is_refused():
     assert all(line.endswith("; give a whole number from 1 on") for line in said[12:-8])
     assert {line.split()[0] for line in said[12:-8]} == {"n_mem", "budget", "n_texts", "jobs"}
     assert all("names no model; give a name" in line or "names no source; give one name" in line for line in said[-8:])
+
+
+REFUSED = """
+import torch
+from capacity import decoding, fitting, models, sweep, vector_files
+frozen = models.load("llama-64", device="cpu")
+mem = torch.zeros(1, frozen.dim)
+def said(function, *given, **named):
+    try:
+        function(*given, **named)
+    except ValueError as error:
+        print(" ".join(str(error).split()))
+    else:
+        print("taken", function.__name__, str(given[1:])[:40], named)
+for ids in (None, 3, b"abc", [b"abc"]):
+    said(fitting.fit, frozen, ids, "default")
+for recipe in (None, 3, {}):
+    said(fitting.cram, "words", frozen, recipe)
+for seed in (-1, 1.5, "a", None):
+    said(fitting.cram, "words", frozen, seed=seed)
+    said(fitting.fit, frozen, [[1, 2]], "default", seed=seed)
+for budget in (0, 1.5, "3", None):
+    said(fitting.exact_length, frozen, [[1, 2]], "default", budget=budget)
+for wrong in (None, mem.numpy(), mem[0], mem[:, :3], mem.long(), mem * float("nan")):
+    said(decoding.free_running, frozen, wrong, 3)
+for n_tokens in (None, "3", 1.5, 0):
+    said(decoding.free_running, frozen, mem, n_tokens)
+    said(vector_files.save, FILE, mem, frozen, n_tokens=n_tokens)
+for given in ((-1,), (10**9,), ("a",), (1.5,), (1, 2, 3, 4)):
+    said(decoding.free_running, frozen, mem, 3, given=given)
+    said(vector_files.save, FILE, mem, frozen, n_tokens=3, given=given)
+said(vector_files.save, FILE, mem[:, :3], frozen, n_tokens=3)
+said(vector_files.save, FILE, mem[:0], frozen, n_tokens=3)
+said(vector_files.save, FILE, mem, frozen, n_tokens=10**9)
+said(models.load, "llama-64", revision="main")
+said(models.load, "llama-64", attention=3)
+said(sweep.grid)
+for length in ({4, 8}, {"a": 1}):
+    said(sweep.grid, model="llama-64", length=length)
+for experiments in (None, "ab", [3]):
+    said(sweep.measure, experiments)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_fit_a_decoder_or_a_file_can_t_take_is_refused(tmp_path):
+    script = REFUSED.replace("FILE", repr(str(tmp_path / "x.safetensors")))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()
+    assert (done.returncode, len(said)) == (0, 4 + 3 + 8 + 4 + 6 + 8 + 10 + 5 + 1 + 2 + 3), done.stderr
+    assert [line for line in said if line.startswith("taken")] == []
+    assert list(tmp_path.iterdir()) == []  # what could not be read again is not written
+
+
+ROWS = pl.DataFrame({
+    "net": ["a"] * 2, "text_id": ["x", "y"], "length": [4, 4], "share": [1.0, 0.5], "decoded_tokens": [4, 3],
+    "n_mem": [1, 1], "bits": [2.0, 3.0],
+})  # fmt: skip
+TABLES = {
+    "accuracy_by_length": lambda rows, by: metrics.accuracy_by_length(rows, by=by, share="share"),
+    "exact_length": lambda rows, by: metrics.exact_length(rows, by=by, status=None, seed=None),
+    "mean": lambda rows, by: metrics.mean(rows, pl.col("length"), by),
+    "per_vector": lambda rows, by: gains.per_vector(rows, by=by),
+    "summarise": lambda rows, by: metrics.summarise(rows, by, lambda part: metrics.interval(part["length"])),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_by_a_list_of_columns_of_a_frame(table):
+    made = TABLES[table]
+    assert made(ROWS, ("net",))["value"].len() == 1
+    for by in ("net", None, 3, ["net", "net"], [pl.col("net")]):
+        with pytest.raises(ValueError, match="give a list of columns, each once"):
+            made(ROWS, by)
+    for rows in (ROWS.lazy(), ROWS.to_dict(), None):
+        with pytest.raises(ValueError, match="is no frame of polars"):
+            made(rows, ["net"])
+    with pytest.raises(ValueError, match="the frame has no column model; it has net"):
+        made(ROWS, ["model"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deep.yaml", "models: " + "[" * 5000), ("digits.yaml", "n_texts: " + "9" * 5000),
+        ("month.yaml", "n_texts: 2024-13-45"), ("date.yaml", "n_texts: 2024-01-01"), ("key.yaml", "2024-01-01: 3"),
+        ("alias.yaml", "models: &a [*a]"), ("table.yaml", "models: &a {x: *a}"), ("source.yaml", "sources: [embeded]"),
+        ("deep.toml", "lengths = " + "[" * 5000), ("digits.toml", "n_texts = " + "9" * 5000),
+        ("date.toml", "n_texts = 1979-05-27"), ("none.toml", "n_texts = []"),
+        ("source.toml", 'sources = [["embedded"], ["embeded"]]'),
+    ],
+)  # fmt: skip
+def test_a_file_of_parameters_that_is_none_is_one_line(name, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_make", None)  # no kernel is started
+    (path := tmp_path / name).write_text(text)
+    option = "--grid" if path.suffix == ".toml" else "-f"
+    done = CliRunner().invoke(app, ["run", "01_decoding_capacity", option, str(path), "--out", str(tmp_path / "out")])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert len(done.stderr) < 700
+
+
+def test_an_unknown_recipe_of_a_grid_is_found_before_a_kernel_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_make", None)
+    (path := tmp_path / "grid.toml").write_text('recipe = ["default", "magic"]')
+    done = CliRunner().invoke(app, ["run", "00_one_vector", "--grid", str(path), "--out", str(tmp_path / "out")])
+    assert (done.exit_code, done.stderr.partition(";")[0]) == (2, "error: unknown recipe 'magic'")
+
+
+def test_a_place_for_pages_that_is_none_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["run", "01_decoding_capacity", "--out", str(tmp_path / "file" / "out")])
+    assert (done.exit_code, "choose another --out" in done.stderr) == (1, True)
+
+
+def test_compact_says_what_it_did_and_refuses_what_is_no_store(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        done = CliRunner().invoke(app, ["compact", str(path)])
+        assert (done.exit_code, "is no folder of rows" in done.stderr) == (2, True)
+    rows = store.synthetic_rows(list("abcd"))
+    for part in (rows.head(2), rows.tail(2)):
+        store.write(tmp_path / "rows", part)
+    done = CliRunner().invoke(app, ["compact", str(tmp_path / "rows")])
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'rows'}: 2 files of rows became 1\n")
 
 
 def test_a_model_may_be_a_path():

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from capacity.files import whole_number
 from capacity.models import Frozen, is_exhausted
 
 # Ended texts that are decoded side by side: on a processor each alone, whose bits these are; a GPU takes hardly longer
@@ -58,6 +59,15 @@ def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[i
     return walk(frozen, frozen.inputs(mem.unsqueeze(0), context), lambda logits: int(logits.argmax()))
 
 
+def _check_mem(frozen: Frozen, mem: Tensor) -> None:
+    """Raise ValueError for what are no vectors of one text, finite and as wide as the model's."""
+    if not isinstance(mem, Tensor) or mem.ndim != 2 or mem.shape[1] != frozen.dim or not mem.is_floating_point():
+        what = f"has shape {tuple(mem.shape)}" if isinstance(mem, Tensor) else f"is a {type(mem).__name__}"
+        raise ValueError(f"mem {what}; (n_mem, {frozen.dim}) floats in a tensor are what {frozen.name} takes")
+    if n_broken := int((~mem.isfinite()).sum()):
+        raise ValueError(f"mem has {n_broken} numbers that are not finite; fit it again, or from another seed")
+
+
 def free_running(
     frozen: Frozen, mem: Float[Tensor, "n_mem dim"], n_tokens: int, *, given: Sequence[int] | None = None
 ) -> list[int]:
@@ -73,10 +83,11 @@ def free_running(
 
     Raises ValueError when more tokens are given than asked for, or past the context (see Frozen.check_length).
     """
-    if mem.ndim != 2 or mem.shape[1] != frozen.dim:
-        raise ValueError(f"mem has shape {tuple(mem.shape)}; (n_mem, {frozen.dim}) is what {frozen.name} takes")
-    found = [] if given is None else [int(token) for token in given]
-    if len(found) > n_tokens:
+    _check_mem(frozen, mem)
+    found = [] if given is None else [whole_number("a given token", token, least=0) for token in given]
+    if any(token >= frozen.vocab_size for token in found):
+        raise ValueError(f"given are {found[:9]}; tokens below {frozen.vocab_size} are what {frozen.name} takes")
+    if len(found) > whole_number("n_tokens", n_tokens, least=0):
         raise ValueError(f"{len(found)} tokens are given but only {n_tokens} asked for")
     frozen.check_length(n_tokens, mem.shape[0])
     return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from capacity.files import whole_number
 from capacity.fitting.crammed import Crammed, cram, doubling
 from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
@@ -75,9 +76,9 @@ def fit(
 
     Raises ValueError for an empty or too long text, ids outside the vocabulary, or arguments of other shapes.
     """
-    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    chosen = named(recipe)
     rows = rows_of_ids(ids)
-    seeds = [seed] * len(rows) if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, list | tuple) else [whole_number("seed", seed, least=0)] * len(rows)
     if len(seeds) != len(rows):
         raise ValueError(f"{len(seeds)} seeds for {len(rows)} texts; give one, or one a text")
     if init is not None and tuple(init.shape) != (len(rows), n_mem, frozen.dim):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,17 +25,19 @@ def doubling(
     seed: int = 0,
     budget: int = BUDGET,
     scored_from: int = 0,
+    stepped: Callable[[int, int, int], object] = lambda n_mem, token_steps, held: None,
 ) -> Iterator[tuple[int, Longest]]:
     """Yield (n_mem, what was found) of one text for 1, 2, 4, ... vectors, until all of it is decoded.
 
-    budget: token-steps for each vector. It ends without success where the next number of vectors would be no fewer
-    than the tokens, or pass the context.
+    budget: token-steps for each vector. stepped: gets the number of vectors, and what exact_length's gets.
+    It ends without success where the next number of vectors would be no fewer than the tokens, or pass the context.
     """
     n_mem = 1
     while True:
         (one,) = exact_length(
-            frozen, [ids], recipe, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=scored_from
-        )
+            frozen, [ids], recipe, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=scored_from,
+            stepped=partial(stepped, n_mem),
+        )  # fmt: skip
         yield n_mem, one
         n_mem *= 2
         room = frozen.room(n_mem)
@@ -107,6 +110,7 @@ def cram(
     budget: int = BUDGET,
     given: int = 0,
     watch: Callable[[Crammed], None] = lambda crammed: None,
+    stepped: Callable[[int, int, int], object] = lambda n_mem, token_steps, held: None,
 ) -> Crammed:
     """Return one text as [mem] vectors from which alone the model gives it back, if it fits.
 
@@ -121,6 +125,7 @@ def cram(
         budget: token-steps for each vector.
         given: leading tokens that the decoder gets: 0, or 1 as in the paper.
         watch: gets what each number of vectors came to, as soon as it is there.
+        stepped: gets, at each step, the number of vectors, the step's token-steps, and the tokens right by then.
 
     Raises ValueError for a text that is empty, past the context or not of this vocabulary, as `texts.encode`, and as
     `exact_length`.
@@ -134,15 +139,16 @@ def cram(
     words = text if isinstance(text, str) else ""
     ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else rows_of_ids([text])[0]
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
-    chosen = recipe(how) if isinstance(how, str) else how
+    chosen = recipe(how)
     crammed = None
     with threads(frozen):
         if n_mem is None:
-            tries = doubling(frozen, ids, chosen, seed=seed, budget=budget, scored_from=given)
+            tries = doubling(frozen, ids, chosen, seed=seed, budget=budget, scored_from=given, stepped=stepped)
         else:
             (one,) = exact_length(
-                frozen, [ids], chosen, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=given
-            )
+                frozen, [ids], chosen, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=given,
+                stepped=partial(stepped, n_mem),
+            )  # fmt: skip
             tries = iter([(n_mem, one)])
         for number, one in tries:
             crammed = Crammed(tuple(ids), number, one, tuple(ids[:given]), words)

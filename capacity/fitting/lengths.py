@@ -1,12 +1,13 @@
 """The longest prefix of a text that its [mem] vectors give back: searched for, and decoded."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from capacity.decoding import Ended, all_decoded_back
+from capacity.files import whole_number
 from capacity.fitting.engine import run
 from capacity.fitting.parallel import threads
 from capacity.fitting.recipes import Recipe
@@ -38,6 +39,7 @@ def exact_length(
     scored_from: int = 0,
     search: str = "grow",
     compile: bool = False,
+    stepped: Callable[[int, int], object] = lambda token_steps, held: None,
 ) -> list[Longest]:
     """Return what was found of each text, in the order given, each at its own length, all texts at once.
 
@@ -51,17 +53,28 @@ def exact_length(
         scored_from: 0 to predict t1 too, 1 to have it given.
         search: a key of SEARCHES.
         compile: see engine.run.
+        stepped: gets the token-steps of each step, all texts' together, and the longest prefix that was right by then.
 
     Raises ValueError for a search that does not exist, or as `fitting.task`.
     """
     if search not in SEARCHES:
         raise ValueError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     checked(frozen)
-    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    chosen = named(recipe)
     rows = rows_of_ids(ids)
+    held, advance = 0, SEARCHES[search]
+
+    def advanced(task: Task, right: int) -> int | None:
+        nonlocal held
+        held = max([held, *(probe.length for probe in task.exact()[-1:])])
+        return advance(task, right)
+
+    def told(token_steps: int) -> None:
+        stepped(token_steps, held)
+
     begun = tasks(frozen, rows, n_mem=n_mem, seed=seed, budget=budget, scored_from=scored_from)
     with threads(frozen):
-        ended = sorted(run(frozen, begun, chosen, SEARCHES[search], compile=compile), key=lambda task: task.tag)
+        ended = sorted(run(frozen, begun, chosen, advanced, compile=compile, stepped=told), key=lambda task: task.tag)
         return longest(frozen, ended)
 
 
@@ -94,8 +107,7 @@ def tasks(
 
     Raises ValueError for a budget below 1, or as `fitting.task`.
     """
-    if budget < 1:
-        raise ValueError(f"budget is {budget} token-steps; at least 1 is needed")
+    whole_number("budget", budget, least=1)
     for index, row in enumerate(ids):
         yield task(
             frozen, row, n_mem=n_mem, seed=seed, length=min(len(row), first_length(scored_from)),

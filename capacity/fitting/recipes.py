@@ -44,8 +44,12 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str) -> Recipe:
-    """Return the recipe called `name`, of RECIPES or a file in use; raises ValueError with the known ones."""
+def recipe(name: str | Recipe) -> Recipe:
+    """Return the recipe called `name`, of RECIPES or a file in use, or itself; ValueError with the known ones."""
+    if isinstance(name, Recipe):
+        return name
+    if not isinstance(name, str):
+        raise ValueError(f"{str(name)[:80]!r} is no recipe; give the name of one, or a fitting.Recipe")
     if name in RECIPES:
         return RECIPES[name]
     own = extensions.own("recipes", RECIPES)

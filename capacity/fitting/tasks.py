@@ -195,6 +195,7 @@ def task(
     frozen.check_length(len(ids), whole_number("n_mem", n_mem, least=1))
     if not 0 <= min(ids) <= max(ids) < frozen.vocab_size:
         raise ValueError(f"token ids reach from {min(ids)} to {max(ids)}; 0 to {frozen.vocab_size - 1} are allowed")
+    whole_number("seed", seed, least=0)
     first = start(frozen, ids, n_mem=n_mem, seed=seed) if init is None else init
     return Task(ids=list(ids), length=length, mem=first, scored_from=scored_from, budget=budget, tag=tag, trace=trace)
 
@@ -208,9 +209,11 @@ def checked(frozen: Any) -> Frozen:
 
 def rows_of_ids(ids: Any) -> list[list[int]]:
     """Return token ids as lists of whole numbers, one a text; raises ValueError for words, or for one text alone."""
-    if isinstance(ids, str) or any(isinstance(one, str) for row in ids for one in (row, *(row if _many(row) else ()))):
-        raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
     try:
+        if isinstance(ids, str | bytes) or any(
+            isinstance(one, str | bytes) for row in ids for one in (row, *(row if _many(row) else ()))
+        ):
+            raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
         return [[index(token) for token in row] for row in ids]
     except TypeError as error:
         raise ValueError(

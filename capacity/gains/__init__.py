@@ -12,7 +12,18 @@ import polars as pl
 from scipy import optimize
 
 from capacity.gains.certified import certified_at, certified_information, certified_lengths
-from capacity.metrics import CONDITIONS, NothingFound, accuracy, exact, interval, mean, pooled, quotient, summarise
+from capacity.metrics import (
+    CONDITIONS,
+    NothingFound,
+    accuracy,
+    check_columns,
+    exact,
+    interval,
+    mean,
+    pooled,
+    quotient,
+    summarise,
+)
 
 __all__ = [
     "as_published", "beside", "bits_with", "capacities", "certified_at", "certified_information", "certified_lengths",
@@ -44,6 +55,7 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
 
     nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left.
     """
+    check_columns(nulls, "null", "null_bits")
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
     found = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
     if found.is_empty():
@@ -122,6 +134,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
 
     Source: Kuratov et al. 2025, Table 1; its repository's notebooks.
     """
+    check_columns(rows, "length", "n_scored", "bits_without", "bits_with", by=by)
     part = pl.col("length") / (pl.col("length") - 1)
     gains = {
         "bits": (pl.col("bits_without") - bits_with(rows)) * part,
@@ -206,6 +219,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
 
     Raises ValueError where one vector was not measured on the same texts.
     """
+    check_columns(texts, "n_mem", "text_id", "bits", by=by)
     alone = texts.filter(n_mem=1).select(*by, "text_id", pl.col("bits").alias("alone"))
     both = texts.join(alone, on=[*by, "text_id"], how="left", maintain_order="left")
     if both["alone"].null_count():

@@ -10,7 +10,17 @@ from math import log2
 import polars as pl
 from scipy import stats
 
-from capacity.metrics import CONDITIONS, LEAST, UNFINISHED, exact_lengths, interval, mean, pooled, summarise
+from capacity.metrics import (
+    CONDITIONS,
+    LEAST,
+    UNFINISHED,
+    check_columns,
+    exact_lengths,
+    interval,
+    mean,
+    pooled,
+    summarise,
+)
 
 
 def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -22,6 +32,7 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
 
     Raises ValueError where the source's bits are not known, or its tokens are not drawn evenly.
     """
+    check_columns(rows, "source", by=by)
     if "search" in rows.columns and (rows["search"] != "fixed").any():
         raise ValueError("lengths that a search chose are no fixed ones; take certified_lengths")
     pooled(rows, [*by, "length"])
@@ -48,6 +59,7 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
 
     Raises ValueError as `certified_at`.
     """
+    check_columns(rows, "source", by=by)
     if "search" in rows.columns and (rows["search"] == "fixed").any():
         raise ValueError("fixed lengths were not searched for; take certified_at")
     none = pl.col("status").is_in(UNFINISHED)
@@ -79,6 +91,7 @@ def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS)
 
     Source: Barber and Agakov 2003, The IM algorithm.
     """
+    check_columns(rows, "source", by=by)
     _known(rows)
     given = pl.col("scored_from") == 1
     spent = pl.col("source_bits_low") - pl.when(given).then("source_first_bits").otherwise(0.0)

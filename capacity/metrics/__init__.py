@@ -14,9 +14,10 @@ from capacity.metrics.pooling import ALIKE, CONDITIONS, UNFINISHED, NothingFound
 
 __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy", "accuracy_by_length",
-    "between", "bounds", "censored", "check_threshold", "decoding_capacity", "difference", "doubled", "exact",
-    "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval", "limits",
-    "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise", "survival",
+    "between", "bounds", "censored", "check_columns", "check_threshold", "decoding_capacity", "difference", "doubled",
+    "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval",
+    "limits", "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise",
+    "survival",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ _SCORES = ("correct_with", "first_correct", "scored_from", "n_scored")  # what `
 
 def _scored(rows: pl.DataFrame, by: Sequence[str], share: str | None, *names: str) -> pl.DataFrame:
     """Return the rows that may be pooled with a column `accuracy`: that of a column, else made of the scores."""
-    check_columns(rows, *by, *names, *([share] if share else _SCORES))
+    check_columns(rows, *names, *([share] if share else _SCORES), by=by)
     return pooled(rows, by).with_columns(accuracy() if share is None else pl.col(share).alias("accuracy"))
 
 
@@ -172,7 +173,7 @@ def exact_lengths(
     [('tiny', 4.5, None)]
     """
     names = [text_id, *([seed] if seed else [])]
-    check_columns(rows, *by, *names, length, decoded, *([status] if status else []))
+    check_columns(rows, *names, length, decoded, *([status] if status else []), by=by)
     end = censored(length, status) if status else pl.lit(None, pl.Boolean).alias("censored")
     return (
         pooled(rows, by)
@@ -231,14 +232,11 @@ def reached(
     text_id, length, share: columns, see `accuracy_by_length`. order: columns that tell the searches of a text apart,
     the last one the order of a search's fits.
     """
+    scored = _scored(rows, by, share, text_id, length, cost, *order)
     search = [*by, text_id, *order[:-1]]
-    each = (
-        _scored(rows, by, share, text_id, length, cost, *order)
-        .sort(*search, order[-1])
-        .with_columns(
-            pl.col(cost).cum_sum().over(search).alias("spent_then"),
-            pl.when(pl.col("accuracy") >= 1).then(length).otherwise(0).alias("reached"),
-        )
+    each = scored.sort(*search, order[-1]).with_columns(
+        pl.col(cost).cum_sum().over(search).alias("spent_then"),
+        pl.when(pl.col("accuracy") >= 1).then(length).otherwise(0).alias("reached"),
     )
     tables = []
     for spent in at:

@@ -37,7 +37,7 @@ def limits(
     Raises ValueError as `pooled`.
     """
     names = ("text_id", "key", "search", "limit", "length", "status", "steps", "decoded_tokens")
-    check_columns(rows, *by, *names)
+    check_columns(rows, *names, by=by)
     pooled(rows.drop([*(name for name in _FREE if name in ALIKE), "key"], strict=False), by)
     text = [*by, "text_id"]
     longest = pl.col("decoded_tokens").max().fill_null(0).over(text)

@@ -11,7 +11,7 @@ from capacity.metrics.pooling import check_columns, found, pooled
 
 def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
-    check_columns(rows, *by, text_id, *value.meta.root_names())
+    check_columns(rows, text_id, *value.meta.root_names(), by=by)
     rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
     return ratio(rows, "above", "below", by=by, text_id=text_id)
 
@@ -33,7 +33,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
         return quotient(pairs[above], pairs[below])
 
-    check_columns(rows, *by, text_id, above, below)
+    check_columns(rows, text_id, above, below, by=by)
     if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
         raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
     return summarise(pooled(rows, by), by, one)
@@ -46,7 +46,7 @@ def summarise(
 
     Raises NothingFound for no rows, ValueError for a column that is missing.
     """
-    check_columns(rows, *by)
+    check_columns(rows, by=by)
     each = []
     for group, part in found(rows).group_by(list(by), maintain_order=True):
         made = summary(part)

@@ -26,9 +26,14 @@ def found(rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def check_columns(rows: pl.DataFrame, *names: str) -> None:
-    """Raise ValueError for columns that a frame lacks, saying which it has."""
-    if missing := [name for name in names if name not in rows.columns]:
+def check_columns(rows: pl.DataFrame, *names: str, by: Sequence[str] = ()) -> None:
+    """Raise ValueError for columns that a frame lacks, saying which it has; for what is no frame, or no list `by`."""
+    if not isinstance(rows, pl.DataFrame):
+        raise ValueError(f"{str(rows)[:80]!r} is no frame of polars; give rows as one (polars.from_pandas makes it)")
+    if not isinstance(by, list | tuple) or not all(isinstance(name, str) for name in by) or len({*by}) < len(by):
+        example = by if isinstance(by, str) else "model"
+        raise ValueError(f"by is {str(by)[:80]!r}; give a list of columns, each once, as [{example!r}]")
+    if missing := [name for name in (*by, *names) if name not in rows.columns]:
         raise ValueError(
             f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400]}. Give the names of "
             "yours where the function takes them (by, a list; text_id, length ...), or rename them"
@@ -49,7 +54,7 @@ def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     Raises ValueError where rows of one group differ in a column of ALIKE, naming it and its values, and where a cell
     (text, seed, length, probe) is there under two keys.
     """
-    check_columns(rows, *by)
+    check_columns(rows, by=by)
     rows = finished(rows)
     names = [name for name in ALIKE if name in rows.columns and name not in by]
     if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:

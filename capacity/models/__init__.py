@@ -76,8 +76,10 @@ def load(
         raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if bos not in ("auto", *BOS):
         raise ModelError(f"unknown bos {bos!r}; known are auto, {', '.join(BOS)}")
-    if attention is not None and "/" in attention:
-        raise ModelError(f"attention is {attention!r}, code from a hub, which is never run; give sdpa or eager")
+    if attention is not None and (not isinstance(attention, str) or "/" in attention):
+        raise ModelError(
+            f"attention is {attention!r}, no name, or code from a hub, which never runs; give sdpa or eager"
+        )
     _no_kernels_of_a_hub()
     _deterministic()
     place = _place(device)

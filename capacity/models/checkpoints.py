@@ -76,6 +76,8 @@ def locate(name: str, *, revision: str | None = None) -> Path:
         )
     if not name or "\0" in name or (list_hint(name) and _local(name) is None):
         raise ModelError(f"{name[:120]!r} names no model; embedded are {', '.join(EMBEDDED)}{list_hint(name)}")
+    if revision is not None and (name in EMBEDDED or name in packaged.PACKAGED or _local(name) is not None):
+        raise ModelError(f"{name[:120]!r} lies on this machine and has no revision {revision!r}; leave it out")
     if name in packaged.PACKAGED:
         return packaged.locate(name)
     if name.partition("@")[0].endswith(".gguf") and (file := _file(name, revision)):

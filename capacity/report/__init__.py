@@ -188,7 +188,8 @@ def build_grid(
     """Return how one notebook ended with each combination of the values in a TOML file, as `build` of several.
 
     The pages and their index go to `<out>/grid-<name>`, each page named by a digest of its parameters, so that others
-    never take its place. given: parameters of all. ValueError for two notebooks, and as parameters.combinations.
+    never take its place: a grid grows by further runs, its index keeps the pages of earlier ones, and says so.
+    given: parameters of all. ValueError for two notebooks, and as parameters.combinations.
     """
     sources = _selected(names, folder or resources.notebooks())
     if len(sources) != 1:
@@ -207,6 +208,10 @@ def build_grid(
         _write(place / "index.html", _index_of_grid(source, place))
         told = ", ".join(f"{key}={value}" for key, value in one.items())
         harmless.show(f"{name} ({told}): {results[-1].status} {results[-1].reason}".rstrip(), sys.stderr)
+    if earlier := {path.stem for path in place.glob("*.ipynb")} - {result.name for result in results}:
+        harmless.show(
+            f"the index keeps {len(earlier)} pages of earlier runs; remove {place} to be rid of them", sys.stderr
+        )
     return Summary(index=place / "index.html", results=tuple(results))
 
 

@@ -95,11 +95,21 @@ def read_file(path: Path | None) -> dict[str, Any]:
         found = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ParameterError(f"{path} can't be read ({error.strerror}); give a YAML file, as n_texts: 8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a 13th month, 6,000 digits, 5,000 brackets
         raise ParameterError(f"{path} is no YAML: {files.first_line(error)}") from error
     if not isinstance(found, dict):
         raise ParameterError(f"{path} is no table of names and values; write for example n_texts: 8")
     return found
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """Return what a TOML file gives, by name: values, or lists of them. ParameterError as wrong use."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path} can't be read ({error.strerror}); give a TOML file, as n_mem = [1, 2]") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, 6,000 digits, 5,000 brackets
+        raise ParameterError(f"{path} is no TOML: {files.first_line(error)}") from error
 
 
 def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
@@ -107,18 +117,14 @@ def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
 
     A value that fits the parameter is one value; else it is a list of such. ParameterError for one that is neither.
     """
-    try:
-        given = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise ParameterError(f"{path} can't be read ({error.strerror}); give a TOML file, as n_mem = [1, 2]") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is no TOML: {files.first_line(error)}") from error
-    known = declared(source)
+    given, known = read_grid(path), declared(source)
     values = []
     for name, value in given.items():
         _check_name(name, list(known), source.stem)
         single = _fits(value, _expression(known[name].annotation))
         values.append([value] if single or not isinstance(value, list) else value)
+        if not values[-1]:
+            raise ParameterError(f"{source.stem}: {name} is an empty list; give at least one value")
     found = [dict(zip(given, chosen, strict=True)) for chosen in product(*values)]
     for one in found:
         check(source, one)

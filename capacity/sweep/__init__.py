@@ -94,6 +94,8 @@ def measure(
         raise ValueError(f"engine is {engine!r}; known are {', '.join(ENGINES)}")
     if engine == "ray":
         cluster.check()
+    if not isinstance(experiments, Sequence) or not all(isinstance(one, Experiment) for one in experiments):
+        raise ValueError(f"{str(experiments)[:80]!r} are no experiments; give what sweep.grid returns")
     jobs = None if jobs is None else whole_number("jobs", jobs, least=1)
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]

@@ -140,16 +140,17 @@ def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
     if unknown := sorted(settings.keys() - known):
         raise ValueError(f"unknown settings {unknown}; known are n_texts, {', '.join(sorted(known))}")
     n_texts = whole_number("n_texts", n_texts, least=1)
+    if "model" not in settings:
+        raise ValueError("a grid needs a model; give model=, a name or a list of names")
     lists = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
     experiments = [
         Experiment(**dict(zip(settings, values, strict=True)), text_index=index)
         for values in product(*lists)
         for index in range(n_texts)
     ]
-    experiments = list(dict.fromkeys(experiments))
     for experiment in experiments:
         experiment.check()
-    return experiments
+    return list(dict.fromkeys(experiments))
 
 
 def cells(experiments: Iterable[Experiment]) -> list[Cell]:

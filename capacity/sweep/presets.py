@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from capacity import extensions, resources, texts
+from capacity.files import first_line
 from capacity.models import bos_policy, context_of, describe, locate
 from capacity.sweep.experiment import Experiment, grid
 
@@ -76,8 +77,8 @@ def parse(text: str, *, name: str) -> Preset:
     """
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"preset {name}: {error}; write it in TOML") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"preset {name}: {first_line(error)}; write it in TOML") from error
     return of(found, name=name)
 
 
@@ -91,8 +92,8 @@ def read(path: Path) -> Preset:
         found = tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}); give a TOML file of settings") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: {error}; write it in TOML") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {first_line(error)}; write it in TOML") from error
     if "grid" in found:
         return of(found, name=path.stem)
     models = found.pop("model", [])

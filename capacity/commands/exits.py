@@ -80,10 +80,10 @@ def say(text: str, *, err: bool = False) -> None:
     harmless.show(text, sys.stderr if err else sys.stdout)
 
 
-def try_place(path: Path) -> None:
-    """Raise Incomplete if no file can be written to `path`; what was there stays."""
-    if path.is_dir():
-        raise ValueError(f"--save {path} is a folder; give the name of a file")
+def try_place(path: Path, option: str = "--save") -> None:
+    """Raise Incomplete if no file can be written to `path`; what was there stays. ValueError for a folder or device."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {path} is {'a folder' if path.is_dir() else 'no file'}; give the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as file:
