@@ -46,8 +46,12 @@ def sweep_grid(
         say(f"part {shard}: {len(wanted):,} of {n_all:,} cells")
     place = store or default_path()
     if dry_run:
-        for line in (line for one in estimate.estimate(wanted, place) for line in estimate.lines(one)):
-            say(line)
+        found = []
+        for one in estimate.estimate(wanted, place):
+            found.append(one)
+            for line in estimate.lines(one):
+                say(line)
+        say(estimate.in_all(found))
         return
     done = sweep.measure(wanted, place, travelling=False, compile=compile, jobs=jobs, engine=engine)
     say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {done.ended}")
