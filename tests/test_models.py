@@ -331,7 +331,7 @@ def test_no_kernel_is_fetched_from_a_hub(folders: dict[str, Path], monkeypatch: 
 
     monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *_, **__: True)  # as if the package were there
     monkeypatch.setattr(hub_kernels, "get_kernel_hub", fetched, raising=False)
-    with pytest.raises(ModelError, match=r"attention is 'kernels-community/flash-attn2', code from a hub"):
+    with pytest.raises(ModelError, match=r"attention is 'kernels-community/flash-attn2', no name, or code from a hub"):
         models.load(str(folders["llama"]), device="cpu", attention="kernels-community/flash-attn2")
     models.load(str(folders["llama"]), device="cpu")
     assert hub_kernels.lazy_load_kernel("causal-conv1d", {}) is None

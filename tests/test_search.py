@@ -320,7 +320,7 @@ def test_doubling_ends_before_it_stops_being_worth_it(tiny: Frozen) -> None:
 
 
 def test_wrong_input_is_refused(tiny: Frozen) -> None:
-    with pytest.raises(ValueError, match="budget is 0 token-steps; at least 1 is needed"):
+    with pytest.raises(ValueError, match="budget is 0; give a whole number from 1 on"):
         exact_length(tiny, [[1, 2]], FAST, budget=0)
     with pytest.raises(ValueError, match="unknown search 'bisect'; known are grow, bracket"):
         exact_length(tiny, [[1, 2]], FAST, search="bisect")
