@@ -128,7 +128,7 @@ Markdown(
 )
 
 # %%
-other = next((source for source in sources[1:] if source == "random_words"), sources[-1])
+other = next((source for source in sources[1:] if source == "random_words"), (sources[1:] or ["another source"])[-1])
 each = metrics.exact_lengths(rows.filter(search="grow"))
 held = {key: part["exact_length"] for key, part in each.group_by("model", "source")}
 pairs = {model: [held.get((model, source), []) for source in (sources[0], other)] for model in models}

@@ -508,3 +508,11 @@ def test_a_proportion_has_the_ends_of_two_binomials():
     assert metrics.proportion([False, True]).low is None
     with pytest.raises(metrics.NothingFound, match="no texts"):
         metrics.proportion([])
+
+
+@pytest.mark.parametrize("wrong", [65.7, -0.1])
+def test_shares_are_from_0_to_1(wrong):
+    theirs = pl.DataFrame({"net": ["a"] * 2, "doc": [0, 1], "tokens": [4, 4], "ok": [1.0, wrong]})
+    for function in (metrics.accuracy_by_length, metrics.decoding_capacity):
+        with pytest.raises(ValueError, match=rf"ok is {wrong} in some rows; a share of right tokens is from 0 to 1"):
+            function(theirs, by=["net"], text_id="doc", length="tokens", share="ok")

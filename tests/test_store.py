@@ -574,3 +574,9 @@ def test_what_was_not_recorded_is_no_other_row(tmp_path):
     fill(tmp_path / "d", "one", decoded_tokens=None)
     with pytest.raises(ValueError, match="have other rows"):
         store.merge(tmp_path / "c", [tmp_path / "d"])
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_in_place_of_a_list_is_refused(tmp_path, kind):
+    with pytest.raises(ValueError, match="is one path; give a list of folders"):
+        store.read(kind(tmp_path))

@@ -27,6 +27,11 @@ class Longest:
     token_steps: int  # spent in all
     censored: bool  # the text's end or the budget came before a length that fails
 
+    def __repr__(self) -> str:
+        size = "no vector" if self.mem is None else f"{self.mem.shape[0]} vector{'s' * (self.mem.shape[0] > 1)}"
+        bound = ", or more" if self.censored else ""
+        return f"Longest({self.length} tokens{bound}; {size}, {len(self.probes)} fits, {self.token_steps} token-steps)"
+
 
 def exact_length(
     frozen: Frozen,

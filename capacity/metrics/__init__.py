@@ -44,6 +44,8 @@ _SCORES = ("correct_with", "first_correct", "scored_from", "n_scored")  # what `
 def _scored(rows: pl.DataFrame, by: Sequence[str], share: str | None, *names: str) -> pl.DataFrame:
     """Return the rows that may be pooled with a column `accuracy`: that of a column, else made of the scores."""
     check_columns(rows, *names, *([share] if share else _SCORES), by=by)
+    if share and not (found := rows.filter(~pl.col(share).is_between(0, 1))).is_empty():
+        raise ValueError(f"{share} is {found[share][0]} in some rows; a share of right tokens is from 0 to 1")
     return pooled(rows, by).with_columns(accuracy() if share is None else pl.col(share).alias("accuracy"))
 
 

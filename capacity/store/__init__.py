@@ -202,8 +202,11 @@ def read(
 ) -> pl.DataFrame:
     """Return the rows of several folders as `Store.read` does of one; a cell is the first folder's.
 
-    Nothing is written or moved: a damaged shard is only warned of.
+    Nothing is written or moved: a damaged shard is only warned of. A folder that is not there has no rows. Raises
+    ValueError for one path that is no list.
     """
+    if isinstance(paths, str | Path):
+        raise ValueError(f"{str(paths)[:120]!r} is one path; give a list of folders, [{str(paths)[:120]!r}]")
     wanted = None if keys is None else set(keys)
 
     def attempt() -> pl.DataFrame:
