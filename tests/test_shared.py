@@ -142,7 +142,7 @@ def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
     monkeypatch.setenv("CAPACITY_MEASURED", str(folder / "rows"))
     assert baselines.nulls(rows, cells, folder / "none", n_other=10, missing="refuse").height == found.height
     store.write(folder / "other", pl.DataFrame({"x": [1]}))
-    with pytest.raises(ValueError, match=r"has the columns \['x'\], a table of nulls has"):
+    with pytest.raises(ValueError, match=r"has the columns \['x'\], such a table has"):
         baselines.load([folder / "other"])
 
 

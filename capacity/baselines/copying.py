@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 
 from capacity import models, provenance, store, texts
+from capacity.baselines import tables
 from capacity.baselines.reading import read_first
 from capacity.models import Frozen, ModelError
-from capacity.sweep import MissingCells, measured
+from capacity.sweep import MissingCells
 from capacity.texts import Text
 
 _FACTS = pl.Schema({
@@ -69,9 +70,8 @@ def repeated(
     Raises ModelError, TextError and ValueError as `models.load`, `texts.sample` and `copies`; MissingCells if `missing`
     is `refuse` and some are.
     """
-    beside, own = measured().with_name("copies"), Path(folder if folder is not None else store.default_path())
-    place = beside if own.resolve() == measured().resolve() else own / "copies"
-    kept = load([place, *([beside] if travelling else [])]).filter(pl.col("text_index") < n_texts)
+    place, every = tables.places("copies", folder, travelling=travelling)
+    kept = tables.load(every, SCHEMA).filter(pl.col("text_index") < n_texts)
     parts = [pl.DataFrame(schema=SCHEMA)]
     for name in names:
         frozen = None
@@ -108,9 +108,3 @@ def _rows(frozen: Frozen, wanted: dict[str, Any], n_texts: int) -> Iterator[dict
         scores = {name: row.get(name) for name in _SCORES}
         said = {"text_index": index, "text_id": row["text_id"], "versions": json.dumps(provenance.versions())}
         yield wanted | said | scores
-
-
-def load(folders: Sequence[Path]) -> pl.DataFrame:
-    """Return the tables of copies in these folders as one, in SCHEMA; a damaged one is left out with a StoreWarning."""
-    paths = (path for folder in folders for path in store.valid(folder, set(), set_aside=False))
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *(pl.read_parquet(path, glob=False) for path in paths)])

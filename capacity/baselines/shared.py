@@ -17,9 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from capacity import fitting, provenance, store, texts
+from capacity.baselines import tables
 from capacity.decoding import teacher_forced
 from capacity.models import Frozen, bos_id
-from capacity.sweep import Cell, MissingCells, measured
+from capacity.sweep import Cell, MissingCells
 
 NULLS = ("shared", "bos", "mean", "other")
 SCHEMA = pl.Schema({
@@ -119,9 +120,8 @@ def nulls(
 
     Raises ValueError as `fit`, TextError as texts.others, MissingCells if `missing` is `refuse` and some are.
     """
-    beside, own = measured().with_name("shared"), Path(folder if folder is not None else store.default_path())
-    place = beside if own.resolve() == measured().resolve() else own / "shared"
-    kept = load([place, *([beside] if travelling else [])])
+    place, every = tables.places("shared", folder, travelling=travelling)
+    kept = load(every)
     by_key = {cell.key: cell for cell in cells}
     here = rows.with_columns(pl.col("text_seed").fill_null(0)).join(_longest(cells), on=_KIND, how="left")
     here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)))
@@ -154,20 +154,8 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
 
 
 def load(folders: Sequence[Path]) -> pl.DataFrame:
-    """Return the tables of nulls in these folders as one, in SCHEMA.
-
-    A table whose bytes do not hash to its name is left out, with a StoreWarning; raises ValueError for one of other
-    columns.
-    """
-    tables = [pl.DataFrame(schema=SCHEMA)]
-    for path in (path for folder in folders for path in store.valid(folder, set(), set_aside=False)):
-        table = pl.read_parquet(path, glob=False)
-        if table.schema != SCHEMA:
-            raise ValueError(
-                f"{path} has the columns {table.columns}, a table of nulls has {SCHEMA.names()}; remove it"
-            )
-        tables.append(table)
-    return pl.concat(tables)
+    """Return the tables of nulls in these folders as one, in SCHEMA; see tables.load."""
+    return tables.load(folders, SCHEMA)
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
