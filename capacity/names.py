@@ -31,7 +31,8 @@ def _models() -> dict[str, str]:
 
 def _recipes() -> dict[str, str]:
     own = extensions.own("recipes", fitting.RECIPES)
-    return {name: str(fitting.recipe(name)).removeprefix("Recipe") for name in (*fitting.RECIPES, *own)}
+    every = {name: str(fitting.recipe(name)).removeprefix("Recipe") for name in (*fitting.RECIPES, *own)}
+    return every | {"NAME:STEPS": "one of these with another number of steps a length"}
 
 
 def _losses() -> dict[str, str]:

@@ -90,3 +90,15 @@ def test_an_unknown_loss_is_refused() -> None:
         Recipe(loss="mse", lr=0.1)
     with pytest.raises(ValueError, match="unknown recipe 'papr'; known are paper, progressive, default"):
         recipe("papr")
+
+
+def test_a_recipe_of_other_steps():
+    assert recipe("progressive:300") == dataclasses.replace(recipe("progressive"), steps=300)
+
+
+@pytest.mark.parametrize(
+    "name", ["progressive:", "progressive:0", "progressive:03", "progressive:-1", "paper:1e3", "paper:٣"]
+)
+def test_steps_that_are_no_whole_number_are_refused(name):
+    with pytest.raises(ValueError, match="give a whole number above 0"):
+        recipe(name)

@@ -15,7 +15,7 @@ from capacity.fitting.lengths import Longest, exact_length, longest
 from capacity.fitting.losses import LOSSES, WITHOUT_PRODUCT
 from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
 from capacity.fitting.parallel import processors, threads, threads_for
-from capacity.fitting.recipes import RECIPES, Recipe, recipe
+from capacity.fitting.recipes import RECIPES, Recipe, base, recipe
 from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, first_length, stop
 from capacity.fitting.slots import shape_of
@@ -24,9 +24,9 @@ from capacity.models import Frozen, is_exhausted
 
 __all__ = [
     "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "WITHOUT_PRODUCT", "Advance", "Crammed", "Curve", "Fit", "Longest",
-    "Probe", "Recipe", "Shape", "Task", "cram", "doubling", "exact_length", "first_length", "fit", "is_exhausted",
-    "longest", "peak_bytes", "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run", "shape_of", "start",
-    "stop", "task", "threads", "threads_for", "total_bytes",
+    "Probe", "Recipe", "Shape", "Task", "base", "cram", "doubling", "exact_length", "first_length", "fit",
+    "is_exhausted", "longest", "peak_bytes", "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run",
+    "shape_of", "start", "stop", "task", "threads", "threads_for", "total_bytes",
 ]  # fmt: skip
 
 

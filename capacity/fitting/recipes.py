@@ -1,5 +1,6 @@
 """How a fit is optimised: named, frozen sets of settings."""
 
+import re
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_origin
 
@@ -45,17 +46,29 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str | Recipe) -> Recipe:
-    """Return the recipe called `name`, of RECIPES or a file in use, or itself; ValueError with the known ones."""
+    """Return the recipe called `name`, of RECIPES or a file in use, or itself; `NAME:STEPS` has so many steps a length.
+
+    Raises ValueError with the known ones, or for steps that are no whole number above 0.
+    """
     if isinstance(name, Recipe):
         return name
     if not isinstance(name, str):
         raise ValueError(f"{str(name)[:80]!r} is no recipe; give the name of one, or a fitting.Recipe")
-    if name in RECIPES:
-        return RECIPES[name]
+    known, colon, steps = name.partition(":")
     own = extensions.own("recipes", RECIPES)
-    if name not in own:
-        raise ValueError(f"unknown recipe {name!r}; known are {', '.join([*RECIPES, *own])}")
-    return _described(name, own[name])
+    if known not in RECIPES and known not in own:
+        raise ValueError(f"unknown recipe {name!r}; known are {', '.join([*RECIPES, *own])}, and each as NAME:STEPS")
+    found = RECIPES[known] if known in RECIPES else _described(known, own[known])
+    if not colon:
+        return found
+    if re.fullmatch("[1-9][0-9]{0,8}", steps) is None:
+        raise ValueError(f"recipe {name!r} has {steps!r} steps; give a whole number above 0, as in {known}:300")
+    return replace(found, steps=int(steps))
+
+
+def base(name: str) -> str:
+    """Return the name of a recipe without its number of steps."""
+    return name.partition(":")[0]
 
 
 def _described(name: str, described: Any) -> Recipe:

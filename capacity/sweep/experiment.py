@@ -36,7 +36,7 @@ class Experiment:
     n_mem: int = 1  # vectors
     length: int = 64  # tokens: of the text (`fixed`), or the most that is tried
     scored_from: int = 0  # 0: all tokens are predicted; 1: t1 is given, as in the paper
-    recipe: str = "default"  # a key of fitting.RECIPES
+    recipe: str = "default"  # as fitting.recipe takes it
     search: str = "grow"  # `fixed`: one fit at `length`; else a key of fitting.SEARCHES
     budget: int = BUDGET  # token-steps of a search
     seed: int = 0  # of the start
@@ -95,7 +95,8 @@ class Experiment:
             del settings["budget"]
         parts = [PROTOCOL, settings, text.digest, revision, tokenizer_digest]
         parts += extensions.digest({
-            "recipes": [self.recipe], "losses": [fitting.recipe(self.recipe).loss], "sources": [texts.base(self.source)]
+            "recipes": [fitting.base(self.recipe)], "losses": [fitting.recipe(self.recipe).loss],
+            "sources": [texts.base(self.source)],
         })  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
