@@ -1,3 +1,5 @@
+import inspect
+
 import polars as pl
 import pytest
 import vl_convert
@@ -269,3 +271,30 @@ def test_there_and_back_says_what_went_in_and_what_came_back():
     long = charts.svg(charts.there_and_back("word " * 99, "", [1.0], model="m", n_tokens=99, n_bytes=1, n_mem=1))
     assert long.count(">word word") == 3  # lines, the last of which says that there is more
     assert " …<" in long
+
+
+FIGURES = [name for name in charts.__all__ if name not in ("svg", "enable", "there_and_back")]  # drawn of frames
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_frame_without_the_columns_is_refused_in_one_sentence(name):
+    draw = getattr(charts, name)
+    frame = pl.DataFrame({"mine": [1.0]})
+    given = {
+        parameter.name: frame if "DataFrame" in str(parameter.annotation) else "mine"
+        for parameter in inspect.signature(draw).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+    }
+    with pytest.raises(ValueError, match=rf"charts\.{name}: \w+ has no column .*; it has mine, and .* are drawn"):
+        draw(**given)
+
+
+def test_what_is_no_frame_is_refused():
+    with pytest.raises(ValueError, match=r"charts.byte_ledger: ledger is .*no frame of polars"):
+        charts.byte_ledger({"what": ["x"], "bytes": [1]})  # pyright: ignore
+
+
+def test_a_column_that_a_parameter_names_is_needed():
+    table = pl.DataFrame({"source": ["a"], "bits": [1.0]})
+    with pytest.raises(ValueError, match="has no column nats; it has source, bits"):
+        charts.texts_by_source(table, "nats", title="")

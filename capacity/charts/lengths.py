@@ -3,6 +3,7 @@
 import altair as alt
 import polars as pl
 
+from capacity.charts.frames import takes
 from capacity.charts.style import (
     COLORS,
     EQ1,
@@ -20,6 +21,7 @@ from capacity.charts.style import (
 )
 
 
+@takes(curves="model step tokens loss_nats")
 def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
     """Return loss against tokens seen, one line a model. curves: model, step, tokens, loss_nats.
 
@@ -39,6 +41,7 @@ def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
     )
 
 
+@takes(table="model source recipe length value low high")
 def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.FacetChart:
     """Return mean accuracy against length, a panel a source, a colour a model, 95% intervals as bands.
 
@@ -65,6 +68,7 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
     return panels(drawn.properties(width=WIDTH - 90, height=230), "source", source_order(table["source"]), columns=3)
 
 
+@takes(table="model source value low high")
 def exact_length_by_model(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the mean exact length of each model and source with 95% intervals.
 
@@ -88,6 +92,11 @@ def exact_length_by_model(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChar
     return (bars + points).properties(width=2 * WIDTH - 60, height=60 * max(1, table["model"].n_unique()))
 
 
+@takes(
+    ours="model source d_model value series",
+    published="model source d_model value series",
+    limit="model d_model value",
+)
 def capacity_by_width(
     ours: pl.DataFrame, published: pl.DataFrame, limit: pl.DataFrame, *, title: str = "tokens in one vector"
 ) -> alt.LayerChart | alt.FacetChart:
@@ -126,6 +135,7 @@ def capacity_by_width(
     return alt.layer(*layers).properties(width=WIDTH + 180, height=340)
 
 
+@takes(table="method length rate low high")
 def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return token-steps a second by length, one line a method: benchmark.medians of one model. Bars: the range."""
     base = alt.Chart(table).encode(
@@ -144,6 +154,7 @@ def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (line + bars).properties(width=2 * WIDTH, height=280)
 
 
+@takes(table="spent @color value low high")
 def exact_length_by_cost(
     table: pl.DataFrame, *, title: str, color: str = "recipe", value: str = "mean exact length (tokens)"
 ) -> alt.LayerChart | alt.FacetChart:
@@ -163,6 +174,7 @@ def exact_length_by_cost(
     return panels(drawn, "model", model_order(table["model"]), columns=2) if "model" in table.columns else drawn
 
 
+@takes(table="model text_id tokens kind")
 def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return each text's longest exact length, a row a text, a panel a model; a bound points on. metrics.limits."""
     marks = {"limit": "circle", "search-limited": "triangle-right", "ended": "square"}
@@ -180,6 +192,7 @@ def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
+@takes(table="model series tokens share")
 def shares_above(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the share of texts that hold more than so many tokens, as steps, one line a series, a panel a model.
 
