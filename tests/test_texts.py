@@ -125,8 +125,16 @@ def test_says_how_many_texts_are_long_enough(tmp_path, byte_pairs):
     found = texts.sample(source, byte_pairs, n_texts=2, length=20)
     assert {text.id for text in found} == {"lines.parquet-0", "lines.parquet-2"}
     assert [text.index for text in found] == [0, 1]
-    with pytest.raises(TextError, match=r"3 texts of 20 tokens asked for, but .* has only 2 \(3 are shorter\)"):
+    with pytest.raises(
+        TextError, match=r"3 texts of 20 tokens asked for, but .* has only 2 \(3 are shorter\)"
+    ) as refused:
         texts.sample(source, byte_pairs, n_texts=3, length=20)
+    assert str(refused.value).endswith(
+        "ask for fewer (n_texts=2) or texts of at most 1 tokens (length, or longest of a search)"
+    )
+    assert len(texts.sample(source, byte_pairs, n_texts=3, length=1)) == 3
+    with pytest.raises(TextError, match=r"6 texts .* ask for fewer \(n_texts=2\)$"):
+        texts.sample(source, byte_pairs, n_texts=6, length=20)
 
 
 @pytest.mark.parametrize(("n_texts", "length", "seed"), [(0, 8, 0), (-1, 8, 0), (1, 0, 0), (2, -8, 0), (1, 1, -1)])
@@ -147,7 +155,9 @@ def test_a_source_is_checked_before_anything_is_sampled(tmp_path):
 
 def test_a_column_of_blanks_has_no_text_of_any_length(tmp_path, byte_pairs):
     pl.DataFrame({"line": [None, "", None]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(TextError, match=r"1 texts of 1 tokens asked for, but .* has only 0 \(3 are shorter\)"):
+    with pytest.raises(
+        TextError, match=r"1 texts of 1 tokens asked for, but .* has only 0 \(3 are shorter\); give a source with"
+    ):
         texts.sample(f"file:{tmp_path}/a.parquet#line", byte_pairs, n_texts=1, length=1)
 
 

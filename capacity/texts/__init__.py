@@ -110,8 +110,18 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
         return found
     raise TextError(
         f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
-        f"({n_draws - len(found)} are shorter); ask for fewer or shorter texts"
+        f"({n_draws - len(found)} are shorter); {_asked_instead(draws, tokenizer, n_texts, n_draws, len(found))}"
     )
+
+
+def _asked_instead(draws: sources.Draws, tokenizer, n_texts: int, n_draws: int, n_found: int) -> str:
+    """Return what can be asked for where fewer texts are long enough than were asked for."""
+    drawn = (draws.at(index)[1] for index in range(n_draws))
+    lengths = sorted((len(_ids(tokenizer, text) if isinstance(text, str) else text) for text in drawn), reverse=True)
+    ways = [f"fewer (n_texts={n_found})"] if n_found else []
+    if n_texts <= n_draws and (shorter := lengths[n_texts - 1]) > 0:
+        ways.append(f"texts of at most {shorter} tokens (length, or longest of a search)")
+    return f"ask for {' or '.join(ways)}" if ways else "give a source with longer texts"
 
 
 def _drawn(source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int) -> Iterator[Text]:
