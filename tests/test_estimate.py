@@ -11,7 +11,7 @@ from capacity.fitting.batch import Batch
 from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import bucket_of, shape_of
-from capacity.sweep import estimate, taken
+from capacity.sweep import estimate, expected, taken
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 
@@ -21,7 +21,6 @@ def quick(monkeypatch):
     monkeypatch.setitem(fitting.RECIPES, "quick", QUICK)
 
 
-@pytest.mark.slow
 def grid(folders, **settings):
     same = {"source": "random_tokens", "recipe": "quick", "search": "fixed", "device": "cpu", "n_texts": 2}
     return sweep.grid(model=str(folders["llama"]), **same | settings)
@@ -181,3 +180,37 @@ def test_the_closest_rows_are_taken_as_far_as_length_and_budget_go():
 
 def test_examples_in_the_docstrings_hold():
     assert [doctest.testmod(module)[:2] for module in (estimate, taken)] == [(0, 1), (0, 1)]
+
+
+def test_what_a_dry_run_expected_is_said_beside_what_was_taken(tmp_path):
+    shape = Shape(n_mem=1, bucket=8, slots=2)
+    stage = estimate.Stage(shape=shape, n_cells=4, steps=10, step_seconds=1.0, n_bytes=2 * 10**9, expected_seconds=12.0)
+    one = estimate.Estimate(
+        model="m", n_cells=5, n_there=1, device="cpu", total_bytes=4 * 10**9, stages=(stage,), beside_seconds=4.0
+    )
+    expected.keep(tmp_path, ["b", "a"], [one], jobs=2)
+    kept = expected.load(tmp_path, ["a", "b"])
+    assert kept == expected.Expected(n_cells=4, seconds={1: 16.0, 2: 8.0}, most_seconds=20.0, n_bytes=2 * 10**9)
+    took = {"seconds": 30.0, "n_bytes": 10**9}
+    assert expected.beside(kept, n_new=4, jobs=1, **took) == (
+        "took 30.0 seconds, 16.0 seconds were expected; 1.00 GB of memory, 2.00 expected"
+    )
+    assert expected.beside(kept, n_new=4, jobs=2, seconds=30.0, n_bytes=None) == (
+        "took 30.0 seconds, 8.0 seconds were expected"
+    )
+    assert expected.beside(kept, n_new=3, jobs=1, **took) == ""  # other cells than were expected
+    assert expected.beside(kept, n_new=4, jobs=3, **took) == ""
+    assert expected.load(tmp_path, ["a"]) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seconds": 3}', '{"seconds": {"x": 1}}', "\x00"])
+def test_what_was_expected_and_cannot_be_read_is_none(tmp_path, content):
+    expected.keep(tmp_path, ["a"], [], jobs=1)
+    (path,) = (tmp_path / "expected").iterdir()
+    path.write_text(content)
+    assert expected.load(tmp_path, ["a"]) is None
+
+
+def test_a_store_that_takes_no_file_hinders_no_dry_run(tmp_path):
+    (tmp_path / "store").write_text("")
+    expected.keep(tmp_path / "store", ["a"], [], jobs=1)

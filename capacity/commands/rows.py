@@ -1,5 +1,6 @@
 """`capacity sweep`, `merge`, `compact`: rows measured and kept."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +27,12 @@ def sweep_grid(
     own: With = None,
 ) -> None:
     """Run a grid or a published protocol; rows that the store has are not measured again."""
-    from capacity import sweep
+    import torch
+
+    from capacity import fitting, sweep
     from capacity.report import parameters
     from capacity.store import default_path
-    from capacity.sweep import estimate, presets
+    from capacity.sweep import estimate, expected, presets
 
     use(own)
     if (grid is None) == (preset == ""):
@@ -52,9 +55,17 @@ def sweep_grid(
             for line in estimate.lines(one):
                 say(line)
         say(estimate.in_all(found))
+        expected.keep(place, (cell.key for cell in sweep.cells(wanted)), found, jobs=jobs or 1)
         return
+    started = time.perf_counter()
     done = sweep.measure(wanted, place, travelling=False, compile=compile, jobs=jobs, engine=engine)
+    seconds = time.perf_counter() - started
     say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {done.ended}")
+    said = expected.load(place, (cell.key for cell in done.cells))
+    if said is not None and engine == "local":
+        alone = fitting.peak_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")) if not jobs else None
+        if told := expected.beside(said, n_new=done.n_new, seconds=seconds, jobs=jobs or 1, n_bytes=alone):
+            say(told)
 
 
 @coded()

@@ -265,15 +265,18 @@ def lines(found: Estimate) -> list[str]:
     told = [f"{found.model}: {found.n_cells:,} cells, {found.n_there:,} already there"]
     if not found.stages:
         return told
-    told.append("    [mem]   tokens    cells  at once    steps  s a step       GB")
+    told.append("    [mem]  padded    cells  at once  steps, most  s a step       GB")
     told += [
-        f"{stage.shape.n_mem:>9}{stage.shape.bucket:>9}{stage.n_cells:>9}{stage.shape.slots:>9}{stage.steps:>9}"
+        f"{stage.shape.n_mem:>9}{stage.shape.bucket:>8}{stage.n_cells:>9}{stage.shape.slots:>9}{stage.steps:>13}"
         f"{stage.step_seconds:>10.3g}{stage.n_bytes / 1e9:>9.3g}"
         for stage in found.stages
     ]
+    told.append(
+        "    a row for each length that texts are padded to; a search's steps stand where its budget lasts longest"
+    )
     known = f"as {found.n_courses:,} cells before" if found.n_courses else "no such cells were measured before"
     told.append(
-        f"    about {_span(found.expected_seconds)} on this {found.device} ({known}), at most {_span(found.seconds)}, "
+        f"    about {span(found.expected_seconds)} on this {found.device} ({known}), at most {span(found.seconds)}, "
         f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory, "
         f"{found.disk_bytes / 1e6:,.3g} MB on disk"
     )
@@ -281,25 +284,30 @@ def lines(found: Estimate) -> list[str]:
 
 
 def in_all(found: Sequence[Estimate], *, workers: Sequence[int] = (1, 8, 64)) -> str:
-    """Return what a person reads of all models: the expected time with so many workers like this machine, and the disk.
+    """Return what a person reads of all models: the expected time with so many workers like this one, and the disk."""
+    todo = [one for one in found if one.stages]
+    if not todo:
+        return "nothing is missing"
+    times = ", ".join(f"{span(at_once(todo, n))} with {n:,}" for n in workers)
+    n_cells, disk = sum(one.n_cells - one.n_there for one in todo), sum(one.disk_bytes for one in todo) / 1e6
+    return f"in all {n_cells:,} cells, {disk:,.3g} MB on disk; about {times} such workers"
+
+
+def at_once(found: Sequence[Estimate], n_workers: int) -> float:
+    """Return the seconds that all models' missing cells are expected to take so many workers like this machine.
 
     By a virtual clock and the engine's own way to hand cells out (pulling.simulate); a worker is a process of `--jobs`
     or `--engine ray`, or a part of `--shard`, with a device of its own, and loads each model that it comes by.
     """
-    todo = [one for one in found if one.stages]
-    each = [(one.expected_seconds / (one.n_cells - one.n_there), one.model) for one in todo
-            for _ in range(one.n_cells - one.n_there)]  # fmt: skip
-    if not each:
-        return "nothing is missing"
-    times = ", ".join(
-        f"{_span(simulate([cost for cost, _ in each], kinds=[kind for _, kind in each], n_workers=n))} with {n:,}"
-        for n in workers
-    )
-    disk = sum(one.disk_bytes for one in todo) / 1e6
-    return f"in all {len(each):,} cells, {disk:,.3g} MB on disk; about {times} such workers"
+    each = [
+        (one.expected_seconds / (one.n_cells - one.n_there), one.model)
+        for one in found if one.stages for _ in range(one.n_cells - one.n_there)
+    ]  # fmt: skip
+    return simulate([cost for cost, _ in each], kinds=[kind for _, kind in each], n_workers=n_workers) if each else 0.0
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Return a time as a person reads it, in the unit that suits it."""
     for name, unit in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.1f} {name}"
