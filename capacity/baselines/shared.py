@@ -147,18 +147,12 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
     schema = {name: SCHEMA[name] for name in [*_KIND, "fit_length"]}
     every = [
         (
-            cell.revision,
-            experiment.bos,
-            experiment.dtype,
-            experiment.source,
-            experiment.recipe,
-            experiment.n_mem,
-            experiment.text_seed,
-            len(cell.text.ids),
+            cell.revision, experiment.bos, experiment.dtype, experiment.source, experiment.recipe, experiment.n_mem,
+            experiment.text_seed, len(cell.text.ids),
         )
         for cell in cells
         for experiment in [cell.experiment]
-    ]
+    ]  # fmt: skip
     return pl.DataFrame(every, schema, orient="row").group_by(_KIND).agg(pl.col("fit_length").max())
 
 
