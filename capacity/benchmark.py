@@ -156,10 +156,10 @@ def timed(work: Callable[[], int], device: torch.device, *, seconds: float) -> t
 def peak_flops(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
     """Return the FLOP a second of a large square matrix product on this device, measured now."""
     side = 8192 if device.type == "cuda" else 1024
-    one, two = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
     def work() -> int:
-        torch.mm(one, two)
+        torch.mm(left, right)
         return 2 * side**3
 
     timed(work, device, seconds=seconds / 3)
@@ -208,7 +208,7 @@ def rates(
     """
     if unknown := sorted(set(methods) - {"plain", "engine", "compiled"}):
         raise ValueError(f"unknown methods {unknown}; known are plain, engine, compiled")
-    found = []
+    rows = []
     for length in lengths:
         work: dict[str, Callable[[], int]] = {}
         busy = {"plain": 1}
@@ -217,8 +217,8 @@ def rates(
                 ids = list(range(1, length + 1))
                 work[method] = partial(_plain_steps, frozen, ids, recipe, n_mem)
             else:
-                one = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=method == "compiled")
-                work[method], busy[method] = one.step, one.tasks
+                own_bench = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=method == "compiled")
+                work[method], busy[method] = own_bench.step, own_bench.tasks
             work[method]()  # the first call allocates, or compiles
         losses = {method: "cross_entropy" if method == "plain" else recipe.loss for method in methods}
         cost = {m: flop_per_token_step(frozen, length, n_mem=n_mem, loss=loss) for m, loss in losses.items()}
@@ -226,14 +226,14 @@ def rates(
             peak = peak_flops(frozen.device, frozen.model.dtype, seconds=seconds / 2)
             for method in methods:
                 done, spent = timed(work[method], frozen.device, seconds=seconds)
-                found.append(
+                rows.append(
                     {
                         "model": frozen.name, "length": length, "n_mem": n_mem, "texts": busy[method],
                         "method": method, "repeat": repeat, "rate": done / spent,
                         "share": done / spent * cost[method] / peak, "peak": peak,
                     }
                 )  # fmt: skip
-    return pl.DataFrame(found)
+    return pl.DataFrame(rows)
 
 
 def _plain_steps(frozen: Frozen, ids: Sequence[int], recipe: Recipe, n_mem: int, steps: int = 5) -> int:
@@ -250,16 +250,16 @@ def growth_rate(
     which only step, averaged over the token-steps that the searches spent at each. share: their quotient.
     """
     started = time.perf_counter()
-    found = fitting.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
+    results = fitting.exact_length(frozen, ids, recipe, budget=budget, compile=compile)
     spent = time.perf_counter() - started
     by_length: Counter[int] = Counter()
-    for probe in (probe for one in found for probe in one.probes):
+    for probe in (probe for longest in results for probe in longest.probes):
         by_length[probe.length] += probe.token_steps
     seconds = 0.0
     for length, token_steps in by_length.items():
-        one = bench(frozen, recipe, length=length, compile=compile)
-        one.step()
-        done, took = timed(one.step, frozen.device, seconds=0.3)
+        own_bench = bench(frozen, recipe, length=length, compile=compile)
+        own_bench.step()
+        done, took = timed(own_bench.step, frozen.device, seconds=0.3)
         seconds += token_steps * took / done
     total = by_length.total()
     return {"texts": len(ids), "rate": total / spent, "bare": total / seconds, "share": seconds / spent}
@@ -273,13 +273,13 @@ def folder(speed: str, model: str, *, dtype: str) -> Path:
     name = f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
     if speed:
         return Path(speed) / name
-    found = resources.data() / "measured" / "speed" / name
-    if missing := [kind for kind in ("rates", "compiled", "costs", "driver") if not (found / f"{kind}.csv").is_file()]:
+    place = resources.data() / "measured" / "speed" / name
+    if missing := [kind for kind in ("rates", "compiled", "costs", "driver") if not (place / f"{kind}.csv").is_file()]:
         raise ValueError(
             f"no {', '.join(missing)} of {model} in {dtype} travel with the project; -p speed=build/speed measures "
             "them on this machine, in minutes"
         )
-    return found
+    return place
 
 
 def kept(path: Path | str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:

@@ -43,7 +43,7 @@ def densities(frozen: Frozen, sample: Sequence[Text]) -> list[dict[str, str | in
 
     Source: Kuratov et al. 2025, get_bits_per_byte.ipynb of its repository.
     """
-    found = []
+    rows = []
     for text in sample:
         if len(text.ids) == 1:
             raise ValueError(f"{text.id} has 1 token, which nothing predicts; give at least 2")
@@ -52,11 +52,11 @@ def densities(frozen: Frozen, sample: Sequence[Text]) -> list[dict[str, str | in
             raise ValueError(f"the tokens of {text.id} stand for no bytes at all; give a text with some")
         per_byte = len(text.ids) / n_bytes
         per_token = (entropy_bits(frozen, text.ids) - math.log2(frozen.vocab_size)) / (len(text.ids) - 1)
-        found.append({
+        rows.append({
             "source": text.source, "text_id": text.id, "n_tokens": len(text.ids), "n_bytes": n_bytes,
             "tokens_per_byte": per_byte, "bits_per_token": per_token, "bits_per_byte": per_token * per_byte,
         })  # fmt: skip
-    return found
+    return rows
 
 
 def encode(frozen: Frozen, ids: Sequence[int]) -> bytes:
@@ -95,12 +95,12 @@ def decode(frozen: Frozen, data: bytes, n_tokens: int) -> list[int]:
     coder = _QUEUE.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
     wrong = f"the data is not {n_tokens} tokens coded by {frozen.name}; check the model, its dtype and the count"
     try:
-        found = _walk(frozen, n_tokens, coder.decode)
+        ids = _walk(frozen, n_tokens, coder.decode)
     except AssertionError as error:  # how the coder says that no symbol fits
         raise ValueError(wrong) from error
     if not coder.maybe_exhausted():
         raise ValueError(wrong)
-    return found
+    return ids
 
 
 def zstd(text: str | bytes) -> bytes:
@@ -137,14 +137,14 @@ def ledger(
         "[mem], 16 bits a number": _whole_bytes(16 * mem.numel() + given * packed_bits),
     }
     if not len(ids):  # of nothing but the vectors there is something to keep
-        return [{"what": what, "bytes": n, "bits_per_token": math.inf} for what, n in kept.items()]
+        return [{"what": way, "bytes": n, "bits_per_token": math.inf} for way, n in kept.items()]
     sizes = kept | {
         "text, UTF-8": len(_utf8(text)),
         "text, zstd": len(zstd(text)),
         "token ids, packed": _whole_bytes(len(ids) * packed_bits),
         "token ids, coded by the model": len(encode(frozen, ids)),
     }
-    return [{"what": what, "bytes": n, "bits_per_token": 8 * n / len(ids)} for what, n in sizes.items()]
+    return [{"what": way, "bytes": n, "bits_per_token": 8 * n / len(ids)} for way, n in sizes.items()]
 
 
 def _walk(frozen: Frozen, n_tokens: int, code: Callable[[Any], int]) -> list[int]:
@@ -152,14 +152,14 @@ def _walk(frozen: Frozen, n_tokens: int, code: Callable[[Any], int]) -> list[int
 
     Both directions go through these same calls, one token at a time, so that their probabilities are the same bits.
     """
-    found = [code(_MODEL.Uniform(frozen.vocab_size))]
+    first = [code(_MODEL.Uniform(frozen.vocab_size))]
 
     def choose(logits: Float[Tensor, " vocab"]) -> int:
         probabilities = torch.softmax(logits.cpu().double(), -1).numpy()  # MPS has no float64
         return code(_MODEL.Categorical(probabilities, perfect=False))
 
-    inputs = frozen.inputs(None, frozen.embed(torch.tensor([found])))
-    return found + list(islice(walk(frozen, inputs, choose), n_tokens - 1))
+    inputs = frozen.inputs(None, frozen.embed(torch.tensor([first])))
+    return first + list(islice(walk(frozen, inputs, choose), n_tokens - 1))
 
 
 def _utf8(text: str | bytes) -> bytes:

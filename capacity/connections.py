@@ -85,12 +85,12 @@ def by_length(
 
     function: takes the control points and the token ids of paths whose texts have one length.
     """
-    found: dict[int, Any] = {}
+    values: dict[int, Any] = {}
     for n_tokens in sorted({len(text) for text in ids}):
         places = [place for place, text in enumerate(ids) if len(text) == n_tokens]
         part = function(controls[torch.tensor(places)], torch.tensor([list(ids[place]) for place in places]))
-        found |= dict(zip(places, part, strict=True))
-    return [found[place] for place in range(len(ids))]
+        values |= dict(zip(places, part, strict=True))
+    return [values[place] for place in range(len(ids))]
 
 
 def table(

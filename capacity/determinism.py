@@ -139,18 +139,20 @@ def again(rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], how: Mapping[str
         how: from `conditions`.
     """
     texts, mem, given = _of(rows, ids)
-    lengths, first, found = [len(text) for text in texts], None, []
-    for name, one in how.items():
-        with _threads(one.threads):
-            decoded = together(one.frozen, mem, lengths, given=given, cache=one.cache, at_once=one.at_once)
+    lengths, first, tables = [len(text) for text in texts], None, []
+    for name, condition in how.items():
+        with _threads(condition.threads):
+            decoded = together(
+                condition.frozen, mem, lengths, given=given, cache=condition.cache, at_once=condition.at_once
+            )
         first = first or decoded
-        found.append(rows.select(PLACE).with_columns(
+        tables.append(rows.select(PLACE).with_columns(
             condition=pl.lit(name),
             decoded_tokens=pl.Series([_leading(*pair) for pair in zip(decoded, texts, strict=True)]),
             unchanged=pl.Series([own == other for own, other in zip(decoded, first, strict=True)]),
             decoded=pl.Series(decoded, dtype=pl.List(pl.Int64)),
         ))  # fmt: skip
-    return pl.concat(found)
+    return pl.concat(tables)
 
 
 def freely(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], *, at_once: int = 1) -> pl.DataFrame:
@@ -182,7 +184,7 @@ def margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]
     Best minus second where the token is right, below 0 where it is wrong; in logits. rows, ids: as for `freely`.
     """
     texts, mem, _ = _of(rows, ids)
-    found = []
+    text_margins = []
     for text, own, begin in zip(texts, mem, rows["scored_from"], strict=True):
         tokens = torch.tensor([text], device=frozen.device)
         with torch.no_grad():
@@ -190,8 +192,8 @@ def margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]
         logits = logits[frozen.predicting(len(own)) :]  # (tokens, vocab)
         target = logits.gather(-1, tokens.T)
         best = logits.scatter(-1, tokens.T, -torch.inf).amax(-1, keepdim=True)
-        found.append((target - best)[begin:, 0].cpu().numpy())
-    return found
+        text_margins.append((target - best)[begin:, 0].cpu().numpy())
+    return text_margins
 
 
 def least_margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]) -> pl.DataFrame:
@@ -229,9 +231,9 @@ def auc(broken: Values, kept: Values) -> Interval:
     return Interval(value, float(low), float(high), m + n, False)
 
 
-def _below(one: Values, other: Values) -> float:
-    """Return the chance that a value of `one` is below one of `other`, ties counted half."""
-    return float(stats.mannwhitneyu(other, one).statistic / (len(one) * len(other)))
+def _below(values: Values, other: Values) -> float:
+    """Return the chance that one of `values` is below one of `other`, ties counted half."""
+    return float(stats.mannwhitneyu(other, values).statistic / (len(values) * len(other)))
 
 
 def errors(
@@ -244,15 +246,15 @@ def errors(
     """
     texts, mem, _ = _of(rows, ids)
     scores = scored_together(frozen, mem, texts), scored_together(frozen, None, texts)
-    found = []
+    token_rows = []
     for row, text, own, alone in zip(rows.select(PLACE).iter_rows(named=True), texts, *scores, strict=True):
         for place in range(row["scored_from"], len(text)):
-            found.append(row | {
+            token_rows.append(row | {
                 "position": place + 1, "wrong": not own.correct[0, place],
                 "surprisal_bits": float(alone.bits[0, place]) if place else None,
                 "frequency": counts.get(text[place], 0),
             })  # fmt: skip
-    return pl.DataFrame(found, schema_overrides={"surprisal_bits": pl.Float64}, infer_schema_length=None)
+    return pl.DataFrame(token_rows, schema_overrides={"surprisal_bits": pl.Float64}, infer_schema_length=None)
 
 
 def auc_within(tokens: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -261,13 +263,13 @@ def auc_within(tokens: pl.DataFrame, by: str) -> pl.DataFrame:
     0.5 where errors don't care. Fits whose tokens are all right or all wrong say nothing and are left out; so are
     tokens of which `by` is null. tokens: from `errors`.
     """
-    found = []
+    fits = []
     for group, part in tokens.drop_nulls(by).group_by(PLACE, maintain_order=True):
         wrong, right = (part.filter(wrong=which)[by].to_list() for which in (True, False))
         if wrong and right:
-            found.append(dict(zip(PLACE, group, strict=True)) | {"value": _below(right, wrong)})
+            fits.append(dict(zip(PLACE, group, strict=True)) | {"value": _below(right, wrong)})
     kinds: dict[str, Any] = {name: tokens.schema[name] for name in PLACE}
-    return pl.DataFrame(found, schema=kinds | {"value": pl.Float64})
+    return pl.DataFrame(fits, schema=kinds | {"value": pl.Float64})
 
 
 def _of(
@@ -282,5 +284,5 @@ def _of(
     return texts, mem, [text[: begun[0]] for text in texts]
 
 
-def _leading(found: Sequence[int], text: Sequence[int]) -> int:
-    return next((place for place, pair in enumerate(zip(found, text, strict=True)) if pair[0] != pair[1]), len(text))
+def _leading(decoded: Sequence[int], text: Sequence[int]) -> int:
+    return next((place for place, pair in enumerate(zip(decoded, text, strict=True)) if pair[0] != pair[1]), len(text))

@@ -56,28 +56,28 @@ def load(path: Path | str) -> Extension:
     try:
         content = path.read_bytes()
         if path.suffix == ".toml":
-            found = tomllib.loads(content.decode("utf-8"))
+            declared = tomllib.loads(content.decode("utf-8"))
         else:
             names = runpy.run_path(str(path))
-            found = {kind: names[kind.upper()] for kind in KINDS if kind.upper() in names}
+            declared = {kind: names[kind.upper()] for kind in KINDS if kind.upper() in names}
     except (Exception, SystemExit) as error:  # whatever the file raises
         raise ExtensionError(f"{path} fails: {type(error).__name__}: {first_line(error)}") from error
     kinds = KINDS if path.suffix == ".py" else ("recipes", "presets")
-    wrong = sorted(kind for kind, one in found.items() if kind not in kinds or not isinstance(one, dict))
-    if wrong or not any(found.values()):
+    wrong = sorted(kind for kind, entries in declared.items() if kind not in kinds or not isinstance(entries, dict))
+    if wrong or not any(declared.values()):
         fault = f"{', '.join(wrong)} can't be declared" if wrong else "nothing is declared"
         allowed = (
             ", ".join(kind.upper() for kind in kinds) if path.suffix == ".py" else "[recipes.NAME], [presets.NAME]"
         )
         raise ExtensionError(f"{path}: {fault}; allowed are {allowed}, each by name")
     for kind in ("losses", "sources"):
-        for name, one in found.get(kind, {}).items():
-            if not callable(one):
-                raise ExtensionError(f"{path}: {kind[:-1]} {name!r} is {one!r}; give a function")
-    for name in (name for one in found.values() for name in one):
+        for name, value in declared.get(kind, {}).items():
+            if not callable(value):
+                raise ExtensionError(f"{path}: {kind[:-1]} {name!r} is {value!r}; give a function")
+    for name in (name for entries in declared.values() for name in entries):
         if not isinstance(name, str) or not name or set(name) & set(":#"):
             raise ExtensionError(f"{path}: {name!r} is no name; give a text without colon or #")
-    return Extension(path, hashlib.sha256(content).hexdigest()[:16], found)
+    return Extension(path, hashlib.sha256(content).hexdigest()[:16], declared)
 
 
 def use(*paths: Path | str) -> None:
@@ -85,9 +85,9 @@ def use(*paths: Path | str) -> None:
 
     Raises ExtensionError as `load`, and for a name that two files declare.
     """
-    found = {extension.path: extension for extension in map(load, [*_named(), *paths])}
-    _check(list((_used | found).values()))
-    _used.update(found)
+    loaded = {extension.path: extension for extension in map(load, [*_named(), *paths])}
+    _check(list((_used | loaded).values()))
+    _used.update(loaded)
     os.environ[VARIABLE] = os.pathsep.join(map(str, _used))
 
 
@@ -115,13 +115,13 @@ def _in_use() -> list[Extension]:
 
 def own(kind: str, known: Container[str]) -> dict[str, Any]:
     """Return what the files in use declare of a kind of KINDS, by name; ExtensionError for a name that is `known`."""
-    found = {
-        name: (one, extension) for extension in _in_use() for name, one in extension.declared.get(kind, {}).items()
+    declared = {
+        name: (value, extension) for extension in _in_use() for name, value in extension.declared.get(kind, {}).items()
     }
-    for name, (_, extension) in found.items():
+    for name, (_, extension) in declared.items():
         if name in known:
             raise ExtensionError(f"{extension.path}: {name!r} is one of the package's {kind}; choose another name")
-    return {name: one for name, (one, _) in found.items()}
+    return {name: value for name, (value, _) in declared.items()}
 
 
 def digest(names: dict[str, Container[str]]) -> list[str]:

@@ -78,9 +78,9 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
     ValueError: n_texts is 2.5; give a whole number from 1 on
     """
     try:
-        found = operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        found = least - 1
-    if found < least or isinstance(value, bool):
+        number = least - 1
+    if number < least or isinstance(value, bool):
         raise ValueError(f"{name} is {str(value)[:80]}{list_hint(value)}; give a whole number from {least} on")
-    return found
+    return number

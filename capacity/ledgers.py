@@ -52,7 +52,7 @@ def measured(frozen: Frozen, sample: Sequence[Text], *, n_mem: int = 1) -> list[
     a number) and came_back: the text was coded by the model, decoded again, and is the same. Raises ValueError as
     `coding.encode`.
     """
-    found = []
+    rows = []
     for text in sample:
         words = token_bytes(frozen.tokenizer, text.ids)
         lines = coding.ledger(frozen, torch.zeros(n_mem, frozen.dim), words, text.ids)
@@ -63,8 +63,8 @@ def measured(frozen: Frozen, sample: Sequence[Text], *, n_mem: int = 1) -> list[
             "model": frozen.name, "source": text.source, "text_id": text.id, "n_tokens": len(text.ids), "n_mem": n_mem,
             "came_back": back == list(text.ids),
         }  # fmt: skip
-        found += _lines(facts, sizes)
-    return found
+        rows += _lines(facts, sizes)
+    return rows
 
 
 def of_paper() -> pl.DataFrame:
@@ -82,7 +82,7 @@ def of_paper() -> pl.DataFrame:
         rows = published.load("kuratov2025", item).filter(pl.col("source").fill_null("pg19") == "pg19")
         for model, metric, value in rows.select("model", "metric", "value").iter_rows():
             facts.setdefault(model, {})[metric] = value
-    found = []
+    lines = []
     for model, fact in facts.items():
         if fact.keys() >= {"decoding_capacity", "d_model", "vocab_size"}:
             n, bits = fact["decoding_capacity"], fact["d_model"] * 16
@@ -91,8 +91,8 @@ def of_paper() -> pl.DataFrame:
                 sizes[TEXT] = n / fact["tokens_per_byte"]
             if "ce_without_512_tokens" in fact:
                 sizes[ENTROPY] = n * fact["ce_without_512_tokens"] / 512 / log(2) / 8
-            found += _lines({"model": model, "source": "pg19", "text_id": "", "n_tokens": int(n), "n_mem": 1}, sizes)
-    return pl.DataFrame(found)
+            lines += _lines({"model": model, "source": "pg19", "text_id": "", "n_tokens": int(n), "n_mem": 1}, sizes)
+    return pl.DataFrame(lines)
 
 
 def times(ledger: pl.DataFrame) -> pl.DataFrame:
@@ -111,4 +111,4 @@ def times(ledger: pl.DataFrame) -> pl.DataFrame:
 
 
 def _lines(facts: Row, sizes: dict[str, float]) -> list[Row]:
-    return [facts | {"what": what, "bytes": float(n), "vector_bytes": sizes[VECTOR]} for what, n in sizes.items()]
+    return [facts | {"what": way, "bytes": float(n), "vector_bytes": sizes[VECTOR]} for way, n in sizes.items()]

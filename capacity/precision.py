@@ -138,11 +138,11 @@ def last_passed(table: pl.DataFrame, at: str, *, by: Sequence[str], largest_firs
     steps = table.group_by([*by, at], maintain_order=True).agg(pl.col("decoded").all())
     steps = steps.sort(at, descending=largest_first, maintain_order=True)
     reached = pl.col("decoded").cast(pl.Int8).cum_min().cast(pl.Boolean)
-    found = steps.group_by(list(by), maintain_order=True).agg(
+    groups = steps.group_by(list(by), maintain_order=True).agg(
         pl.col(at).filter(reached).last().alias("value"), n_passed=reached.sum(), n=pl.len()
     )
     ends = pl.when(pl.col("n_passed") == 0).then(pl.lit("none")).when(pl.col("n_passed") == pl.col("n"))
-    return found.with_columns(censored=ends.then(pl.lit("all")).otherwise(pl.lit("no"))).drop("n_passed", "n")
+    return groups.with_columns(censored=ends.then(pl.lit("all")).otherwise(pl.lit("no"))).drop("n_passed", "n")
 
 
 def median(values: Sequence[float | int | None] | pl.Series, *, none: float) -> Interval:

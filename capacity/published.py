@@ -105,8 +105,8 @@ def table_1(metric: str) -> pl.DataFrame:
     facts = wide(load("kuratov2025", "Eq. 1, Fig. 5")).select("model", pl.col("d_model", "vocab_size").cast(pl.Int64))
     bits = pl.when(unit="nats").then(1 / math.log(2)).otherwise(1.0)
     value, sd = pl.col("value") * bits, pl.col("sd") * bits
-    found = rows.filter(metric=metric).join(facts, on="model", maintain_order="left")
-    return found.select(
+    joined = rows.filter(metric=metric).join(facts, on="model", maintain_order="left")
+    return joined.select(
         "model", "source", "n_mem", "d_model", "vocab_size", value=value, low=value - sd, high=value + sd
     ).sort("d_model", "model", maintain_order=True)  # fmt: skip
 

@@ -103,7 +103,7 @@ def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None) -> f
     for value in sorted(set(across)):
         out = across == value
         law = fit(across[~out], up[~out], exponent=exponent)
-        errors += [np.log(one) - np.log(law.predict(value)) for one in up[out]]
+        errors += [np.log(number) - np.log(law.predict(value)) for number in up[out]]
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
@@ -129,12 +129,12 @@ def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
     forms: dict[str, tuple[Numbers, float | None]] = {
         "a · d_model": (width, 1), "a · d_model^b": (width, None), "a · parameters^b": (parameters, None)
     }  # fmt: skip
-    found = {}
+    laws = {}
     for name, (x, exponent) in forms.items():
         enough = len(set(x)) > (2 if exponent is None else 1)
         left_out = leave_one_out(x, y, exponent=exponent) if enough else float("nan")
-        found[name] = Named(fit(x, y, exponent=exponent), x is width, left_out)
-    return found
+        laws[name] = Named(fit(x, y, exponent=exponent), x is width, left_out)
+    return laws
 
 
 @dataclass(frozen=True)

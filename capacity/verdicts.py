@@ -51,7 +51,7 @@ def nothing(why: str) -> Verdict:
 
 def judge(
     claim: str,
-    found: Mapping[str, Interval],
+    intervals: Mapping[str, Interval],
     *,
     above: float = 0.0,
     unit: str,
@@ -67,7 +67,7 @@ def judge(
 
     Args:
         claim: in words.
-        found: the numbers by name, with their intervals.
+        intervals: the numbers by name, with their intervals.
         above: the bound, in `unit`.
         unit: of the numbers, as it stands behind one; "" for a quotient.
         change: what would change the outcome.
@@ -77,25 +77,30 @@ def judge(
 
     Raises NothingFound for no number.
     """
-    if not found:
+    if not intervals:
         raise NothingFound("no number decides; give at least one interval")
-    over = [one.low is not None and one.low > above and not one.degenerate for one in found.values()]
-    beneath = [one.high is not None and one.high < above and not one.degenerate for one in found.values()]
-    under = [one and not floor for one in beneath]
+    over = [
+        interval.low is not None and interval.low > above and not interval.degenerate for interval in intervals.values()
+    ]
+    beneath = [
+        interval.high is not None and interval.high < above and not interval.degenerate
+        for interval in intervals.values()
+    ]
+    under = [is_below and not floor for is_below in beneath]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
     outcome = yes if all(over) else no if any(under) else "cannot tell"
     unit = f" {unit}" if unit else ""
-    if len(found) == 1:
-        ((name, one),) = found.items()
-        bounded = "no interval" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
-        known = "not measured" if isnan(one.value) else f"{one.value:.2f}{unit} ({bounded})"
+    if len(intervals) == 1:
+        ((name, interval),) = intervals.items()
+        bounded = "no interval" if interval.low is None else f"{interval.low:.2f} to {interval.high:.2f}"
+        known = "not measured" if isnan(interval.value) else f"{interval.value:.2f}{unit} ({bounded})"
         number = f"{name} {known}, the bound is {above:g}"
     else:
-        values = [one.value for one in found.values()]
+        values = [interval.value for interval in intervals.values()]
         below = sum(beneath)
         number = (
-            f"of {len(found)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
-            f"{len(found) - sum(over) - below} on both sides; the numbers "
+            f"of {len(intervals)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
+            f"{len(intervals) - sum(over) - below} on both sides; the numbers "
             f"go from {min(values):.2f} to {max(values):.2f}"
         )
     return Verdict(outcome=outcome, claim=claim, number=number, change=change, headline=headline)
@@ -103,7 +108,7 @@ def judge(
 
 def within(
     claim: str,
-    found: Mapping[str, Interval],
+    intervals: Mapping[str, Interval],
     *,
     low: float,
     high: float,
@@ -119,19 +124,23 @@ def within(
 
     Raises NothingFound for no number.
     """
-    if not found:
+    if not intervals:
         raise NothingFound("no number decides; give at least one interval")
-    known = {name: (one.low, one.high) for name, one in found.items() if not one.degenerate and one.n >= least}
+    known = {
+        name: (interval.low, interval.high)
+        for name, interval in intervals.items()
+        if not interval.degenerate and interval.n >= least
+    }
     inside = [name for name, (a, b) in known.items() if a is not None and b is not None and low <= a and b <= high]
     outside = [name for name, (a, b) in known.items() if a is not None and b is not None and (b < low or a > high)]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
-    outcome = yes if len(inside) == len(found) else no if outside else "cannot tell"
-    values = [one.value for one in found.values()]
+    outcome = yes if len(inside) == len(intervals) else no if outside else "cannot tell"
+    values = [interval.value for interval in intervals.values()]
     number = (
-        f"of {len(found)} intervals {len(inside)} lie within {low:g} to {high:g}{f' {unit}' if unit else ''}, "
-        f"{len(outside)} outside, {len(found) - len(inside) - len(outside)} across an end; the numbers go from "
+        f"of {len(intervals)} intervals {len(inside)} lie within {low:g} to {high:g}{f' {unit}' if unit else ''}, "
+        f"{len(outside)} outside, {len(intervals) - len(inside) - len(outside)} across an end; the numbers go from "
         f"{min(values):.2f} to {max(values):.2f}"
     )
     if all(map(isnan, values)):
-        number = f"{', '.join(found)} not measured"
+        number = f"{', '.join(intervals)} not measured"
     return Verdict(outcome=outcome, claim=claim, number=number, change=change)

@@ -33,11 +33,11 @@ def prefixes(frozen: Frozen, whole: Sequence[Text], sample: Sequence[Text], size
     Raises ValueError as `read_first`, for a whole that does not end with its text, or a size past what stands before.
     """
     befores = []
-    for one, text in zip(whole, sample, strict=True):
-        before = len(one.ids) - len(text.ids)
-        if before < 1 or one.ids[before:] != text.ids:
-            raise ValueError(f"{one.id} does not end with {text.id}; give the texts that `sample` was cut from")
-        befores.append(one.ids[:before])
+    for whole_text, text in zip(whole, sample, strict=True):
+        before = len(whole_text.ids) - len(text.ids)
+        if before < 1 or whole_text.ids[before:] != text.ids:
+            raise ValueError(f"{whole_text.id} does not end with {text.id}; give the texts that `sample` was cut from")
+        befores.append(whole_text.ids[:before])
     least = min(map(len, befores))
     if wrong := [size for size in sizes if not 1 <= size <= least]:
         raise ValueError(f"prefixes of {wrong} tokens; 1 to {least} stand before these texts")
@@ -72,8 +72,8 @@ def prefix_gains(read: pl.DataFrame, fitted: pl.DataFrame) -> pl.DataFrame:
     saved = metrics.ratio(both.with_columns(texts=pl.lit(1)), "saved", "texts", by=by)
     shares = metrics.ratio(both, "saved", "mem_saved", by=by)
     shares = shares.select(*by, share="value", share_low="low", share_high="high")
-    found = saved.rename({"value": "saved_bits"}).join(shares, on=by, nulls_equal=True)
-    return found.drop("degenerate").sort(by, nulls_last=True)
+    joined = saved.rename({"value": "saved_bits"}).join(shares, on=by, nulls_equal=True)
+    return joined.drop("degenerate").sort(by, nulls_last=True)
 
 
 def published_prefixes() -> pl.DataFrame:
@@ -99,16 +99,16 @@ def shortfalls(frozen: Frozen, sample: Sequence[Text]) -> list[Row]:
     by which the targets' own logits must rise, the others left as they are, for each to be the argmax: the hinge of
     margin 0, in bits, in [0, bits]. `n_wrong`: positions that fall short. Raises ValueError as `coding.entropy_bits`.
     """
-    found = []
+    rows = []
     for text in sample:
         bits = coding.entropy_bits(frozen, text.ids) - log2(frozen.vocab_size)
         ids = torch.tensor([text.ids], device=frozen.device)
         with torch.no_grad():
             logits = frozen.logits(frozen.inputs(None, frozen.embed(ids)))[:, frozen.n_before : -1].float()
         short = LOSSES["hinge"](logits, ids[:, 1:], 0.0).cpu().double() / log(2)
-        found.append(
+        rows.append(
             named(frozen, text)
             | {"n_tokens": len(text.ids), "bits": bits, "shortfall_bits": float(short.sum())}
             | {"n_wrong": int((short > 0).sum())}
         )
-    return found
+    return rows

@@ -78,14 +78,14 @@ def repeated(
         facts = _facts(name, bos)
         for source, length in ((source, length) for source in sources for length in lengths):
             wanted = facts | {"source": source, "length": length, "instruction": instruction}
-            there = kept.filter(**wanted).unique(["revision", "text_index"], keep="first", maintain_order=True)
-            if there.height < n_texts and missing == "refuse":
+            rows = kept.filter(**wanted).unique(["revision", "text_index"], keep="first", maintain_order=True)
+            if rows.height < n_texts and missing == "refuse":
                 raise MissingCells(f"{name} has no copies of {source} of {length} tokens; take missing='measure'")
-            if there.height < n_texts and missing == "measure" and "revision" in facts:
+            if rows.height < n_texts and missing == "measure" and "revision" in facts:
                 frozen = frozen or models.load(name, bos=facts["bos"])
-                there = pl.DataFrame(list(_rows(frozen, wanted, n_texts)), SCHEMA)
-                store.write(place, there)
-            parts.append(there)
+                rows = pl.DataFrame(list(_rows(frozen, wanted, n_texts)), SCHEMA)
+                store.write(place, rows)
+            parts.append(rows)
     return pl.concat(parts)
 
 

@@ -28,19 +28,19 @@ def read_first(frozen: Frozen, sample: Sequence[Text], contexts: Sequence[Sequen
     """
     if len(contexts) != len(sample):
         raise ValueError(f"{len(contexts)} contexts for {len(sample)} texts; give one for each")
-    found = []
+    rows = []
     for text, context in zip(sample, contexts, strict=True):
         if not len(context):
             raise ValueError(f"no token stands before {text.id}; give at least one")
         frozen.check_length(len(text.ids), len(context))
         mem, ids = frozen.embed(torch.tensor([list(context)])), torch.tensor([text.ids])
         score = counts(teacher_forced(frozen, mem, ids), teacher_forced(frozen, None, ids), len(text.ids))
-        found.append(
+        rows.append(
             named(frozen, text) | score
             | {"n_context": len(context), "length": len(text.ids), "scored_from": 0, "n_scored": len(text.ids),
                "decoded_tokens": decoded_tokens(frozen, mem[0], text.ids)}
         )  # fmt: skip
-    return found
+    return rows
 
 
 def named(frozen: Frozen, text: Text) -> Row:

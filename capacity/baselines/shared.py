@@ -78,9 +78,9 @@ def fit(
                 adam.zero_grad()
                 _loss(frozen, mem, train[some]).backward()
                 adam.step()
-            found = _bits(frozen, mem.detach(), held_out).mean().item()
-            if found < best.bits:
-                best, last = Shared(mem.detach().clone(), found, epoch), epoch
+            bits = _bits(frozen, mem.detach(), held_out).mean().item()
+            if bits < best.bits:
+                best, last = Shared(mem.detach().clone(), bits, epoch), epoch
     return best
 
 
@@ -146,10 +146,13 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
     """Return the most tokens of a text, by kind."""
     schema = {name: SCHEMA[name] for name in [*_KIND, "fit_length"]}
     every = [
-        (cell.revision, what.bos, what.dtype, what.source, what.recipe, what.n_mem, what.text_seed, len(cell.text.ids))
+        (
+            cell.revision, experiment.bos, experiment.dtype, experiment.source, experiment.recipe, experiment.n_mem,
+            experiment.text_seed, len(cell.text.ids),
+        )
         for cell in cells
-        for what in [cell.experiment]
-    ]
+        for experiment in [cell.experiment]
+    ]  # fmt: skip
     return pl.DataFrame(every, schema, orient="row").group_by(_KIND).agg(pl.col("fit_length").max())
 
 
@@ -161,41 +164,41 @@ def load(folders: Sequence[Path]) -> pl.DataFrame:
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
     if n_other < 10:
         raise ValueError(f"n_other is {n_other}; a vector is fitted to four fifths of these texts, 10 are needed")
-    what, longest = cells[0].experiment, rows["fit_length"].item(0)
-    frozen = what.load()
-    lead = cells[0].text.ids[:1] if what.bos == "after_mem" else ()
+    experiment, longest = cells[0].experiment, rows["fit_length"].item(0)
+    frozen = experiment.load()
+    lead = cells[0].text.ids[:1] if experiment.bos == "after_mem" else ()
     drawn = texts.others(
-        what.source, frozen.tokenizer, beside={cell.text.id for cell in cells}, n_texts=n_other,
-        length=longest - len(lead), seed=what.text_seed,
+        experiment.source, frozen.tokenizer, beside={cell.text.id for cell in cells}, n_texts=n_other,
+        length=longest - len(lead), seed=experiment.text_seed,
     )  # fmt: skip
     stop = set(list(dict.fromkeys(text.id for text in drawn))[4::5])
     train, held_out = (
         torch.tensor([(*lead, *text.ids) for text in drawn if (text.id in stop) is wanted]) for wanted in (False, True)
     )
-    shared = fit(frozen, train, held_out, recipe=what.recipe, n_mem=what.n_mem)
+    shared = fit(frozen, train, held_out, recipe=experiment.recipe, n_mem=experiment.n_mem)
     facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
-    constant = _free(frozen, what.n_mem) | {"shared": shared.mem}
+    constant = _free(frozen, experiment.n_mem) | {"shared": shared.mem}
     own, versions = dict(zip(rows["key"], rows["mem"], strict=True)), json.dumps(provenance.versions())
     for length, group in groupby(sorted(cells, key=lambda cell: len(cell.text.ids)), lambda cell: len(cell.text.ids)):
         some = list(group)
         ids = torch.tensor([cell.text.ids for cell in some])
-        found = {name: _bits(frozen, mem, ids) for name, mem in constant.items()}
+        bits_by_name = {name: _bits(frozen, mem, ids) for name, mem in constant.items()}
         if len(some) > 1 and all(own[cell.key] is not None for cell in some):
-            vectors = torch.tensor([own[cell.key].to_list() for cell in some]).view(len(some), what.n_mem, -1)
-            found["other"] = _bits(frozen, vectors.roll(-1, 0), ids)
-        for name, bits in found.items():
-            for cell, one in zip(some, bits.tolist(), strict=True):
+            vectors = torch.tensor([own[cell.key].to_list() for cell in some]).view(len(some), experiment.n_mem, -1)
+            bits_by_name["other"] = _bits(frozen, vectors.roll(-1, 0), ids)
+        for name, bits in bits_by_name.items():
+            for cell, cell_bits in zip(some, bits.tolist(), strict=True):
                 yield (
-                    frozen.name, frozen.revision, frozen.bos, frozen.dtype, what.source, what.recipe, what.n_mem,
-                    length, cell.text.id, cell.text.digest, name, one, *facts.get(name, (None,) * 4), what.text_seed,
-                    versions,
+                    frozen.name, frozen.revision, frozen.bos, frozen.dtype, experiment.source, experiment.recipe,
+                    experiment.n_mem, length, cell.text.id, cell.text.digest, name, cell_bits,
+                    *facts.get(name, (None,) * 4), experiment.text_seed, versions,
                 )  # fmt: skip
 
 
 def _free(frozen: Frozen, n_mem: int) -> dict[str, Tensor]:
     """Return vectors that cost no fit, by name, each (n_mem, dim)."""
     every = frozen.embed(torch.arange(frozen.vocab_size)[None])[0].float()
-    found = {"mean": every.mean(0)}
+    vectors = {"mean": every.mean(0)}
     if frozen.tokenizer.bos_token_id is not None:
-        found["bos"] = every[bos_id(frozen.tokenizer, name=frozen.name)]
-    return {name: vector.expand(n_mem, -1).cpu() for name, vector in found.items()}
+        vectors["bos"] = every[bos_id(frozen.tokenizer, name=frozen.name)]
+    return {name: vector.expand(n_mem, -1).cpu() for name, vector in vectors.items()}

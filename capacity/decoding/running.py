@@ -62,8 +62,8 @@ def stream(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], *, given: Sequence[i
 def _check_mem(frozen: Frozen, mem: Tensor) -> None:
     """Raise ValueError for what are no vectors of one text, finite and as wide as the model's."""
     if not isinstance(mem, Tensor) or mem.ndim != 2 or mem.shape[1] != frozen.dim or not mem.is_floating_point():
-        what = f"has shape {tuple(mem.shape)}" if isinstance(mem, Tensor) else f"is a {type(mem).__name__}"
-        raise ValueError(f"mem {what}; (n_mem, {frozen.dim}) floats in a tensor are what {frozen.name} takes")
+        fault = f"has shape {tuple(mem.shape)}" if isinstance(mem, Tensor) else f"is a {type(mem).__name__}"
+        raise ValueError(f"mem {fault}; (n_mem, {frozen.dim}) floats in a tensor are what {frozen.name} takes")
     if n_broken := int((~mem.isfinite()).sum()):
         raise ValueError(f"mem has {n_broken} numbers that are not finite; fit it again, or from another seed")
 
@@ -84,13 +84,13 @@ def free_running(
     Raises ValueError when more tokens are given than asked for, or past the context (see Frozen.check_length).
     """
     _check_mem(frozen, mem)
-    found = [] if given is None else [whole_number("a given token", token, least=0) for token in given]
-    if any(token >= frozen.vocab_size for token in found):
-        raise ValueError(f"given are {found[:9]}; tokens below {frozen.vocab_size} are what {frozen.name} takes")
-    if len(found) > whole_number("n_tokens", n_tokens, least=0):
-        raise ValueError(f"{len(found)} tokens are given but only {n_tokens} asked for")
+    tokens = [] if given is None else [whole_number("a given token", token, least=0) for token in given]
+    if any(token >= frozen.vocab_size for token in tokens):
+        raise ValueError(f"given are {tokens[:9]}; tokens below {frozen.vocab_size} are what {frozen.name} takes")
+    if len(tokens) > whole_number("n_tokens", n_tokens, least=0):
+        raise ValueError(f"{len(tokens)} tokens are given but only {n_tokens} asked for")
     frozen.check_length(n_tokens, mem.shape[0])
-    return found + list(islice(stream(frozen, mem, given=found), n_tokens - len(found)))
+    return tokens + list(islice(stream(frozen, mem, given=tokens), n_tokens - len(tokens)))
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def together(
         cache: carry keys and values on, where the model does; else all is read again for every token.
         at_once: vectors in a batch, alike in length as far as can be.
     """
-    found: list[list[int]] = [[] for _ in lengths]
+    texts: list[list[int]] = [[] for _ in lengths]
     order = sorted(range(len(lengths)), key=lambda place: lengths[place])
     for some in (order[at : at + at_once] for at in range(0, len(order), at_once)):
         longest = lengths[some[-1]]
@@ -130,8 +130,8 @@ def together(
             following = frozen.embed(tokens[:, -1:])
             inputs = following if state else torch.cat([inputs, following], dim=1)
         for place, row in zip(some, tokens.tolist(), strict=True):
-            found[place] = row[: lengths[place]]
-    return found
+            texts[place] = row[: lengths[place]]
+    return texts
 
 
 def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequence[int], *, scored_from: int = 0) -> int:
@@ -140,8 +140,8 @@ def decoded_tokens(frozen: Frozen, mem: Float[Tensor, "n_mem dim"], ids: Sequenc
     With `scored_from=1`, t1 is given and counts as come back.
     """
     given, rest = list(ids[:scored_from]), ids[scored_from:]
-    found = stream(frozen, mem, given=given)
-    return len(given) + sum(1 for _ in takewhile(lambda token: token == next(found), rest))
+    tokens = stream(frozen, mem, given=given)
+    return len(given) + sum(1 for _ in takewhile(lambda token: token == next(tokens), rest))
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def decoded_side_by_side(
         if not is_exhausted(error):
             raise
     else:
-        pairs = (zip(found, row, strict=True) for found, row in zip(back, ids, strict=True))
+        pairs = (zip(decoded, row, strict=True) for decoded, row in zip(back, ids, strict=True))
         return [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both)) for both in pairs]
     half = len(ids) // 2
     parts = (slice(None, half), slice(half, None))
@@ -183,17 +183,17 @@ class Ended:
 
 def all_decoded_back(frozen: Frozen, ended: Sequence[Ended]) -> list[list[int | None]]:
     """Return what `decoded_back` gives of each text, AT_ONCE of this device side by side."""
-    found: list[list[int | None]] = [[None] * len(one.exact) for one in ended]
+    counts: list[list[int | None]] = [[None] * len(search.exact) for search in ended]
     most = [-1] * len(ended)
-    places = [len(one.exact) - 1 for one in ended]
+    places = [len(search.exact) - 1 for search in ended]
     while True:
         alike: dict[tuple, list[int]] = {}
-        for text, (one, place) in enumerate(zip(ended, places, strict=True)):
-            whole = place + 1 < len(one.exact) and found[text][place + 1] == one.exact[place + 1][0]
-            if place >= 0 and not whole and one.exact[place][0] > most[text]:
-                alike.setdefault((one.exact[place][1].shape, one.scored_from), []).append(text)
+        for text, (search, place) in enumerate(zip(ended, places, strict=True)):
+            whole = place + 1 < len(search.exact) and counts[text][place + 1] == search.exact[place + 1][0]
+            if place >= 0 and not whole and search.exact[place][0] > most[text]:
+                alike.setdefault((search.exact[place][1].shape, search.scored_from), []).append(text)
         if not alike:
-            return found
+            return counts
         for (_, scored_from), texts in alike.items():
             at_once = AT_ONCE.get(frozen.device.type, 1)
             for group in (texts[at : at + at_once] for at in range(0, len(texts), at_once)):
@@ -202,7 +202,7 @@ def all_decoded_back(frozen: Frozen, ended: Sequence[Ended]) -> list[list[int | 
                 mem = torch.stack([mem for _, mem in tried])
                 decoded = decoded_side_by_side(frozen, mem, ids, scored_from=scored_from)
                 for text, tokens in zip(group, decoded, strict=True):
-                    found[text][places[text]], most[text] = tokens, max(most[text], tokens)
+                    counts[text][places[text]], most[text] = tokens, max(most[text], tokens)
                     places[text] -= 1
 
 

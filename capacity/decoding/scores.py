@@ -87,7 +87,7 @@ def scored_together(
     at_once: int = 64,
 ) -> list[Score]:
     """Return the score of each of texts of any lengths, `at_once` of them padded on the right to one length."""
-    found = []
+    scores = []
     for at in range(0, len(texts), at_once):
         some = texts[at : at + at_once]
         longest = max(map(len, some))
@@ -95,8 +95,8 @@ def scored_together(
         score = teacher_forced(frozen, None if mem is None else mem[at : at + at_once], padded)
         for place, text in enumerate(some):
             own = (getattr(score, field.name)[place : place + 1, : len(text)] for field in fields(Score))
-            found.append(Score(*own))
-    return found
+            scores.append(Score(*own))
+    return scores
 
 
 def bos_costs(frozen: Frozen, sample: Sequence[Text]) -> list[tuple[str, float]]:

@@ -84,9 +84,9 @@ def fit(
     if init is not None and tuple(init.shape) != (len(rows), n_mem, frozen.dim):
         raise ValueError(f"init has shape {tuple(init.shape)}; ({len(rows)}, {n_mem}, {frozen.dim}) is needed")
     tasks = [
-        task(frozen, row, n_mem=n_mem, seed=one, init=None if init is None else init[i],
+        task(frozen, row, n_mem=n_mem, seed=own_seed, init=None if init is None else init[i],
              length=len(row), scored_from=scored_from, tag=i, trace=trace)
-        for i, (row, one) in enumerate(zip(rows, seeds, strict=True))
+        for i, (row, own_seed) in enumerate(zip(rows, seeds, strict=True))
     ]  # fmt: skip
     with threads(frozen):
         done = sorted(run(frozen, tasks, chosen, stop, compile=compile), key=lambda task: task.tag)

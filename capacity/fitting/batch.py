@@ -36,7 +36,7 @@ class Batch:
         self.context = frozen.embed(self.targets[:, :-1]).clone()
         self.weights = torch.zeros(slots, shape.bucket, device=device)
         self.scored = np.zeros((slots, shape.bucket), dtype=bool)  # the positions that are asked for
-        self.there = np.zeros((slots, shape.bucket), dtype=bool)  # the positions of a text's own tokens
+        self.own_tokens = np.zeros((slots, shape.bucket), dtype=bool)  # the positions of a text's own tokens
         self.dirty = True  # `scored` and `weights` are to be made again
 
     @property
@@ -78,7 +78,7 @@ class Batch:
             whole[at] = part
         self.state.updates[at], self.best[at] = numbers[:, 1].float(), numbers[:, 2]
         for slot, task, size in zip(slots, tasks, sizes, strict=True):
-            self.there[slot] = np.arange(width) < size
+            self.own_tokens[slot] = np.arange(width) < size
             self.tasks[slot], self.dirty = task, True
 
     def _vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,7 +142,7 @@ class Batch:
         best, best_mem = n_right.where(better, self.best), self.state.mem.where(better[:, None, None], self.best_mem)
         seen = torch.cat([moved.right, moved.finite.unsqueeze(1)], dim=1).cpu().numpy()
         bits = None if moved.bits is None else moved.bits.cpu().double().numpy() / np.log(2)
-        right, finite = seen[:, :-1] & self.there, seen[:, -1].tolist()
+        right, finite = seen[:, :-1] & self.own_tokens, seen[:, -1].tolist()
         self.best, self.best_mem = best, best_mem
         share = (time.perf_counter() - started) / max(1, self.under_way)
         left = self._settle(right, finite, bits, share, advance)

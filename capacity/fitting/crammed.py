@@ -34,14 +34,14 @@ def doubling(
     """
     n_mem = 1
     while True:
-        (one,) = exact_length(
+        (longest,) = exact_length(
             frozen, [ids], recipe, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=scored_from,
             stepped=partial(stepped, n_mem),
         )  # fmt: skip
-        yield n_mem, one
+        yield n_mem, longest
         n_mem *= 2
         room = frozen.room(n_mem)
-        if one.length == len(ids) or n_mem >= len(ids) or (room is not None and len(ids) > room):
+        if longest.length == len(ids) or n_mem >= len(ids) or (room is not None and len(ids) > room):
             return
 
 
@@ -145,13 +145,13 @@ def cram(
         if n_mem is None:
             tries = doubling(frozen, ids, chosen, seed=seed, budget=budget, scored_from=given, stepped=stepped)
         else:
-            (one,) = exact_length(
+            (longest,) = exact_length(
                 frozen, [ids], chosen, n_mem=n_mem, seed=seed, budget=budget * n_mem, scored_from=given,
                 stepped=partial(stepped, n_mem),
             )  # fmt: skip
-            tries = iter([(n_mem, one)])
-        for number, one in tries:
-            crammed = Crammed(tuple(ids), number, one, tuple(ids[:given]), words)
+            tries = iter([(n_mem, longest)])
+        for number, longest in tries:
+            crammed = Crammed(tuple(ids), number, longest, tuple(ids[:given]), words)
             watch(crammed)
     assert crammed is not None  # there is a first try
     return crammed

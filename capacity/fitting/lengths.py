@@ -89,14 +89,14 @@ def longest(frozen: Frozen, ended: Sequence[Task]) -> list[Longest]:
     Where none does, the one that gives most tokens back.
     """
     # In every search the last is the longest.
-    exact = [[(probe.length, probe.mem) for probe in one.exact()] for one in ended]
-    tried = [Ended(one.ids, own, one.scored_from) for one, own in zip(ended, exact, strict=True)]
-    found = []
-    for one, own, decoded in zip(ended, exact, all_decoded_back(frozen, tried), strict=True):
+    exact = [[(probe.length, probe.mem) for probe in search.exact()] for search in ended]
+    tried = [Ended(search.ids, own, search.scored_from) for search, own in zip(ended, exact, strict=True)]
+    results = []
+    for search, own, decoded in zip(ended, exact, all_decoded_back(frozen, tried), strict=True):
         given = [(tokens, mem) for tokens, (_, mem) in zip(decoded, own, strict=True) if tokens is not None]
         length, mem = max(given, key=lambda got: got[0], default=(0, None))
-        found.append(Longest(length, mem, one.probes, one.token_steps, censored(one)))
-    return found
+        results.append(Longest(length, mem, search.probes, search.token_steps, censored(search)))
+    return results
 
 
 def tasks(

@@ -81,7 +81,7 @@ def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]
     if frozen.weight is None and frozen.tail is None:  # all logits at once
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
     ends = (frozen.model.get_input_embeddings(), frozen.model.get_output_embeddings())
-    tables = {id(getattr(one, "weight", None)) for one in ends}
+    tables = {id(getattr(end, "weight", None)) for end in ends}
     weights: dict[torch.device, int] = {frozen.device: 0}
     layered: dict[torch.device, int] = {frozen.device: 0}
     for tensor in frozen.model.parameters():
@@ -107,11 +107,11 @@ def total_bytes(device: torch.device) -> int:
     """Return the memory of a device: of the whole GPU, or of the machine, or what this container may take of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-            found = min(found, int(limit.read_text()))
-    return found
+            total = min(total, int(limit.read_text()))
+    return total
 
 
 def peak_bytes(device: torch.device) -> int:

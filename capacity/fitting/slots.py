@@ -102,14 +102,14 @@ def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, least: int) -> dict[int
         assert bits is not None
         return [state.mem, state.first, state.second, right, finite, bits]
 
-    whole, found = moved(0, slots), {}
+    whole, alike = moved(0, slots), {}
     if device.type != "cpu" and not all(map(torch.equal, whole, moved(0, slots))):
         return dict.fromkeys((1 << power for power in range((slots - 1).bit_length())), False)
-    while least < slots and not any(found.values()):
+    while least < slots and not any(alike.values()):
         places = {0, slots // least // 2 * least, slots - least} if slots % least == 0 else set()
-        found[least] = bool(places) and all(
+        alike[least] = bool(places) and all(
             torch.equal(part, every[at : at + least])
             for at in places for part, every in zip(moved(at, least), whole, strict=True)
         )  # fmt: skip
         least *= 2
-    return found
+    return alike

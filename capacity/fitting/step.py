@@ -97,18 +97,18 @@ def _corrections(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     A table, since torch rounds the power of a few numbers and of many in two ways, by which a text's neighbours would
     tell.
     """
-    one, two = recipe.betas
-    count = torch.arange(1024 * math.ceil(math.log(1e-9, max(one, two, 0.5)) / 1024), dtype=torch.float32)
-    return (recipe.lr / (1 - one**count)).to(device), (1 - two**count).sqrt().to(device)
+    beta1, beta2 = recipe.betas
+    count = torch.arange(1024 * math.ceil(math.log(1e-9, max(beta1, beta2, 0.5)) / 1024), dtype=torch.float32)
+    return (recipe.lr / (1 - beta1**count)).to(device), (1 - beta2**count).sqrt().to(device)
 
 
 def _adamw(recipe: Recipe, corrections: tuple[Tensor, Tensor], state: State, gradient: Tensor) -> State:
     """Return the state moved by AdamW, each slot with its own count (decoupled decay, as torch.optim.AdamW)."""
-    one, two = recipe.betas
+    beta1, beta2 = recipe.betas
     updates = state.updates + 1
     count = updates.long().clamp(max=len(corrections[0]) - 1)
     rate, root = (table[count][:, None, None] for table in corrections)
-    first = state.first.lerp(gradient, 1 - one)
-    second = state.second * two + (1 - two) * gradient * gradient
+    first = state.first.lerp(gradient, 1 - beta1)
+    second = state.second * beta2 + (1 - beta2) * gradient * gradient
     mem = state.mem * (1 - recipe.lr * recipe.weight_decay) - rate * first / (second.sqrt() / root + recipe.eps)
     return State(mem, first, second, updates)

@@ -211,7 +211,7 @@ def rows_of_ids(ids: Any) -> list[list[int]]:
     """Return token ids as lists of whole numbers, one a text; raises ValueError for words, or for one text alone."""
     try:
         if isinstance(ids, str | bytes) or any(
-            isinstance(one, str | bytes) for row in ids for one in (row, *(row if _many(row) else ()))
+            isinstance(entry, str | bytes) for row in ids for entry in (row, *(row if _many(row) else ()))
         ):
             raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
         return [[index(token) for token in row] for row in ids]

@@ -57,10 +57,10 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     """
     check_columns(nulls, "null", "null_bits")
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
-    found = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
-    if found.is_empty():
+    joined = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
+    if joined.is_empty():
         raise NothingFound(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
-    return found
+    return joined
 
 
 def text_specific_gain(
@@ -168,8 +168,8 @@ def plateau_of(before: Sequence[float] | np.ndarray, after: Sequence[float] | np
 
     if x.max() <= 0:
         return 0.0
-    found = optimize.brute(squares, ((0.0, x.max()),), Ns=_GRID, finish=optimize.fmin)
-    return float(np.clip(np.squeeze(found), 0.0, x.max()))
+    minimum = optimize.brute(squares, ((0.0, x.max()),), Ns=_GRID, finish=optimize.fmin)
+    return float(np.clip(np.squeeze(minimum), 0.0, x.max()))
 
 
 def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -182,7 +182,7 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
         bits_with(rows).alias("after"), exact(), (pl.col("correct_with") - pl.col("correct_without")).alias("gain")
     )
 
-    def one(part: pl.DataFrame) -> dict:
+    def row_of(part: pl.DataFrame) -> dict:
         if part["exact"].all():
             gained = (part["bits_without"] - part["after"]).max()
             return {"bits": gained, "tokens": float(part["gain"].max()), "solved": True}  # pyright: ignore
@@ -190,7 +190,7 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
         past = part.filter(pl.col("bits_without") >= bits)
         return {"bits": bits, "tokens": past["gain"].mean(), "solved": False}
 
-    return summarise(made, [*by, "text_id"], one)
+    return summarise(made, [*by, "text_id"], row_of)
 
 
 def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -225,7 +225,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     if both["alone"].null_count():
         raise NothingFound("some texts were not measured with one vector; add n_mem 1 for the same texts")
 
-    def one(part: pl.DataFrame) -> dict:
+    def row_of(part: pl.DataFrame) -> dict:
         each = part.select(pl.col("bits") / pl.col("n_mem"), "alone").to_numpy()
         shares = dict.fromkeys(("share", "share_low", "share_high"))
         if each[:, 1].any():
@@ -233,6 +233,6 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
             shares = {"share": share.value, "share_low": share.low, "share_high": share.high}
         return asdict(interval(each[:, 0])) | shares
 
-    return summarise(both, [*by, "n_mem"], one).with_columns(
+    return summarise(both, [*by, "n_mem"], row_of).with_columns(
         pl.col("share", "share_low", "share_high").cast(pl.Float64)
     )

@@ -38,7 +38,7 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     pooled(rows, [*by, "length"])
     decoded = (pl.col("decoded_tokens") == pl.col("length")).fill_null(value=False).all()
 
-    def one(part: pl.DataFrame) -> dict:
+    def bits_of(part: pl.DataFrame) -> dict:
         texts = part.group_by("text_id").agg(decoded.alias("decoded"))["decoded"]
         n, right, held = len(texts), int(texts.sum()), part["token_bits"][0] * (part["length"] - part["scored_from"])[0]
         ends = stats.binomtest(right, n).proportion_ci(method="exact") if n >= LEAST else (0.0, 0.0)
@@ -46,8 +46,8 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
         few = {"degenerate": n < LEAST, "n_decoded": right}
         return {"value": value, "low": low, "high": high, "n": n} | few
 
-    found = summarise(_even(rows), [*by, "length"], one)
-    return found.with_columns(pl.col("value").cast(pl.Float64))
+    table = summarise(_even(rows), [*by, "length"], bits_of)
+    return table.with_columns(pl.col("value").cast(pl.Float64))
 
 
 def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -71,13 +71,13 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
         pl.col("token_bits").first(), pl.col("limit").max(), given=pl.col("scored_from").max()
     )
 
-    def one(part: pl.DataFrame) -> dict:
+    def bits_of(part: pl.DataFrame) -> dict:
         texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
         each, limit, given = part.select("token_bits", "limit", "given").row(0)
-        found = interval((texts["exact_length"] - given).clip(0) * each - log2(limit + 1))
-        return asdict(found) | {"n_censored": int(texts["censored"].sum())}
+        bits = interval((texts["exact_length"] - given).clip(0) * each - log2(limit + 1))
+        return asdict(bits) | {"n_censored": int(texts["censored"].sum())}
 
-    return summarise(exact_lengths(counted, by=by).join(facts, on=by), by, one)
+    return summarise(exact_lengths(counted, by=by).join(facts, on=by), by, bits_of)
 
 
 def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:

@@ -94,11 +94,11 @@ def read(path: Path | str | None = None) -> Ladder:
     Raises ValueError for a key that is missing or unknown, or two rungs that are the same.
     """
     path = resources.data() / "ladder.toml" if path is None else Path(path)
-    found = tomllib.loads(path.read_text(encoding="utf-8"))
-    rungs = tuple(_of(Rung, one, path) for one in found.pop("rungs", []))
-    schedule = {name: _tuple(value) for name, value in found.pop("schedule", {}).items()}
-    ladder = _of(Ladder, found | {"rungs": rungs, "schedule": schedule}, path)
-    names = [one.name for one in ladder.trainings()]
+    contents = tomllib.loads(path.read_text(encoding="utf-8"))
+    rungs = tuple(_of(Rung, rung, path) for rung in contents.pop("rungs", []))
+    schedule = {name: _tuple(value) for name, value in contents.pop("schedule", {}).items()}
+    ladder = _of(Ladder, contents | {"rungs": rungs, "schedule": schedule}, path)
+    names = [training.name for training in ladder.trainings()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: {', '.join(twice)} are listed twice; list each width, depth, rate and seed once")
     return ladder
@@ -128,7 +128,7 @@ def train(
     Raises ValueError where a model there was trained by another schedule.
     """
     out = out or models.trained()
-    todo = [one for one in ladder.trainings(tokens) if not _done(one, out)]
+    todo = [training for training in ladder.trainings(tokens) if not _done(training, out)]
     if not todo:
         return facts(ladder, out)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(models.locate(ladder.vocabulary))
@@ -137,12 +137,12 @@ def train(
         pretraining.stream(documents, tokenizer) for documents in (pretraining.books(corpus), unseen)
     )
     bytes_per_token = sum(len(book.encode()) for book in unseen) / len(unseen_tokens)
-    for one in todo:
-        with _claimed(out, one) as mine:
-            if mine and not _done(one, out):
+    for training in todo:
+        with _claimed(out, training) as mine:
+            if mine and not _done(training, out):
                 pretraining.make(
-                    one.name, one.shape, tokenizer, seen, unseen_tokens, one.schedule,
-                    bytes_per_token=bytes_per_token, out=out, compile=compile, checkpoints=one.checkpoints,
+                    training.name, training.shape, tokenizer, seen, unseen_tokens, training.schedule,
+                    bytes_per_token=bytes_per_token, out=out, compile=compile, checkpoints=training.checkpoints,
                     resumable=True,
                 )  # fmt: skip
     return facts(ladder, out)
@@ -151,38 +151,38 @@ def train(
 def facts(ladder: Ladder, out: Path | None = None) -> pl.DataFrame:
     """Return FACTS of the ladder's models in a folder, checkpoints too; not those of another ladder."""
     out = out or models.trained()
-    found = []
-    for one in ladder.trainings():
-        for name in (*one.checkpoints, one.name):
+    rows = []
+    for training in ladder.trainings():
+        for name in (*training.checkpoints, training.name):
             path = out / name / "training.json"
             if path.is_file():
                 record = json.loads(path.read_text(encoding="utf-8"))
                 planned = pretraining.Schedule(**record["schedule"])
-                found.append({
+                rows.append({
                     "model": models.TRAINED + name, "width": record["width"], "depth": record["layers"],
-                    "heads": record["heads"], "parameters": record["parameters"], "seed": one.seed,
-                    "rate": one.rung.rate, "tokens": record["tokens_seen"],
-                    "planned": planned.steps * planned.batch, "held_out": one.rung.held_out,
+                    "heads": record["heads"], "parameters": record["parameters"], "seed": training.seed,
+                    "rate": training.rung.rate, "tokens": record["tokens_seen"],
+                    "planned": planned.steps * planned.batch, "held_out": training.rung.held_out,
                     "held_out_nats": record["held_out_nats_per_token"],
                 })  # fmt: skip
-    return pl.DataFrame(found, schema=FACTS)
+    return pl.DataFrame(rows, schema=FACTS)
 
 
-def _done(one: Training, out: Path) -> bool:
-    path = out / one.name / "training.json"
+def _done(training: Training, out: Path) -> bool:
+    path = out / training.name / "training.json"
     if not path.is_file():
         return False
     was = json.loads(path.read_text(encoding="utf-8"))["schedule"]
-    if was != json.loads(json.dumps(asdict(one.schedule))):
+    if was != json.loads(json.dumps(asdict(training.schedule))):
         raise ValueError(f"{path.parent} was trained by another schedule ({was}); name another folder, or remove it")
     return True
 
 
 @contextmanager
-def _claimed(out: Path, one: Training) -> Iterator[bool]:
+def _claimed(out: Path, training: Training) -> Iterator[bool]:
     """Claim a training; False where another process is at it. The claim of one that dies is free."""
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / f".{one.name}.lock")
+    lock = FileLock(out / f".{training.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -194,12 +194,12 @@ def _claimed(out: Path, one: Training) -> Iterator[bool]:
         lock.release()
 
 
-def _of(kind: type, found: dict[str, Any], path: Path) -> Any:
-    names = {one.name for one in fields(kind)}
-    if unknown := sorted(found.keys() - names):
+def _of(kind: type, contents: dict[str, Any], path: Path) -> Any:
+    names = {member.name for member in fields(kind)}
+    if unknown := sorted(contents.keys() - names):
         raise ValueError(f"{path}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     try:
-        return kind(**{name: _tuple(value) for name, value in found.items()})
+        return kind(**{name: _tuple(value) for name, value in contents.items()})
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -76,14 +76,14 @@ def held(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     if rows.filter(~drawn).is_empty():
         return table.clear().with_columns(pl.lit(None, kind).alias(name) for name, kind in nothing.items())
     length = metrics.exact_length(rows.filter(~drawn), by=["model"])
-    found = table.join(
+    joined = table.join(
         length.select("model", "low", "high", n_texts="n", tokens_held="value"), on="model", maintain_order="left"
     )  # fmt: skip
     even = rows.filter(drawn).with_columns(source_first_bits=pl.col("source_bits_low") / pl.col("length"))
     if even.is_empty():
-        return found.with_columns(bits=pl.lit(None, pl.Float64))
+        return joined.with_columns(bits=pl.lit(None, pl.Float64))
     certified = gains.certified_lengths(even, by=["model"]).select("model", bits="value")
-    return found.join(certified, on="model", how="left", maintain_order="left")
+    return joined.join(certified, on="model", how="left", maintain_order="left")
 
 
 def along(held: pl.DataFrame, axis: str) -> pl.DataFrame:
@@ -145,37 +145,38 @@ def foretold(laws: dict[str, dict[str, scaling.Named]], rungs: pl.DataFrame) -> 
     laws: of tokens_held and bits, by name (scaling.named); rungs: from `beyond`. low, high: where such a rung lies in
     95% of cases; miss: standard errors by which it holds more (scaling.Law.miss).
     """
-    found = []
+    rows = []
     for rung in rungs.iter_rows(named=True):
         for y, by_name in laws.items():
-            for name, one in by_name.items() if rung[y] else ():
-                x = rung["width" if one.of_width else "parameters"]
-                low, high = one.law.interval(x)
-                found.append({
-                    "rung": rung["rung"], "of": y, "law": name, "foretold": one.law.predict(x), "low": low,
-                    "high": high, "held": rung[y], "miss": one.law.miss(x, rung[y]),
+            for name, named_law in by_name.items() if rung[y] else ():
+                x = rung["width" if named_law.of_width else "parameters"]
+                low, high = named_law.law.interval(x)
+                rows.append({
+                    "rung": rung["rung"], "of": y, "law": name, "foretold": named_law.law.predict(x), "low": low,
+                    "high": high, "held": rung[y], "miss": named_law.law.miss(x, rung[y]),
                 })  # fmt: skip
     kinds: dict[str, Any] = dict.fromkeys(("rung", "of", "law"), pl.String)
     floats = dict.fromkeys(("foretold", "low", "high", "held", "miss"), pl.Float64)
-    return pl.DataFrame(found, schema=kinds | floats)
+    return pl.DataFrame(rows, schema=kinds | floats)
 
 
-def verdict(axis: str, found: scaling.Trend | None) -> verdicts.Verdict:
+def verdict(axis: str, trend: scaling.Trend | None) -> verdicts.Verdict:
     """Return whether what is held grows along an axis: it is told only where it does by more than seeds make."""
     claim = f"training alike, capacity grows with {'more training' if axis == 'tokens' else axis}"
     change = "more seeds and rungs of the ladder"
-    if found is None:
+    if trend is None:
         return verdicts.Verdict(
             outcome="cannot tell", claim=claim, number="no models trained alike were measured", change=change
         )
-    one, law = found.trainings, found.means
+    training_law, law = trend.trainings, trend.means
     over = f"{law.n} rung means" if law.freedom else "two rung means, no interval"
     number = (
-        f"tokens held go as {axis}^{one.exponent:.2f} ({one.low:.2f} to {one.high:.2f}) over {one.n} trainings, "
+        f"tokens held go as {axis}^{training_law.exponent:.2f} ({training_law.low:.2f} to {training_law.high:.2f}) "
+        f"over {training_law.n} trainings, "
         f"{law.exponent:.2f}{f' ({law.low:.2f} to {law.high:.2f})' if law.freedom else ''} over {over}; from end to "
-        f"end they change by a factor of {math.exp(found.rise):.2f}, seeds by {math.exp(found.seeds):.2f}"
+        f"end they change by a factor of {math.exp(trend.rise):.2f}, seeds by {math.exp(trend.seeds):.2f}"
     )
-    outcome = {1: "holds", -1: "does not hold", 0: "cannot tell"}[found.seen]
+    outcome = {1: "holds", -1: "does not hold", 0: "cannot tell"}[trend.seen]
     return verdicts.Verdict(outcome=outcome, claim=claim, number=number, change=change)
 
 

@@ -44,8 +44,8 @@ _SCORES = ("correct_with", "first_correct", "scored_from", "n_scored")  # what `
 def _scored(rows: pl.DataFrame, by: Sequence[str], share: str | None, *names: str) -> pl.DataFrame:
     """Return the rows that may be pooled with a column `accuracy`: that of a column, else made of the scores."""
     check_columns(rows, *names, *([share] if share else _SCORES), by=by)
-    if share and not (found := rows.filter(~pl.col(share).is_between(0, 1))).is_empty():
-        raise ValueError(f"{share} is {found[share][0]} in some rows; a share of right tokens is from 0 to 1")
+    if share and not (wrong_rows := rows.filter(~pl.col(share).is_between(0, 1))).is_empty():
+        raise ValueError(f"{share} is {wrong_rows[share][0]} in some rows; a share of right tokens is from 0 to 1")
     return pooled(rows, by).with_columns(accuracy() if share is None else pl.col(share).alias("accuracy"))
 
 
@@ -79,11 +79,11 @@ def accuracy_by_length(
     ValueError: the frame has no column text; it has net, doc, tokens, ok. Give the names of yours where the ...
     """
 
-    def one(part: pl.DataFrame) -> Interval:
+    def interval_of(part: pl.DataFrame) -> Interval:
         return interval(part.group_by(text_id).agg(pl.col("accuracy").mean())["accuracy"])
 
-    found = summarise(_scored(rows, by, share, text_id, length), [*by, length], one)
-    return found.with_columns(pl.col("low", "high").clip(0, 1))
+    table = summarise(_scored(rows, by, share, text_id, length), [*by, length], interval_of)
+    return table.with_columns(pl.col("low", "high").clip(0, 1))
 
 
 def check_threshold(threshold: float) -> None:
@@ -115,7 +115,7 @@ def decoding_capacity(
     """
     check_threshold(threshold)
 
-    def one(part: pl.DataFrame) -> dict:
+    def capacity_of(part: pl.DataFrame) -> dict:
         table = part.pivot(length, index=text_id, values="accuracy", aggregate_function="mean")
         lengths = np.sort(part[length].unique().to_numpy())
         values = table.select([str(tokens) for tokens in lengths]).to_numpy().astype(float)
@@ -127,14 +127,14 @@ def decoding_capacity(
             return float(passed.max()) if len(passed) else 0.0
 
         means = values.mean(axis=0)
-        found = Interval(largest(means), None, None, len(values), True)
+        capacity = Interval(largest(means), None, None, len(values), True)
         if len(values) >= LEAST:
             _, low, high = (largest(ends) for ends in student(values))
-            found = Interval(found.value, low, high, len(values), low == high)
-        censored = "above" if found.value == lengths[-1] else "below" if found.value == 0 else "no"
-        return asdict(found) | {"censored": censored}
+            capacity = Interval(capacity.value, low, high, len(values), low == high)
+        censored = "above" if capacity.value == lengths[-1] else "below" if capacity.value == 0 else "no"
+        return asdict(capacity) | {"censored": censored}
 
-    return summarise(_scored(rows, by, share, text_id, length), by, one)
+    return summarise(_scored(rows, by, share, text_id, length), by, capacity_of)
 
 
 def censored(length: str = "length", status: str = "status") -> pl.Expr:
@@ -193,12 +193,12 @@ def exact_length(
     text_id, columns: see `exact_lengths`.
     """
 
-    def one(part: pl.DataFrame) -> dict:
+    def mean_length_of(part: pl.DataFrame) -> dict:
         texts = part.group_by(text_id).agg(pl.col("exact_length").mean(), pl.col("censored").any(ignore_nulls=False))
         n_censored = None if texts["censored"].null_count() else int(texts["censored"].sum())
         return asdict(interval(texts["exact_length"])) | {"n_censored": n_censored}
 
-    return summarise(exact_lengths(rows, by=by, text_id=text_id, **columns), by, one)
+    return summarise(exact_lengths(rows, by=by, text_id=text_id, **columns), by, mean_length_of)
 
 
 def bounds(table: pl.DataFrame, *, digits: int = 2) -> pl.DataFrame:

@@ -84,13 +84,13 @@ def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
     data = np.asarray(tokens, dtype=float)
     if not len(data):
         raise NothingFound("no texts with a limit or an end; search with a larger budget, and twice")
-    found = stats.ecdf(stats.CensoredData.right_censored(data, np.asarray(ended, dtype=bool))).sf
+    curve = stats.ecdf(stats.CensoredData.right_censored(data, np.asarray(ended, dtype=bool))).sf
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # at shares 0 and 1
-        ends = found.confidence_interval(method="log-log")
-    share = found.probabilities
+        ends = curve.confidence_interval(method="log-log")
+    share = curve.probabilities
     low, high = (np.where(np.isnan(end.probabilities), share, end.probabilities) for end in (ends.low, ends.high))
-    return pl.DataFrame({"tokens": found.quantiles, "share": share, "low": low, "high": high})
+    return pl.DataFrame({"tokens": curve.quantiles, "share": share, "low": low, "high": high})
 
 
 def median_limit(tokens: Values, ended: Sequence[bool] | pl.Series) -> Interval:

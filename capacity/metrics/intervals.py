@@ -38,9 +38,9 @@ def student(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def welch(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean of one sample (n_texts, ...) less that of another, and the ends of Welch's t interval."""
-    one, two = (sample.var(axis=0, ddof=1) / len(sample) for sample in (first, second))
+    first_var, second_var = (sample.var(axis=0, ddof=1) / len(sample) for sample in (first, second))
     value = first.mean(axis=0) - second.mean(axis=0)
-    reach = _quantile_of(_freedom(one, two, len(first), len(second))) * np.sqrt(one + two)
+    reach = _quantile_of(_freedom(first_var, second_var, len(first), len(second))) * np.sqrt(first_var + second_var)
     return value, value - reach, value + reach
 
 
@@ -71,11 +71,11 @@ def fieller(above: np.ndarray, below: np.ndarray, *, paired: bool = True) -> tup
     return value, low, high
 
 
-def _freedom(one: np.ndarray, two: np.ndarray, n_first: int, n_second: int) -> np.ndarray:
+def _freedom(first_var: np.ndarray, second_var: np.ndarray, n_first: int, n_second: int) -> np.ndarray:
     """Return Satterthwaite's degrees of freedom of the sum of two variances of means."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (one + two) ** 2 / (one**2 / (n_first - 1) + two**2 / (n_second - 1))
-    return np.nan_to_num(found, nan=1.0)
+        freedom = (first_var + second_var) ** 2 / (first_var**2 / (n_first - 1) + second_var**2 / (n_second - 1))
+    return np.nan_to_num(freedom, nan=1.0)
 
 
 @cache
@@ -131,12 +131,12 @@ def difference(first: Values, second: Values) -> Interval:
     n: the texts of both; fewer than LEAST in one make no interval. Of the same texts take `interval` of the
     differences. Raises ValueError as `interval`.
     """
-    one, two = _sample(first), _sample(second)
-    few = min(len(one), len(two)) < LEAST
-    if few or ((one == one[0]).all() and (two == two[0]).all()):
-        return _flagged(float(one.mean() - two.mean()), len(one) + len(two), few=few)
-    value, low, high = welch(one, two)
-    return Interval(float(value), float(low), float(high), len(one) + len(two), False)
+    sample, other = _sample(first), _sample(second)
+    few = min(len(sample), len(other)) < LEAST
+    if few or ((sample == sample[0]).all() and (other == other[0]).all()):
+        return _flagged(float(sample.mean() - other.mean()), len(sample) + len(other), few=few)
+    value, low, high = welch(sample, other)
+    return Interval(float(value), float(low), float(high), len(sample) + len(other), False)
 
 
 def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
@@ -155,17 +155,21 @@ def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
     if paired:
         both = np.column_stack([np.asarray(values, dtype=float) for values in (above, below)])
         _sample(both.ravel())
-        one, two = both[np.lexsort(both.T)].T
+        dividends, divisors = both[np.lexsort(both.T)].T
     else:
-        one, two = _sample(above), _sample(below)
-    if not two.mean():
+        dividends, divisors = _sample(above), _sample(below)
+    if not divisors.mean():
         raise ValueError("the denominators' mean is 0; leave these texts out")
-    n, few = len(one) if paired else len(one) + len(two), min(len(one), len(two)) < LEAST
-    value = float(one.sum() / two.sum() if paired else one.mean() / two.mean())
-    off = one - value * two if paired else np.concatenate([one - one.mean(), two - two.mean()])
-    if few or np.abs(off).max() <= 1e-12 * max(1.0, float(np.abs(one).max())):
+    n, few = len(dividends) if paired else len(dividends) + len(divisors), min(len(dividends), len(divisors)) < LEAST
+    value = float(dividends.sum() / divisors.sum() if paired else dividends.mean() / divisors.mean())
+    off = (
+        dividends - value * divisors
+        if paired
+        else np.concatenate([dividends - dividends.mean(), divisors - divisors.mean()])
+    )
+    if few or np.abs(off).max() <= 1e-12 * max(1.0, float(np.abs(dividends).max())):
         return _flagged(value, n, few=few)
-    _, low, high = (float(end) for end in fieller(one, two, paired=paired))
+    _, low, high = (float(end) for end in fieller(dividends, divisors, paired=paired))
     return Interval(value, low, high, n, False) if np.isfinite(low) else Interval(value, None, None, n, True)
 
 

@@ -26,7 +26,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
     Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
     """
 
-    def one(part: pl.DataFrame) -> Interval:
+    def quotient_of(part: pl.DataFrame) -> Interval:
         pairs = part.group_by(text_id, maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
         pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
         if not pairs[below].sum():
@@ -36,7 +36,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
     check_columns(rows, text_id, above, below, by=by)
     if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
         raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
-    return summarise(pooled(rows, by), by, one)
+    return summarise(pooled(rows, by), by, quotient_of)
 
 
 def summarise(

@@ -93,11 +93,11 @@ def load(
     if place is None:
         options["device_map"] = "auto"
     with loading(name), _no_bars():
-        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
-    model, report = found
+    model, report = loaded
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:  # transformers makes them up
         raise ModelError(
@@ -132,14 +132,14 @@ def _checked(frozen: Frozen, left_out: tuple[str, ...]) -> Contract:
     if at not in _CHECKED:
         parts = json.dumps([*at, left_out, contract.TOLERANCES, provenance.versions()])
         path = gguf.home() / "contracts" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.json"
-        found = contract.read(path)
-        if found is None:
-            found = contract.measure(frozen, left_out=left_out)
-            found.require(frozen.name)
-            if found.seconds > _REMEMBERED_SECONDS:
+        own_contract = contract.read(path)
+        if own_contract is None:
+            own_contract = contract.measure(frozen, left_out=left_out)
+            own_contract.require(frozen.name)
+            if own_contract.seconds > _REMEMBERED_SECONDS:
                 with contextlib.suppress(OSError):  # then it is measured again
-                    files.write(path, json.dumps(asdict(found)).encode())
-        _CHECKED[at] = found
+                    files.write(path, json.dumps(asdict(own_contract)).encode())
+        _CHECKED[at] = own_contract
     return _CHECKED[at]
 
 
@@ -182,8 +182,8 @@ def _place(device: str | torch.device | None) -> torch.device | None:
             raise ModelError("device='auto' needs accelerate; install it (the extra `sharded`), or name one device")
         return None
     if device is None:
-        found = (("cuda", torch.cuda), ("mps", torch.backends.mps))
-        device = next((kind for kind, there in found if there.is_available()), "cpu")
+        backends = (("cuda", torch.cuda), ("mps", torch.backends.mps))
+        device = next((kind for kind, backend in backends if backend.is_available()), "cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

@@ -43,7 +43,7 @@ _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def _embedded() -> dict[str, Path]:
-    found = sorted(
+    folders_by_size = sorted(
         (
             sum(file.stat().st_size for file in path.parent.glob("*.safetensors")),
             path.parent.name,
@@ -51,7 +51,7 @@ def _embedded() -> dict[str, Path]:
         )
         for path in (resources.data() / "models").glob("*/config.json")
     )
-    return {name: folder for _, name, folder in found}
+    return {name: folder for _, name, folder in folders_by_size}
 
 
 # Name -> folder, smallest first. Listed as this is imported: the folders are part of the package, and no file is read.
@@ -150,7 +150,7 @@ def _cached(name: str, revision: str | None) -> Path:
             return Path(hf_hub_download(f"{owner}/{title}", file, revision=pin or revision))
         return Path(snapshot_download(repository, revision=pin or revision, allow_patterns=list(_FILES)))
     except (HTTPError, HFValidationError, OSError) as error:
-        remedy = next(what for kind, what in _REMEDIES if isinstance(error, kind))
+        remedy = next(remedy for kind, remedy in _REMEDIES if isinstance(error, kind))
         raise ModelError(
             f"no model {name[:120]!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub "
             f"did not give it ({first_line(error)}). What to do: {remedy}"

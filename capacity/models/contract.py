@@ -76,21 +76,21 @@ class Contract:
 
     def require(self, name: str) -> None:
         """Raise ModelError for the first check that does not hold: what, by how much, what to do."""
-        for check, found in self.deviations.items():
+        for check, deviation in self.deviations.items():
             allowed = 0.0 if check == "given_vectors" else self.tolerance
-            if found is not None and not found <= allowed:  # NaN does not hold
+            if deviation is not None and not deviation <= allowed:  # NaN does not hold
                 wrong, remedy = _BROKEN[check]
                 unit = "" if check == "given_vectors" else " standard deviations"
                 raise ModelError(
-                    f"{name!r} can't be used: {wrong} (by {found:.2g}{unit}; {allowed:g} is allowed); {remedy}"
+                    f"{name!r} can't be used: {wrong} (by {deviation:.2g}{unit}; {allowed:g} is allowed); {remedy}"
                 )
 
 
 def read(path: Path) -> Contract | None:
     """Return the contract in a file, as JSON; None where there is none, or none like this one."""
     try:
-        found = json.loads(path.read_bytes())
-        return Contract(**found | {"left_out": tuple(found["left_out"])})
+        facts = json.loads(path.read_bytes())
+        return Contract(**facts | {"left_out": tuple(facts["left_out"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -190,8 +190,8 @@ def _deviations(frozen: Frozen) -> dict[str, Any]:
         )
     spread = logits.std(-1).mean().clamp_min(torch.finfo(torch.float32).tiny)
 
-    def apart(found: Tensor, expected: Tensor) -> float:
-        squares = (found.float() - expected.to(found.device)).square().mean(-1).sqrt() / spread.to(found.device)
+    def apart(values: Tensor, expected: Tensor) -> float:
+        squares = (values.float() - expected.to(values.device)).square().mean(-1).sqrt() / spread.to(values.device)
         return squares.median(0).values.max().item() if squares.shape[1] else 0.0  # (texts, positions)
 
     def with_cache(texts: int) -> float | None:

@@ -76,7 +76,7 @@ class Frozen:
     @property
     def n_parameters(self) -> int:
         """The parameters that a text's logits pass through, tied ones once: none of a vision tower's."""
-        return sum(one.numel() for name, one in self.model.named_parameters() if not parts([name]))
+        return sum(parameter.numel() for name, parameter in self.model.named_parameters() if not parts([name]))
 
     @property
     def context(self) -> int | None:

@@ -143,7 +143,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     source: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **source)
-        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **source
         )
     except Exception as error:  # of an odd file it raises KeyError, IndexError, NotImplementedError and others
@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[Any, Any]:
             f"transformers cannot load {path} as a causal model ({type(error).__name__}: {first_line(error)}); give a "
             "GGUF file of an architecture, quantisation and tokenizer that it knows"
         ) from error
-    model, report = found
+    model, report = loaded
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         raise ModelError(

@@ -31,9 +31,9 @@ def linear(model: "transformers.PreTrainedModel") -> tuple[Tensor | None, Tensor
     finally:
         handle.remove()
     for hidden, expected in ((states, own), (larger, own_larger)):
-        found = torch.nn.functional.linear(hidden, head.weight, head.bias).to(expected)
-        tolerance = 8 * torch.finfo(found.dtype).eps * expected.abs().max().clamp_min(1.0)
-        if found.shape != expected.shape or not (found - expected).abs().max() <= tolerance:  # NaN is not equal
+        logits = torch.nn.functional.linear(hidden, head.weight, head.bias).to(expected)
+        tolerance = 8 * torch.finfo(logits.dtype).eps * expected.abs().max().clamp_min(1.0)
+        if logits.shape != expected.shape or not (logits - expected).abs().max() <= tolerance:  # NaN is not equal
             return None, None
     # Beside [mem], also where the model is spread over devices: a fit needs them side by side.
     return head.weight.to(embeds.device), None if head.bias is None else head.bias.to(embeds.device)
@@ -60,7 +60,7 @@ def tail(model: "transformers.PreTrainedModel") -> "transformers.PreTrainedModel
     embeds = table(torch.arange(8, device=table.weight.device).unsqueeze(0) % len(table.weight))
     expected = model(inputs_embeds=embeds, use_cache=False).logits
     try:
-        found = rest(inputs_embeds=model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state).logits
+        logits = rest(inputs_embeds=model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state).logits
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # it asks more of its base than states
         return None
-    return rest if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5) else None
+    return rest if logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-5) else None

@@ -118,7 +118,7 @@ def locate(name: str) -> Path:
 
 def policy(folder: Path) -> str | None:
     """Return the BOS policy that a packaged model names, by its folder; None for others."""
-    return next((one.bos for one in PACKAGED.values() if one.sha256 == folder.name), None)
+    return next((model.bos for model in PACKAGED.values() if model.sha256 == folder.name), None)
 
 
 def fetch(name: str, *, accept_terms: bool = False) -> Path:

@@ -13,9 +13,9 @@ def parts(names: Iterable[str]) -> tuple[str, ...]:
     >>> parts(["model.vision_tower.a.weight", "model.vision_tower.b.weight", "model.layers.0.mlp.weight"])
     ('model.vision_tower',)
     """
-    found = []
+    modules = []
     for name in names:
         if match := _OTHER_SENSES.search(name):
             begin = match.start(2)
-            found.append(name[:begin] + name[begin:].partition(".")[0])
-    return tuple(dict.fromkeys(found))
+            modules.append(name[:begin] + name[begin:].partition(".")[0])
+    return tuple(dict.fromkeys(modules))

@@ -76,15 +76,15 @@ class Claims:
 
     def take(self, keys: Iterable[str], most: int) -> list[str]:
         """Return the first of `keys`, at most `most`, that nobody alive has claimed; from now on they are ours."""
-        found = []
+        taken = []
         with self._guard:
             for key in keys:
-                if len(found) == most:
+                if len(taken) == most:
                     break
                 if self._take(key):
-                    found.append(key)
-        self._claimed.update(found)
-        return found
+                    taken.append(key)
+        self._claimed.update(taken)
+        return taken
 
     def release(self, keys: Iterable[str]) -> None:
         """Give claims up, of cells whose rows are on disk by now, or that are left to others."""

@@ -51,15 +51,15 @@ def _differing(before: list[Path], shard: Path) -> list[str]:
     both = set(collect(before, ["key"], None)["key"]) & set(collect([shard], ["key"], None)["key"])
     if not both:
         return []
-    one, other = (
+    earlier, later = (
         collect(where, None, both).drop(_MAY_DIFFER).partition_by("key", as_dict=True) for where in (before, [shard])
     )
-    return sorted(str(key) for (key,), rows in one.items() if not _alike(rows, other[key,]))
+    return sorted(str(key) for (key,), rows in earlier.items() if not _alike(rows, later[key,]))
 
 
-def _alike(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+def _alike(rows: pl.DataFrame, other: pl.DataFrame) -> bool:
     """Return whether rows of a cell are the same in all that both have."""
-    if one.height != other.height:
+    if rows.height != other.height:
         return False
-    lacking = [name for name in _MAY_BE_MISSING if one[name].is_null().all() or other[name].is_null().all()]
-    return one.drop(lacking).equals(other.drop(lacking))
+    lacking = [name for name in _MAY_BE_MISSING if rows[name].is_null().all() or other[name].is_null().all()]
+    return rows.drop(lacking).equals(other.drop(lacking))

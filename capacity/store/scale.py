@@ -81,8 +81,8 @@ def _peak_bytes() -> int:
 
 def _timed(make: Callable[[Path], Any], path: Path, act: str, n_rows: int) -> tuple[float, float, int, int]:
     before, started, spent = _peak_bytes(), time.perf_counter(), time.process_time()
-    found = ACTS[act](make(path), n_rows)
-    return time.perf_counter() - started, time.process_time() - spent, _peak_bytes() - before, found
+    count = ACTS[act](make(path), n_rows)
+    return time.perf_counter() - started, time.process_time() - spent, _peak_bytes() - before, count
 
 
 def at_scale(make: Callable[[Path], Any], n_rows: int, folder: Path) -> Iterator[dict[str, Any]]:
@@ -97,8 +97,8 @@ def at_scale(make: Callable[[Path], Any], n_rows: int, folder: Path) -> Iterator
     context = multiprocessing.get_context("spawn")
     for act in ACTS:
         with context.Pool(1) as pool:
-            seconds, spent, n_bytes, found = pool.apply(_timed, (make, folder, act, n_rows))
+            seconds, spent, n_bytes, count = pool.apply(_timed, (make, folder, act, n_rows))
         yield {
             "n_rows": n_rows, "act": act, "seconds": seconds, "processor_seconds": spent, "n_bytes": n_bytes,
-            "found": found,
+            "found": count,
         }  # fmt: skip

@@ -107,10 +107,10 @@ def keys_of(folder: Path, verified: set[tuple], known: dict[tuple, frozenset[str
 
     They are those of a key file, or of the shard, verified; `set_aside`: as of `valid`, and key files are written.
     """
-    there = {seen: path for path, seen in listed(folder)}
-    for seen in known.keys() - there.keys():
+    paths = {seen: path for path, seen in listed(folder)}
+    for seen in known.keys() - paths.keys():
         del known[seen]
-    for seen, path in there.items():
+    for seen, path in paths.items():
         if seen in known:
             continue
         own = key_files.load(path)

@@ -94,20 +94,24 @@ def measure(
         raise ValueError(f"engine is {engine!r}; known are {', '.join(ENGINES)}")
     if engine == "ray":
         cluster.check()
-    if not isinstance(experiments, Sequence) or not all(isinstance(one, Experiment) for one in experiments):
+    if not isinstance(experiments, Sequence) or not all(
+        isinstance(experiment, Experiment) for experiment in experiments
+    ):
         raise ValueError(f"{str(experiments)[:80]!r} are no experiments; give what sweep.grid returns")
     jobs = None if jobs is None else whole_number("jobs", jobs, least=1)
     place = Path(folder) if folder is not None else store.default_path()
     places = [place, *([measured()] if travelling else [])]
     absent = elsewhere.absent(experiments)
-    away = list(dict.fromkeys(one for one in experiments if one.model in absent))
-    wanted = {cell.key: cell for cell in cells(one for one in experiments if one.model not in absent)}
+    away = list(dict.fromkeys(experiment for experiment in experiments if experiment.model in absent))
+    wanted = {
+        cell.key: cell for cell in cells(experiment for experiment in experiments if experiment.model not in absent)
+    }
     if missing == "measure":
         store.Store(place).read(["key"], keys=wanted)  # sets damaged shards aside: their cells are measured again
-    there = set(store.read(places, ["key"], keys=wanted)["key"])
+    keys = set(store.read(places, ["key"], keys=wanted)["key"])
     known = _known(away, places, absent, refuse=missing == "measure") if away else {}
-    todo = [cell for key, cell in wanted.items() if key not in there]
-    lacking = [*(cell.experiment for cell in todo), *(one for one in away if one not in known)]
+    todo = [cell for key, cell in wanted.items() if key not in keys]
+    lacking = [*(cell.experiment for cell in todo), *(experiment for experiment in away if experiment not in known)]
     if lacking and missing == "refuse":
         raise MissingCells(
             f"{len(lacking)} of {len(wanted) + len(away)} cells are not in {' or '.join(map(str, places))}, the first "
@@ -140,9 +144,11 @@ def _known(
     rows = store.read(places, elsewhere.COLUMNS)
     known = elsewhere.keys(away, rows)
     names = {*models.PACKAGED, *rows["model"]}
-    for one in away:
-        if one not in known and (refuse or not (one.model in names or one.model.startswith(models.TRAINED))):
-            raise absent[one.model]
+    for experiment in away:
+        if experiment not in known and (
+            refuse or not (experiment.model in names or experiment.model.startswith(models.TRAINED))
+        ):
+            raise absent[experiment.model]
     return known
 
 
@@ -184,23 +190,25 @@ def limits(
     Raises ValueError for seeds that are the searches', or a source that draws other texts where they are shorter, and
     as `measure`.
     """
-    if shared := sorted({*seeds} & {one.seed for one in experiments}):
+    if shared := sorted({*seeds} & {experiment.seed for experiment in experiments}):
         raise ValueError(f"seeds {shared} are the searches' own; fresh fits need others")
-    found = [measure(experiments, folder, **options)]
+    sweeps = [measure(experiments, folder, **options)]
     asked: set[Experiment] = set()
     for more in (1, 0):
         while fits := [
-            one for one in one_length(experiments, _rows(found), more=more, seeds=seeds) if one not in asked
+            experiment
+            for experiment in one_length(experiments, _rows(sweeps), more=more, seeds=seeds)
+            if experiment not in asked
         ]:
             check_prefixes(experiments, fits)
-            found.append(measure(fits, folder, **options))
+            sweeps.append(measure(fits, folder, **options))
             asked.update(fits)
     n_new, n_there, n_missing = (
-        sum(counts) for counts in zip(*((f.n_new, f.n_there, f.n_missing) for f in found), strict=True)
+        sum(counts) for counts in zip(*((f.n_new, f.n_there, f.n_missing) for f in sweeps), strict=True)
     )
-    made = [cell for one in found for cell in one.cells]
-    return Measured(rows=_rows(found), n_new=n_new, n_there=n_there, n_missing=n_missing, cells=made)
+    made = [cell for sweep in sweeps for cell in sweep.cells]
+    return Measured(rows=_rows(sweeps), n_new=n_new, n_there=n_there, n_missing=n_missing, cells=made)
 
 
-def _rows(found: Sequence[Measured]) -> pl.DataFrame:
-    return pl.concat(one.rows for one in found).unique(["key", "probe"]).sort("key", "probe")
+def _rows(sweeps: Sequence[Measured]) -> pl.DataFrame:
+    return pl.concat(sweep.rows for sweep in sweeps).unique(["key", "probe"]).sort("key", "probe")

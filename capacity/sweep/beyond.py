@@ -23,16 +23,16 @@ def one_length(
     Raises ValueError where the searches of a text differ in what its model is or reads.
     """
     searches: dict[tuple, list[Experiment]] = defaultdict(list)
-    for one in experiments:
-        searches[*(getattr(one, name) for name in _TEXT)].append(one)
+    for experiment in experiments:
+        searches[*(getattr(experiment, name) for name in _TEXT)].append(experiment)
     longest = rows.group_by(_TEXT).agg(pl.col("decoded_tokens").max().fill_null(0).alias("held"))
     held = {row[:-1]: row[-1] for row in longest.select(*_TEXT, "held").iter_rows()}
     fits = []
     for text, members in searches.items():
-        if len({one.loaded for one in members}) > 1:
+        if len({experiment.loaded for experiment in members}) > 1:
             raise ValueError(f"the searches of text {text} differ in dtype, attention, device or bos; give one of each")
         first, length = members[0], int(share * held[text] + 1e-9) + more if text in held else 0
-        if 1 + first.scored_from <= length <= max(one.length for one in members):
+        if 1 + first.scored_from <= length <= max(experiment.length for experiment in members):
             default = Experiment(model=first.model).budget  # which a single fit does not have
             fits += [replace(first, search="fixed", length=length, budget=default, seed=seed) for seed in seeds]
     return fits
@@ -42,10 +42,13 @@ def check_prefixes(experiments: Sequence[Experiment], fits: Sequence[Experiment]
     """Raise ValueError where a fit's text is not how its searches' text begins; models not here are not asked."""
     absent = elsewhere.absent([*experiments, *fits])
     ids: dict[tuple, tuple[int, ...]] = {}
-    searches = sorted((one for one in experiments if one.model not in absent), key=lambda one: one.length)
+    searches = sorted(
+        (experiment for experiment in experiments if experiment.model not in absent),
+        key=lambda experiment: experiment.length,
+    )
     for cell in cells(searches):  # the longest last
         ids[*(getattr(cell.experiment, name) for name in _TEXT)] = cell.text.ids
-    for cell in cells(one for one in fits if one.model not in absent):
+    for cell in cells(fit for fit in fits if fit.model not in absent):
         whole = ids[*(getattr(cell.experiment, name) for name in _TEXT)]
         if whole[: len(cell.text.ids)] != cell.text.ids:
             raise ValueError(

@@ -48,10 +48,10 @@ class Worker:
 
     def measure(self, cells: list[Cell]) -> Iterator[list[dict]]:
         """Yield the rows of each cell as it ends; the cells are of one model."""
-        what = cells[0].experiment
-        if self._frozen is None or self._loaded != what.loaded:
+        experiment = cells[0].experiment
+        if self._frozen is None or self._loaded != experiment.loaded:
             self._frozen = None  # before the next takes memory
-            self._frozen, self._loaded = what.load(), what.loaded
+            self._frozen, self._loaded = experiment.load(), experiment.loaded
         engines.check(self._frozen, cells)
         with fitting.threads(self._frozen, most=self._n_processors):
             yield from rows.run(self._frozen, cells, compile=self._compile)
@@ -155,9 +155,9 @@ class Driver:
         worker: type = Worker,
     ):
         self._ray, self._kept, self._claims, self._bar = ray, kept, claims, bar
-        there = ray.cluster_resources()
-        n_gpus = int(there.get("GPU", 0))
-        n_workers, n_processors, gpu = share(max(1, int(there.get("CPU", 1))), n_gpus, jobs)
+        resources = ray.cluster_resources()
+        n_gpus = int(resources.get("GPU", 0))
+        n_workers, n_processors, gpu = share(max(1, int(resources.get("CPU", 1))), n_gpus, jobs)
         n_workers = min(n_workers, max(1, len(cells)))
         self._actor = ray.remote(num_cpus=n_processors, num_gpus=gpu)(worker)
         self._arguments = max(1, int(n_processors)), compile
@@ -188,8 +188,8 @@ class Driver:
                 self._look_elsewhere()
                 continue
             ready, _ = self._ray.wait([*self._starting, *self._running], timeout=_POLL_SECONDS)
-            for one in ready:
-                self._welcome(one) if one in self._starting else self._receive(one)
+            for reference in ready:
+                self._welcome(reference) if reference in self._starting else self._receive(reference)
         if self._failed:
             raise RuntimeError(
                 f"{len(self._failed)} cells ended {ATTEMPTS} workers each, the first is {self._failed[0].experiment}; "

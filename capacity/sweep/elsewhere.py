@@ -20,13 +20,13 @@ COLUMNS = (*_SAME, *_MORE)
 
 def absent(experiments: Iterable[Experiment]) -> dict[str, ModelError]:
     """Return the models that can't be had here, each with what says so."""
-    found = {}
-    for name in dict.fromkeys(one.model for one in experiments):
+    errors = {}
+    for name in dict.fromkeys(experiment.model for experiment in experiments):
         try:
             models.locate(name)
         except ModelError as error:
-            found[name] = error
-    return found
+            errors[name] = error
+    return errors
 
 
 def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experiment, str]:
@@ -38,20 +38,24 @@ def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experime
 
     Raises ModelError where rows of two revisions, tokenizers or, under `auto`, policies fit.
     """
-    names = {one.model for one in experiments}
+    names = {experiment.model for experiment in experiments}
     cells = rows.filter(pl.col("model").is_in(sorted(names))).unique("key").sort("key")
     by_settings: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for row in cells.iter_rows(named=True):
         length = row["length"] if row["limit"] is None else row["limit"]
         by_settings[*(row[name] for name in _SAME), length, row["curve_right"] is not None].append(row)
-    found, seen = {}, defaultdict(set)
-    for one in experiments:
-        values = {name: getattr(one, name) for name in _SAME} | ({"budget": None} if one.search == "fixed" else {})
-        fits = [row for row in by_settings[*values.values(), one.length, one.trace] if _fits(row, one)]
-        for name in ("revision", "tokenizer_digest", *(["bos"] if one.bos == "auto" else [])):
-            seen[one.model, name].update(row[name] for row in fits)
+    first_keys, seen = {}, defaultdict(set)
+    for experiment in experiments:
+        values = {name: getattr(experiment, name) for name in _SAME} | (
+            {"budget": None} if experiment.search == "fixed" else {}
+        )
+        fits = [
+            row for row in by_settings[*values.values(), experiment.length, experiment.trace] if _fits(row, experiment)
+        ]
+        for name in ("revision", "tokenizer_digest", *(["bos"] if experiment.bos == "auto" else [])):
+            seen[experiment.model, name].update(row[name] for row in fits)
         if fits:
-            found[one] = fits[0]["key"]
+            first_keys[experiment] = fits[0]["key"]
     for (model, name), values in seen.items():
         if len(values) > 1:
             remedy = "name the policy" if name == "bos" else "name a store with the rows of one"
@@ -59,16 +63,16 @@ def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experime
                 f"{model!r} is not on this machine, and its rows have {len(values)} of {name} "
                 f"({', '.join(sorted(values))}): which are meant can't be told without it; {remedy}"
             )
-    return found
+    return first_keys
 
 
-def _fits(row: dict[str, Any], one: Experiment) -> bool:
+def _fits(row: dict[str, Any], experiment: Experiment) -> bool:
     """Return whether a row of the same settings can be of the experiment."""
-    packaged = models.PACKAGED.get(one.model)
-    bos = packaged.bos if packaged and one.bos == "auto" else one.bos
+    packaged = models.PACKAGED.get(experiment.model)
+    bos = packaged.bos if packaged and experiment.bos == "auto" else experiment.bos
     return (
         (row["bos"] == bos if bos not in ("auto", None) else row["bos"] != "after_mem")
-        and one.attention in (None, row["attention"])
-        and one.device in (None, row["device"])
+        and experiment.attention in (None, row["attention"])
+        and experiment.device in (None, row["device"])
         and (packaged is None or row["revision"] == packaged.sha256[:16])
     )

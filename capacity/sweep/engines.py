@@ -20,11 +20,11 @@ def check(frozen: Frozen, cells: Sequence[Cell]) -> None:
     """Raise ModelError if a model that was loaded is not the one that the cells' keys were made with."""
     for cell in cells:
         for name in ("revision", "tokenizer_digest"):
-            expected, found = getattr(cell, name), getattr(frozen, name)
-            if expected and found != expected:
+            expected, loaded = getattr(cell, name), getattr(frozen, name)
+            if expected and loaded != expected:
                 raise ModelError(
                     f"{frozen.name!r} changed while it was in use: its {name} was {expected} when the cells were made, "
-                    f"and is {found} now that it is loaded; leave its files alone and run again"
+                    f"and is {loaded} now that it is loaded; leave its files alone and run again"
                 )
 
 
@@ -93,10 +93,10 @@ def local(
 
 def _by_model(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return the cells by the weights that they need in memory."""
-    found: dict[tuple, list[Cell]] = defaultdict(list)
+    groups: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in cells:
-        found[cell.experiment.loaded].append(cell)
-    return list(found.values())
+        groups[cell.experiment.loaded].append(cell)
+    return list(groups.values())
 
 
 def _share(frozen: Frozen, n_left: int, n_others: int) -> int:

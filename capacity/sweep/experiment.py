@@ -52,7 +52,7 @@ class Experiment:
             value, kinds = getattr(self, name), get_args(kind) or (kind,)
             if type(value) not in kinds:
                 words = {int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
-                allowed = " or ".join(words[one] for one in kinds)
+                allowed = " or ".join(words[kind] for kind in kinds)
                 raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give {allowed}{list_hint(value)}")
             if list_hint(value):
                 raise ValueError(f"{name} is {value!r}, one text{list_hint(value)}")

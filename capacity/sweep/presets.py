@@ -51,8 +51,8 @@ def names() -> list[str]:
 
 
 def _paths() -> dict[str, Path]:
-    found = resources.papers().glob("*/presets/*.toml")
-    return {f"{path.parent.parent.name}/{path.stem}": path for path in found}
+    paths = resources.papers().glob("*/presets/*.toml")
+    return {f"{path.parent.parent.name}/{path.stem}": path for path in paths}
 
 
 def load(name: str) -> Preset:
@@ -67,7 +67,7 @@ def load(name: str) -> Preset:
     own = extensions.own("presets", known)
     if name not in own:
         raise ValueError(f"unknown preset {name[:120]!r}; known are {', '.join(names())}")
-    return of(own[name], name=name)
+    return preset_of(own[name], name=name)
 
 
 def parse(text: str, *, name: str) -> Preset:
@@ -76,10 +76,10 @@ def parse(text: str, *, name: str) -> Preset:
     Raises ValueError for text that is no TOML, a key that is missing or unknown, or a value of another type.
     """
     try:
-        found = tomllib.loads(text)
+        described = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"preset {name}: {first_line(error)}; write it in TOML") from error
-    return of(found, name=name)
+    return preset_of(described, name=name)
 
 
 def read(path: Path) -> Preset:
@@ -89,47 +89,49 @@ def read(path: Path) -> Preset:
     """
     try:
         text = path.read_bytes().decode("utf-8")
-        found = tomllib.loads(text)
+        described = tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}); give a TOML file of settings") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {first_line(error)}; write it in TOML") from error
-    if "grid" in found:
-        return of(found, name=path.stem)
-    models = found.pop("model", [])
+    if "grid" in described:
+        return preset_of(described, name=path.stem)
+    models = described.pop("model", [])
     models = [models] if isinstance(models, str) else models
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path}: model is {models!r}; a name or a list of names is needed")
     runs = [{"model": model, "where": str(path)} for model in models]
-    return of({"title": "a grid of your own", "where": str(path), "grid": found, "runs": runs}, name=path.stem)
+    return preset_of(
+        {"title": "a grid of your own", "where": str(path), "grid": described, "runs": runs}, name=path.stem
+    )
 
 
-def of(described: dict[str, Any], *, name: str) -> Preset:
+def preset_of(described: dict[str, Any], *, name: str) -> Preset:
     """Return the preset that a dict describes as a TOML file does; raises ValueError as `parse`."""
     if not isinstance(described, dict):
         raise ValueError(f"preset {name} is {described!r}; give a dict with title, where and grid")
-    found: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
-    runs = found.pop("runs", [])
-    if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
+    table: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
+    runs = table.pop("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ValueError(f"preset {name}: runs is no list of tables; begin each with [[runs]]")
-    _keys(found, {"title": str, "where": str, "grid": dict}, place=f"preset {name}")
-    check(found["grid"], place=f"preset {name}, grid")
+    _keys(table, {"title": str, "where": str, "grid": dict}, place=f"preset {name}")
+    check(table["grid"], place=f"preset {name}, grid")
     made = []
-    for number, one in enumerate(map(dict, runs), start=1):
+    for number, run in enumerate(map(dict, runs), start=1):
         place = f"preset {name}, run {number}"
-        settings = {key: one.pop(key) for key in list(one) if key in SETTINGS}
-        _keys(one, {"model": str, "where": str}, place=place, also=SETTINGS)
+        settings = {key: run.pop(key) for key in list(run) if key in SETTINGS}
+        _keys(run, {"model": str, "where": str}, place=place, also=SETTINGS)
         check(settings, place=place)
-        made.append(Run(**one, settings=settings))
-    return Preset(name=name, **found, runs=tuple(made))
+        made.append(Run(**run, settings=settings))
+    return Preset(name=name, **table, runs=tuple(made))
 
 
-def _keys(found: dict[str, Any], needed: dict[str, type], *, place: str, also: dict[str, Any] | None = None) -> None:
-    if unknown := sorted(found.keys() - needed.keys()):
+def _keys(table: dict[str, Any], needed: dict[str, type], *, place: str, also: dict[str, Any] | None = None) -> None:
+    if unknown := sorted(table.keys() - needed.keys()):
         raise ValueError(f"{place}: unknown keys {unknown}; known are {', '.join([*needed, *(also or ())])}")
     for key, kind in needed.items():
-        if not isinstance(found.get(key), kind):
-            raise ValueError(f"{place}: {key} is {found.get(key)!r}; a {kind.__name__} is needed")
+        if not isinstance(table.get(key), kind):
+            raise ValueError(f"{place}: {key} is {table.get(key)!r}; a {kind.__name__} is needed")
 
 
 def check(settings: dict[str, Any], *, place: str) -> None:
@@ -171,17 +173,18 @@ def experiments(preset: Preset, *, models: Sequence[str] = (), given: dict[str, 
     ]
     if not (chosen := chosen or list(preset.runs)):
         raise ValueError(f"preset {preset.name} names no model; give one (--model)")
-    found: list[Experiment] = []
+    preset_experiments: list[Experiment] = []
     for run in chosen:
         settings = _over(_over(preset.grid, run.settings), given)
         longest = settings.pop("longest", None)
         if longest is None:
-            found += grid(model=run.model, **settings)
+            preset_experiments += grid(model=run.model, **settings)
             continue
-        for one in grid(model=run.model, length=longest, **settings):
-            drawn = texts.drawn_lengths(one.text_index + 1, longest=longest, seed=one.text_seed)  # of more: the same
-            found.append(replace(one, length=drawn[-1]))
-    return list(dict.fromkeys(found))
+        for experiment in grid(model=run.model, length=longest, **settings):
+            # Of more texts the lengths would be the same.
+            drawn = texts.drawn_lengths(experiment.text_index + 1, longest=longest, seed=experiment.text_seed)
+            preset_experiments.append(replace(experiment, length=drawn[-1]))
+    return list(dict.fromkeys(preset_experiments))
 
 
 def _over(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -198,15 +201,19 @@ def within_context(wanted: Sequence[Experiment]) -> tuple[list[Experiment], list
     """
     contexts: dict[str, tuple[int | None, str]] = {}
     kept, left_out = [], []
-    for one in wanted:
-        if one.model not in contexts:
-            config, tokenizer = describe(one.model, folder := locate(one.model))
-            contexts[one.model] = context_of(config), bos_policy(tokenizer, folder)
-        context, policy = contexts[one.model]
-        one = replace(one, bos=policy) if one.bos == "auto" else one
-        room = one.length if context is None else context - one.n_mem - (one.bos == "before_mem")
-        fitting = one if one.search == "fixed" else replace(one, length=max(1, min(one.length, room)))
-        fits = max(one.n_mem, 1 + one.scored_from) <= fitting.length <= room
+    for experiment in wanted:
+        if experiment.model not in contexts:
+            config, tokenizer = describe(experiment.model, folder := locate(experiment.model))
+            contexts[experiment.model] = context_of(config), bos_policy(tokenizer, folder)
+        context, policy = contexts[experiment.model]
+        experiment = replace(experiment, bos=policy) if experiment.bos == "auto" else experiment
+        room = experiment.length if context is None else context - experiment.n_mem - (experiment.bos == "before_mem")
+        fitting = (
+            experiment
+            if experiment.search == "fixed"
+            else replace(experiment, length=max(1, min(experiment.length, room)))
+        )
+        fits = max(experiment.n_mem, 1 + experiment.scored_from) <= fitting.length <= room
         (kept if fits else left_out).append(fitting)
     if not kept:
         raise ValueError(f"no text of the {len(left_out)} cells has room in its model's context; give shorter lengths")

@@ -71,5 +71,5 @@ def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: i
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # before CUDA is begun with
     with Store(folder) as kept:
         engines.local(
-            cells, kept, compile=compile, progress=False, n_processors=threads, ended=lambda *what: ended.put(what)
+            cells, kept, compile=compile, progress=False, n_processors=threads, ended=lambda *counts: ended.put(counts)
         )

@@ -14,7 +14,7 @@ class Progress:
 
     def __init__(self, total: int, *, most_token_steps: int = 0, show: bool = True, seconds: float = _SECONDS):
         """Take the number of cells and the token-steps that they take at most, 0 where that is not known."""
-        self._total, self._most, self._done, self._what = total, most_token_steps, 0, ""
+        self._total, self._most, self._done, self._description = total, most_token_steps, 0, ""
         self._spent, self._of_ended, self._n_counted = 0, 0, 0  # token-steps; cells whose token-steps are known
         terminal = sys.stderr.isatty()
         self._every = seconds if not terminal else _REFRESH_SECONDS
@@ -33,11 +33,11 @@ class Progress:
             self._tell()
             self._bar.close()
 
-    def set_description(self, what: str) -> None:
+    def set_description(self, description: str) -> None:
         """Name what is under way."""
-        self._what = what
+        self._description = description
         if self._bar is not None:
-            self._bar.set_description_str(what)
+            self._bar.set_description_str(description)
 
     def advance(self, token_steps: int) -> None:
         """Count token-steps as they are done."""
@@ -86,5 +86,5 @@ class Progress:
             self._bar.set_postfix_str(self.rest().removeprefix(", "))
             return
         minutes = (time.monotonic() - self._started) / 60
-        line = f"{self._what}: {self._done} of {self._total} cells, {minutes:.0f} min{self.rest()}"
+        line = f"{self._description}: {self._done} of {self._total} cells, {minutes:.0f} min{self.rest()}"
         print(line, file=sys.stderr, flush=True)

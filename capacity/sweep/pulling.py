@@ -33,9 +33,9 @@ class Pool(Generic[_T]):
         self._waiting: dict[Hashable, deque[_T]] = defaultdict(deque)
         self._left: dict[Hashable, float] = defaultdict(float)  # cost that waits, by kind
         self._at: dict[Hashable, Hashable] = {}  # the kind that a worker had last
-        for one in sorted(things, key=cost, reverse=True):
-            self._waiting[kind(one)].append(one)
-            self._left[kind(one)] += cost(one)
+        for thing in sorted(things, key=cost, reverse=True):
+            self._waiting[kind(thing)].append(thing)
+            self._left[kind(thing)] += cost(thing)
         self._alone: deque[_T] = deque()
 
     def __len__(self) -> int:

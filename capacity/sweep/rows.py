@@ -84,12 +84,12 @@ def _decoded(frozen: Frozen, tasks: Sequence[Task]) -> Sequence[list[int | None]
 
 
 def _task(frozen: Frozen, cell: Cell) -> Task:
-    what = cell.experiment
-    searched = what.search in fitting.SEARCHES
+    experiment = cell.experiment
+    searched = experiment.search in fitting.SEARCHES
     return fitting.task(
-        frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from,
-        length=min(what.length, fitting.first_length(what.scored_from)) if searched else what.length,
-        budget=what.budget if searched else None, tag=cell, trace=what.trace,
+        frozen, cell.text.ids, n_mem=experiment.n_mem, seed=experiment.seed, scored_from=experiment.scored_from,
+        length=min(experiment.length, fitting.first_length(experiment.scored_from)) if searched else experiment.length,
+        budget=experiment.budget if searched else None, tag=cell, trace=experiment.trace,
     )  # fmt: skip
 
 
@@ -111,32 +111,32 @@ def rows(frozen: Frozen, cell: Cell, probes: Sequence[Probe], back: list[int | N
 def _rows(
     frozen: Frozen, cell: Cell, probes: Sequence[Probe], back: list[int | None] | None, *, scored: bool = True
 ) -> list[dict]:
-    what, ids = cell.experiment, torch.tensor([cell.text.ids])
+    experiment, ids = cell.experiment, torch.tensor([cell.text.ids])
     nothing = Score(np.full(ids.shape, -1), np.zeros(ids.shape, dtype=bool), np.full(ids.shape, np.nan))
     without = teacher_forced(frozen, None, ids) if scored else nothing
     exact = _exact(probes)
     if back is None:
-        back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=what.scored_from)
+        back = decoded_back(frozen, list(exact.values()), cell.text.ids, scored_from=experiment.scored_from)
     decoded = dict(zip(exact, back, strict=True))  # none of the others
-    searched = what.search in fitting.SEARCHES
+    searched = experiment.search in fitting.SEARCHES
     spent = [known_bits(frozen.tokenizer, cell, probe.length) for probe in probes]
-    found = []
+    cell_rows = []
     for number, probe in enumerate(probes):
         stored = probe.mem.numpy().tobytes()
         mem = torch.from_numpy(np.frombuffer(stored, dtype=np.float32).reshape(probe.mem.shape).copy())
         score = teacher_forced(frozen, mem.unsqueeze(0), ids[:, : probe.length]) if scored else nothing
-        found.append(
+        cell_rows.append(
             dict.fromkeys(NULLABLE)
             | {name: fact for name, fact in frozen.facts().items() if name in SCHEMA}
             | counts(score, without, probe.length)
             | {
-                "key": cell.key, "schema": VERSION, "source": what.source, "text_index": what.text_index,
-                "text_id": cell.text.id, "text_digest": cell.text.digest, "n_mem": what.n_mem,
-                "length": probe.length, "scored_from": what.scored_from, "recipe": what.recipe,
-                "search": what.search, "budget": what.budget if searched else None,
-                "limit": what.length if searched else None, "text_seed": what.text_seed, "probe": number,
+                "key": cell.key, "schema": VERSION, "source": experiment.source, "text_index": experiment.text_index,
+                "text_id": cell.text.id, "text_digest": cell.text.digest, "n_mem": experiment.n_mem,
+                "length": probe.length, "scored_from": experiment.scored_from, "recipe": experiment.recipe,
+                "search": experiment.search, "budget": experiment.budget if searched else None,
+                "limit": experiment.length if searched else None, "text_seed": experiment.text_seed, "probe": number,
                 "source_bits_low": spent[number], "source_bits_high": spent[number],
-                "seed": what.seed, "init": "embedding_std",
+                "seed": experiment.seed, "init": "embedding_std",
                 "steps": probe.steps, "token_steps": probe.token_steps, "status": probe.status,
                 "n_scored": probe.n_scored, "bits_with_min": probe.bits_min, "decoded_tokens": decoded.get(number),
                 "seconds": probe.seconds, "device": frozen.device.type,
@@ -147,7 +147,7 @@ def _rows(
                 "curve_bits": None if probe.curve is None else np.array(probe.curve.bits, dtype=np.float32),
             }
         )  # fmt: skip
-    return found
+    return cell_rows
 
 
 def known_bits(tokenizer, cell: Cell, length: int) -> float | None:
@@ -155,9 +155,9 @@ def known_bits(tokenizer, cell: Cell, length: int) -> float | None:
 
     A BOS that is the text's own first token (`after_mem`) was not drawn.
     """
-    what = cell.experiment
-    lead = int(what.bos == "after_mem")
-    return texts.source_bits(what.source, tokenizer, cell.text.ids[lead:length], seed=what.text_seed)
+    experiment = cell.experiment
+    lead = int(experiment.bos == "after_mem")
+    return texts.source_bits(experiment.source, tokenizer, cell.text.ids[lead:length], seed=experiment.text_seed)
 
 
 def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
@@ -177,10 +177,10 @@ def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
         schema={"key": pl.String, "length": pl.Int32, "spent": pl.Float64, "source_first_bits": pl.Float64},
         orient="row",
     )
-    found = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
-    found = found.with_columns(
+    joined = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
+    joined = joined.with_columns(
         pl.coalesce(name, "spent").alias(name) for name in ("source_bits_low", "source_bits_high")
     ).drop("spent")
     drawn = pl.col("length") - (pl.col("bos") == "after_mem").cast(pl.Int32)
     even = pl.when(pl.col("source").str.contains(r"^random_tokens(:|$)")).then(pl.col("source_bits_low") / drawn)
-    return found.with_columns(pl.coalesce("source_first_bits", even))  # of models that are not here, as well
+    return joined.with_columns(pl.coalesce("source_first_bits", even))  # of models that are not here, as well

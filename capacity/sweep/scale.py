@@ -41,9 +41,9 @@ def real(n_cells: int, *, milliseconds: int, n_workers: int) -> dict[str, Any]:
     Fields: seconds (from the first group on: until then workers start), efficiency (of n_workers that only sleep),
     driver_seconds (of a processor, a cell: to hand out, to receive, to store).
     """
-    what = Experiment(model="llama-64", length=milliseconds, search="fixed")
+    experiment = Experiment(model="llama-64", length=milliseconds, search="fixed")
     text = Text(source="embedded", index=0, id="none", ids=(0,))
-    every = [Cell(what, text, key) for key in synthetic_keys(n_cells)]
+    every = [Cell(experiment, text, key) for key in synthetic_keys(n_cells)]
     with (
         tempfile.TemporaryDirectory() as folder,
         Store(Path(folder)) as kept,
@@ -99,11 +99,11 @@ def foretold(experiments: Sequence[Experiment], folder: Path | str) -> dict[str,
     of its own each. A model is loaded in both.
     """
     context = multiprocessing.get_context("forkserver")  # whose children's peak is their own
-    found = []
+    results = []
     for act in (_said, _taken):
         with context.Pool(1) as pool:
-            found.append(pool.apply(act, (list(experiments), Path(folder))))
-    (said, bytes_said), (taken, bytes_taken) = found
+            results.append(pool.apply(act, (list(experiments), Path(folder))))
+    (said, bytes_said), (taken, bytes_taken) = results
     return {
         "seconds_said": said, "seconds_taken": taken, "seconds_ratio": taken / said,
         "bytes_said": bytes_said, "bytes_taken": bytes_taken, "bytes_ratio": bytes_taken / bytes_said,
@@ -111,14 +111,14 @@ def foretold(experiments: Sequence[Experiment], folder: Path | str) -> dict[str,
 
 
 def _said(experiments: Sequence[Experiment], folder: Path) -> tuple[float, int]:
-    found = list(estimate.estimate(experiments, folder))
-    return sum(one.expected_seconds for one in found), max(one.n_bytes for one in found)
+    estimates = list(estimate.estimate(experiments, folder))
+    return sum(estimated.expected_seconds for estimated in estimates), max(estimated.n_bytes for estimated in estimates)
 
 
 def _taken(experiments: Sequence[Experiment], folder: Path) -> tuple[float, int]:
     started = time.perf_counter()
     with Store(folder) as kept:
         engines.local(cells(experiments), kept, progress=False)
-    devices = {one.device for one in experiments}
+    devices = {experiment.device for experiment in experiments}
     device = torch.device("cuda" if torch.cuda.is_available() and devices != {"cpu"} else "cpu")
     return time.perf_counter() - started, fitting.peak_bytes(device)

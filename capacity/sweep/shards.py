@@ -22,11 +22,11 @@ def shard(experiments: Sequence[Experiment], part: str) -> list[Experiment]:
     ...  for part in ("1/2", "2/2")]
     [[9], [4, 5]]
     """
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
-    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= of:
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    number, n_parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= n_parts:
         raise ValueError(f"part {part[:40]!r} is no I/N with I from 1 to N; give for example 1/4")
-    return parts(experiments, [work(one) for one in experiments], of)[number - 1]
+    return parts(experiments, [work(experiment) for experiment in experiments], n_parts)[number - 1]
 
 
 def parts(things: Sequence[_T], costs: Sequence[float], n: int) -> list[list[_T]]:
@@ -40,14 +40,18 @@ def parts(things: Sequence[_T], costs: Sequence[float], n: int) -> list[list[_T]
     return [[things[place] for place in sorted(places)] for places in taken]
 
 
-def work(one: Experiment) -> float:
+def work(experiment: Experiment) -> float:
     """Return what a cell costs at most, in bytes of weights times tokens times steps: from files, nothing is loaded."""
-    return float(_weights(one.model) * token_steps(one))
+    return float(_weights(experiment.model) * token_steps(experiment))
 
 
-def token_steps(one: Experiment) -> int:
+def token_steps(experiment: Experiment) -> int:
     """Return the token-steps that a cell takes at most."""
-    return one.length * fitting.recipe(one.recipe).steps if one.search == "fixed" else one.budget
+    return (
+        experiment.length * fitting.recipe(experiment.recipe).steps
+        if experiment.search == "fixed"
+        else experiment.budget
+    )
 
 
 @cache

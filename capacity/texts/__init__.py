@@ -105,12 +105,12 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
         raise TextError(str(error)) from error
     draws = sources.named(source)(tokenizer, length, seed)
     n_draws = _TRIES * n_texts if draws.n is None else draws.n
-    found = list(islice(_drawn(source, draws, tokenizer, length, n_draws), n_texts))
-    if len(found) == n_texts:
-        return found
+    texts = list(islice(_drawn(source, draws, tokenizer, length, n_draws), n_texts))
+    if len(texts) == n_texts:
+        return texts
     raise TextError(
-        f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(found)} "
-        f"({n_draws - len(found)} are shorter); {_asked_instead(draws, tokenizer, n_texts, n_draws, len(found))}"
+        f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(texts)} "
+        f"({n_draws - len(texts)} are shorter); {_asked_instead(draws, tokenizer, n_texts, n_draws, len(texts))}"
     )
 
 
@@ -142,20 +142,20 @@ def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, len
 
     Raises TextError as `sample`.
     """
-    found: list[Text] = []
+    texts: list[Text] = []
     for skipped in count(0, length):
         name = f"after:{skipped}:{source}" if skipped else source
         draws = sources.named(name)(tokenizer, length, seed)
         n_draws = _TRIES * n_texts if draws.n is None else draws.n
         drawn = list(islice((t for t in _drawn(source, draws, tokenizer, length, n_draws) if t.id not in beside),
-                            n_texts - len(found)))  # fmt: skip
-        found += drawn
-        if len(found) == n_texts:
-            return found
+                            n_texts - len(texts)))  # fmt: skip
+        texts += drawn
+        if len(texts) == n_texts:
+            return texts
         if not drawn:
             break
     raise TextError(
-        f"{n_texts} other texts of {length} tokens asked for, but {source} has only {len(found)} beside "
+        f"{n_texts} other texts of {length} tokens asked for, but {source} has only {len(texts)} beside "
         f"{len(beside)}; ask for fewer or shorter texts"
     )
 

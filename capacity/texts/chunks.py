@@ -17,8 +17,8 @@ def sentences(text: str) -> tuple[str, ...]:
     The paper splits by NLTK, which has to download its rules; sentencex carries its own, so boundaries may differ.
     """
     segments = sentencex.segment("en", text)  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
-    found = (" ".join(one.split()) for one in segments)
-    return tuple(one for one in found if one)
+    segment_texts = (" ".join(segment.split()) for segment in segments)
+    return tuple(sentence for sentence in segment_texts if sentence)
 
 
 def second_half(run: Sequence[str]) -> str:
@@ -46,14 +46,14 @@ def chunk(
 
     Source: Kuratov et al. 2025, preprocess_pg19.ipynb of its repository.
     """
-    found = sentences(text)
-    words = np.concatenate([[0], np.cumsum([len(one.split()) for one in found])])  # before each sentence
-    starts = np.arange(len(found) - least + 1)
+    all_sentences = sentences(text)
+    words = np.concatenate([[0], np.cumsum([len(sentence.split()) for sentence in all_sentences])])  # before each
+    starts = np.arange(len(all_sentences) - least + 1)
     first = np.maximum(starts + least, np.searchsorted(words, words[starts] + above, side="right"))  # allowed end
     past = np.searchsorted(words, words[starts] + below, side="left")  # of the allowed ends
-    chances = np.maximum(past - first, 0) / (len(found) - starts - least + 1)
+    chances = np.maximum(past - first, 0) / (len(all_sentences) - starts - least + 1)
     if not chances.any():
         return None
     start = int(rng.choice(starts, p=chances / chances.sum()))
     end = int(rng.integers(first[start], past[start]))
-    return start, found[start:end]
+    return start, all_sentences[start:end]

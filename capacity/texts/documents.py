@@ -90,17 +90,17 @@ def _whole(path: Path) -> str:
 
 
 def _lines(paths: Sequence[Path], name: str, named: str) -> Documents:
-    found = [rows.column(path, _ROWS[path.suffix.lower()], name) for path in paths]
-    if not any(one.filled for one in found):
+    columns = [rows.column(path, _ROWS[path.suffix.lower()], name) for path in paths]
+    if not any(column.filled for column in columns):
         raise TextError(f"{_named(paths)} holds no text in column {name!r}; give one that does")
-    firsts = np.cumsum([0, *(len(one.starts) for one in found)])  # the place of each file's first row
+    firsts = np.cumsum([0, *(len(column.starts) for column in columns)])  # the place of each file's first row
 
     def read(places: Sequence[int]) -> list[str]:
         texts: dict[int, str] = {}
-        for number, one in enumerate(found):
+        for number, column in enumerate(columns):
             inside = sorted({place for place in places if firsts[number] <= place < firsts[number + 1]})
-            with _reading([one.path]):
-                texts |= zip(inside, one.read([place - int(firsts[number]) for place in inside]), strict=True)
+            with _reading([column.path]):
+                texts |= zip(inside, column.read([place - int(firsts[number]) for place in inside]), strict=True)
         return [texts[place] for place in places]
 
     return Documents(named, int(firsts[-1]), read)
@@ -110,7 +110,7 @@ def _parquet(paths: Sequence[Path], name: str, named: str) -> Documents:
     # An absolute path and no glob: every character of it is itself.
     scan = pl.scan_parquet([path.absolute() for path in paths], glob=False, hive_partitioning=False)
     types = scan.collect_schema()
-    allowed = [one for one, dtype in types.items() if dtype in (pl.String, pl.Categorical, pl.Enum)]
+    allowed = [column for column, dtype in types.items() if dtype in (pl.String, pl.Categorical, pl.Enum)]
     if name not in allowed:
         raise rows.ColumnError(name, allowed)
     texts = scan.select(cs.by_name(name).cast(pl.String).alias("text"))  # pl.col would take ^...$ and * as patterns
@@ -121,8 +121,8 @@ def _parquet(paths: Sequence[Path], name: str, named: str) -> Documents:
     def read(places: Sequence[int]) -> list[str]:
         wanted = texts.with_row_index("place").filter(pl.col("place").is_in(list(places)))
         with _reading(paths):
-            found = dict(wanted.collect(engine="streaming").iter_rows())
-        return [found[place] or "" for place in places]
+            text_by_place = dict(wanted.collect(engine="streaming").iter_rows())
+        return [text_by_place[place] or "" for place in places]
 
     return Documents(named, n, read)
 

@@ -106,16 +106,16 @@ def _files(repo: str, folder: Path) -> list[str]:
 def _cards_configs(card: Path) -> dict[str, dict]:
     """Return the configs that a dataset's card (README.md) lists, by name; none where it lists none."""
     try:
-        found = (metadata_load(card) or {}).get("configs") or [] if card.is_file() else []
+        configs = (metadata_load(card) or {}).get("configs") or [] if card.is_file() else []
     except ValueError as error:
         raise TextError(f"the dataset's card can't be read: {error}") from error
-    return {str(one["config_name"]): one for one in found if "config_name" in one}
+    return {str(config["config_name"]): config for config in configs if "config_name" in config}
 
 
 def _splits(files: Sequence[str], configs: dict[str, dict], config: str | None, repo: str) -> Splits:
     """Return the files of a config's splits: as its card says, else by folder and name."""
     if configs:
-        default = next((name for name, one in configs.items() if one.get("default")), "default")
+        default = next((name for name, facts in configs.items() if facts.get("default")), "default")
         chosen = config or (default if default in configs or len(configs) > 1 else next(iter(configs)))
         if chosen not in configs:
             raise TextError(f"{repo} has no config {chosen!r}; it has {', '.join(configs)}: give {repo}:CONFIG")
@@ -130,17 +130,17 @@ def _splits(files: Sequence[str], configs: dict[str, dict], config: str | None, 
             folder = ""
         if folder and folder not in folders:
             raise TextError(f"{repo} has no config {config!r}; its card lists none, its folders are {sorted(folders)}")
-    found: Splits = {}
+    splits: Splits = {}
     for file in files:
         if not folder or file.startswith(f"{folder}/"):
-            found.setdefault(_split_of(file.removeprefix(f"{folder}/")), []).append(file)
-    return _nonempty(found, repo)
+            splits.setdefault(_split_of(file.removeprefix(f"{folder}/")), []).append(file)
+    return _nonempty(splits, repo)
 
 
 def _globs(listed: str | list | dict) -> dict[str, list[str]]:
     """Return the patterns of each split from a card's `data_files`: a path, paths, or splits with either."""
-    if isinstance(listed, list) and all(isinstance(one, dict) for one in listed):
-        listed = {one.get("split", "train"): one.get("path", []) for one in listed}
+    if isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed):
+        listed = {entry.get("split", "train"): entry.get("path", []) for entry in listed}
     by_split = listed if isinstance(listed, dict) else {"train": listed}
     return {str(split): [globs] if isinstance(globs, str) else list(globs) for split, globs in by_split.items()}
 
@@ -149,7 +149,7 @@ def _matching(files: Sequence[str], globs: Sequence[str]) -> list[str]:
     """Return the files that patterns name; one that is a file's whole name is that file's, whatever stands in it."""
     return [
         file for file in files
-        if file in globs or any(fnmatch(file, one) or fnmatch(file, one.replace("**/", "")) for one in globs)
+        if file in globs or any(fnmatch(file, glob) or fnmatch(file, glob.replace("**/", "")) for glob in globs)
     ]  # fmt: skip
 
 
@@ -163,9 +163,9 @@ def _split_of(file: str) -> str:
 
 def _nonempty(splits: Splits, repo: str) -> Splits:
     """Return the splits with their files of one kind, the first of _KINDS that there is."""
-    there = {PurePosixPath(file).suffix.lower() for files in splits.values() for file in files}
-    kind = next((kind for kind in _KINDS if kind in there), None)
+    endings = {PurePosixPath(file).suffix.lower() for files in splits.values() for file in files}
+    kind = next((kind for kind in _KINDS if kind in endings), None)
     if kind is None:
-        raise TextError(f"{repo} has no files of texts here ({', '.join(_KINDS)}); it has {sorted(there)}")
+        raise TextError(f"{repo} has no files of texts here ({', '.join(_KINDS)}); it has {sorted(endings)}")
     kept = {name: [file for file in files if file.lower().endswith(kind)] for name, files in splits.items()}
     return {name: files for name, files in kept.items() if files}

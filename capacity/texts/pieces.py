@@ -25,10 +25,10 @@ def token_bytes(tokenizer, ids: Sequence[int]) -> bytes:
         return text.encode("utf-8", "surrogatepass")
     added = tokenizer.get_added_vocab()
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
-    one = _of_byte_level if "ByteLevel" in kinds else _of_fallback
-    found = b"".join(token.encode() if token in added else one(token) for token in tokens)
-    begins_anew = found.startswith(b" ") and not text.startswith(" ")  # sentencepiece's own first space
-    return found[1:] if begins_anew else found
+    to_bytes = _of_byte_level if "ByteLevel" in kinds else _of_fallback
+    data = b"".join(token.encode() if token in added else to_bytes(token) for token in tokens)
+    begins_anew = data.startswith(b" ") and not text.startswith(" ")  # sentencepiece's own first space
+    return data[1:] if begins_anew else data
 
 
 def difference(tokenizer, text: str, ids: Sequence[int]) -> str | None:
@@ -46,7 +46,7 @@ def difference(tokenizer, text: str, ids: Sequence[int]) -> str | None:
 def _shown(rest: str) -> str:
     """Return the next characters, each that is not ASCII by its number, too: two that look alike may differ."""
     first = rest[:8]
-    numbers = " ".join(f"U+{ord(one):04X}" for one in first if not one.isascii())
+    numbers = " ".join(f"U+{ord(character):04X}" for character in first if not character.isascii())
     return (repr(first) + (f" ({numbers})" if numbers else "")) if rest else "nothing"
 
 
@@ -67,7 +67,7 @@ def _bytes_of() -> dict[str, int]:
 
 def _of_byte_level(token: str) -> bytes:
     known = _bytes_of()
-    return bytes(known[one] for one in token) if known.keys() >= set(token) else token.encode()
+    return bytes(known[character] for character in token) if known.keys() >= set(token) else token.encode()
 
 
 def _of_fallback(token: str) -> bytes:

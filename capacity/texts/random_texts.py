@@ -40,13 +40,13 @@ def make_vocab(path: Path | str, *, n_words: int = 100_000) -> list[str]:
         raise TextError(f"no file {str(path)[:300]!r}; give a list of words, one a line, or a GloVe file")
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as lines:
-            found = [line.split(" ", 1)[0].strip() for line in islice(lines, n_words)]
+            word_list = [line.split(" ", 1)[0].strip() for line in islice(lines, n_words)]
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
-    found = [word for word in found if word]
-    if not found:
+    word_list = [word for word in word_list if word]
+    if not word_list:
         raise TextError(f"{path} holds no words; give a list of words, one a line, or a GloVe file")
-    return found
+    return word_list
 
 
 def words() -> list[str]:
@@ -82,11 +82,11 @@ def _spellings(tokenizer, place: Path, stamp: tuple[int, int] | None) -> list[tu
     lead = tokenizer(known[0], add_special_tokens=False, verbose=False)["input_ids"]
     alone = tokenizer(known, add_special_tokens=False, verbose=False)["input_ids"]
     behind = tokenizer([f"{known[0]} {word}" for word in known], add_special_tokens=False, verbose=False)["input_ids"]
-    found = []
+    counts = []
     for spelled in (alone, [ids[len(lead) :] for ids in behind if ids[: len(lead)] == lead]):
         starts = Counter(tuple(ids[:n]) for ids in spelled for n in range(len(ids) + 1))
-        found.append((Counter(map(tuple, spelled)), starts))
-    return found
+        counts.append((Counter(map(tuple, spelled)), starts))
+    return counts
 
 
 def _word_bits(tokenizer, place: Path, stamp: tuple[int, int] | None, ids: tuple[int, ...]) -> float | None:

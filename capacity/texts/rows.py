@@ -56,7 +56,7 @@ def column(path: Path, kind: str, name: str) -> Column:
     kind: csv or jsonl. Raises RowError for what is no such row, no UTF-8, or a cell of the column that is no text (null
     and a key that is not there are empty texts); ColumnError where no cell is text.
     """
-    starts, found, filled, wrong = array("Q"), False, False, ""
+    starts, has_text, filled, wrong = array("Q"), False, False, ""
     with path.open("rb") as file:
         records = _records(file, kind)
         names = _header(records, name) if kind == "csv" else ()
@@ -64,7 +64,7 @@ def column(path: Path, kind: str, name: str) -> Column:
             cell = _row(record, kind, names).get(name)
             starts.append(record.start)
             if isinstance(cell, str):
-                found = found or kind != "csv" or _NO_TEXT.fullmatch(cell) is None or cell.isspace()
+                has_text = has_text or kind != "csv" or _NO_TEXT.fullmatch(cell) is None or cell.isspace()
                 filled = filled or bool(cell.strip())
                 _check(cell, name, record.line)
             elif cell is not None and not wrong:
@@ -72,7 +72,7 @@ def column(path: Path, kind: str, name: str) -> Column:
                 wrong = f"row {len(starts)} (line {record.line}) of column {name!r} is {shown}, no text"
     if not starts or (names and name in names and not filled):
         return Column(path, kind, names, name, starts, False)
-    if not found:
+    if not has_text:
         raise ColumnError(name, text_columns(path, kind))
     if wrong:
         raise RowError(f"{wrong}; write it as a text, in quotes, or take the row out")
@@ -81,17 +81,17 @@ def column(path: Path, kind: str, name: str) -> Column:
 
 def text_columns(path: Path, kind: str) -> list[str]:
     """Return the names of a file's first columns that have a cell of text."""
-    found: dict[str, None] = {}
+    text_names: dict[str, None] = {}
     with path.open("rb") as file:
         records = _records(file, kind)
         names = _header(records, None) if kind == "csv" else ()
         for record in records:
             for name, cell in _row(record, kind, names).items():
                 if isinstance(cell, str) and (kind != "csv" or not _NO_TEXT.fullmatch(cell)):
-                    found[name] = None
-            if len(found) >= _SHOWN:
+                    text_names[name] = None
+            if len(text_names) >= _SHOWN:
                 break
-    return [name for name in names if name in found] or list(found)
+    return [name for name in names if name in text_names] or list(text_names)
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,14 @@ def _row(record: _Record, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _fields(record: _Record) -> list[str]:
-    text, found, at = record.text, [], 0
+    text, fields, at = record.text, [], 0
     while True:
         match = _FIELD.match(text, at)
         assert match is not None  # it matches nothing, too
         end, field = match.end(), match.group()
-        found.append(field[1:-1].replace('""', '"') if field.startswith('"') else field)
+        fields.append(field[1:-1].replace('""', '"') if field.startswith('"') else field)
         if end == len(text):
-            return found
+            return fields
         if text[end] != ",":
             line = record.line + text.count("\n", 0, end)
             raise RowError(

@@ -56,10 +56,10 @@ def embedded() -> Source:
 
 def of_texts(name: str, texts: Iterable[str]) -> Source:
     """Return the source of texts in memory, in seeded order; raises TextError for what is no list of texts."""
-    found = [] if isinstance(texts, str) else list(texts)
-    if not found or not all(isinstance(text, str) for text in found):
+    text_list = [] if isinstance(texts, str) else list(texts)
+    if not text_list or not all(isinstance(text, str) for text in text_list):
         raise TextError(f"source {name!r} gives {str(texts)[:80]!r}; it is to return a list of texts, at least one")
-    return _documents(Documents(name, len(found), lambda at: [found[i] for i in at]))
+    return _documents(Documents(name, len(text_list), lambda at: [text_list[i] for i in at]))
 
 
 def file(rest: str) -> Source:
@@ -90,26 +90,28 @@ def pg19_books() -> Source:
 
 
 def _dataset(name: str) -> Documents:
-    found = hub.fetch(name)
-    return documents.load_all(found.paths, found.column, name=found.name)
+    dataset = hub.fetch(name)
+    return documents.load_all(dataset.paths, dataset.column, name=dataset.name)
 
 
-def _documents(found: Documents, *, ids: list[str] | None = None, in_order: bool = False) -> Source:
+def _documents(collection: Documents, *, ids: list[str] | None = None, in_order: bool = False) -> Source:
     """Return the source of documents in seeded order; in_order: seed 0 keeps their own."""
 
     def source(tokenizer: object, length: int, seed: int) -> Draws:
-        order = np.arange(found.n) if in_order and not seed else np.random.default_rng(seed).permutation(found.n)
+        order = (
+            np.arange(collection.n) if in_order and not seed else np.random.default_rng(seed).permutation(collection.n)
+        )
         held: dict[int, str] = {}
 
         def at(index: int) -> tuple[str, str]:
             if index not in held:  # each pass over the files brings more
-                places = range(index, min(found.n, index + min(max(_BATCH[0], index), _BATCH[1])))
+                places = range(index, min(collection.n, index + min(max(_BATCH[0], index), _BATCH[1])))
                 held.clear()
-                held.update(zip(places, found.read(order[places].tolist()), strict=True))
+                held.update(zip(places, collection.read(order[places].tolist()), strict=True))
             place = int(order[index])
-            return ids[place] if ids else f"{found.name}-{place}", held[index]
+            return ids[place] if ids else f"{collection.name}-{place}", held[index]
 
-        return Draws(found.n, at)
+        return Draws(collection.n, at)
 
     return source
 
@@ -133,8 +135,8 @@ def shuffled(rest: str) -> Source:
     """Return the source of another source's texts, each with its words in seeded order: the same words, no syntax."""
 
     def shuffle(text: str, seed: int, index: int) -> str:
-        found = text.split()
-        return " ".join(found[i] for i in np.random.default_rng([seed, index, 1]).permutation(len(found)))
+        words = text.split()
+        return " ".join(words[i] for i in np.random.default_rng([seed, index, 1]).permutation(len(words)))
 
     return _changed(named(rest), shuffle)
 
@@ -156,11 +158,11 @@ def chunked(rest: str) -> Source:
         def at(index: int) -> tuple[str, str]:
             book = index % n_books
             name, text = (short[book], "") if book in short else books.at(book)
-            found = chunks.chunk(_words_of(text), np.random.default_rng([seed, index]))
-            if found is None:
+            chunk = chunks.chunk(_words_of(text), np.random.default_rng([seed, index]))
+            if chunk is None:
                 short[book] = name
                 return name, ""
-            return f"{name}-s{found[0]}", chunks.second_half(found[1])
+            return f"{name}-s{chunk[0]}", chunks.second_half(chunk[1])
 
         return Draws(n_books * _PER_BOOK, at)
 
