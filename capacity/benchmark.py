@@ -26,6 +26,7 @@ __all__ = [
     "SHAPES", "Bench", "bench", "flop_per_token_step", "folder", "growth_rate", "kept", "load", "medians", "peak_flops",
     "plain", "rates", "timed",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 # Shapes of published models: the speed of a model does not depend on what its weights are.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {

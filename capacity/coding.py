@@ -17,6 +17,7 @@ from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
 __all__ = ["decode", "densities", "encode", "entropy_bits", "ledger", "zstd"]
+__dir__ = __all__.copy  # what completion shows
 
 _STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
 _QUEUE, _MODEL = _STREAM.queue, _STREAM.model

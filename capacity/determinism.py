@@ -22,6 +22,7 @@ __all__ = [
     "LEAST_OUTCOMES", "ROUNDINGS", "Condition", "again", "auc", "auc_within", "conditions", "errors", "freely",
     "last_exact", "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 LEAST_OUTCOMES = 5  # texts that break and that don't, each; fewer say nothing about a predictor
 Values = Sequence[float | int] | pl.Series

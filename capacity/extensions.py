@@ -24,6 +24,7 @@ from typing import Any
 from capacity.files import first_line
 
 __all__ = ["KINDS", "VARIABLE", "Extension", "ExtensionError", "digest", "load", "own", "use"]
+__dir__ = __all__.copy  # what completion shows
 
 KINDS = ("recipes", "losses", "sources", "presets")
 VARIABLE = "CAPACITY_WITH"  # files, apart by os.pathsep: what a process and the kernels that it starts use

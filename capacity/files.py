@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["clean", "first_line", "list_hint", "whole_number", "write"]
+__dir__ = __all__.copy  # what completion shows
 
 _LEFTOVER_SECONDS = 3600.0  # an unfinished file this old belongs to no writer any more
 _PARTS = ".*.part"

@@ -12,6 +12,7 @@ from capacity.metrics import NothingFound
 from capacity.models import Frozen
 
 __all__ = ["cosines", "n_components", "norms", "pairs", "spectrum", "token_embeddings", "vectors"]
+__dir__ = __all__.copy  # what completion shows
 
 
 def vectors(rows: pl.DataFrame) -> Float[np.ndarray, "solutions n_mem dim"]:

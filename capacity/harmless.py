@@ -7,6 +7,7 @@ import re
 from typing import Any, TextIO
 
 __all__ = ["mute", "neutral", "plain", "script_json", "show", "visible"]
+__dir__ = __all__.copy  # what completion shows
 
 # Terminal sequences, by ECMA-48: control (colours, cursor), operating-system commands (links), others.
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")

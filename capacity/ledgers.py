@@ -15,6 +15,7 @@ from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
 __all__ = ["VECTOR", "Row", "held", "measured", "of_paper", "times"]
+__dir__ = __all__.copy  # what completion shows
 
 TEXT, PACKED, ENTROPY = "text, UTF-8", "token ids, packed", "token ids, their cross-entropy"
 VECTOR = "[mem], 16 bits a number"

@@ -6,6 +6,7 @@ from capacity import extensions, fitting, models, report, texts
 from capacity.sweep import presets
 
 __all__ = ["KINDS", "known"]
+__dir__ = __all__.copy  # what completion shows
 
 
 def known(kind: str) -> dict[str, str]:

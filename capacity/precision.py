@@ -21,6 +21,7 @@ __all__ = [
     "SCALES", "blurred", "last_passed", "levels", "median", "packed", "quantised", "scales", "sizes", "snr_bits",
     "tried", "unpacked",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 SCALES = ("vector", "dimension")  # a scale for each vector; for each dimension, over all vectors
 _STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 __all__ = ["machine", "versions"]
+__dir__ = __all__.copy  # what completion shows
 
 _PACKAGES = ("torch", "transformers", "polars", "altair")
 

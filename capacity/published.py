@@ -8,6 +8,7 @@ import polars as pl
 from capacity import resources
 
 __all__ = ["KEY", "SCHEMA", "load", "papers", "table_1", "wide"]
+__dir__ = __all__.copy  # what completion shows
 
 SCHEMA = pl.Schema(
     {

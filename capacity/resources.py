@@ -3,6 +3,7 @@
 from pathlib import Path
 
 __all__ = ["data", "notebooks", "papers", "root"]
+__dir__ = __all__.copy  # what completion shows
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 __all__ = ["Law", "Named", "Numbers", "Trend", "fit", "leave_one_out", "named", "trend"]
+__dir__ = __all__.copy  # what completion shows
 
 Numbers = Sequence[float] | np.ndarray
 

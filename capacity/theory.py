@@ -3,6 +3,7 @@
 import math
 
 __all__ = ["bit_capacity", "entropy_capacity", "token_capacity"]
+__dir__ = __all__.copy  # what completion shows
 
 
 def bit_capacity(d_model: float, *, bits: float = 16, n_mem: int = 1) -> float:

@@ -16,6 +16,7 @@ from capacity.files import first_line, whole_number
 from capacity.models import Frozen
 
 __all__ = ["FORMAT", "Stored", "VectorError", "load", "save"]
+__dir__ = __all__.copy  # what completion shows
 
 FORMAT = "capacity-mem-3"  # 1 had no digest, 2 one of the numbers alone
 _KNOWN = ("capacity-mem-1", "capacity-mem-2", FORMAT)

@@ -8,6 +8,7 @@ from typing import Any
 from capacity.metrics import Interval, NothingFound
 
 __all__ = ["MIMETYPE", "OUTCOMES", "Verdict", "judge", "measured", "nothing", "within"]
+__dir__ = __all__.copy  # what completion shows
 
 MIMETYPE = "application/vnd.capacity.verdict+json"  # holds a verdict in an output; the report's index reads it
 OUTCOMES = ("holds", "does not hold", "cannot tell", "replicated", "not replicated", "measured")

@@ -25,7 +25,7 @@ LIGHT = FACES[: FACES.index("models")]  # no torch up to here
 OPENED = {
     ("benchmark", "fitting.batch"), ("benchmark", "fitting.slots"),
     ("sweep.estimate", "fitting.batch"), ("sweep.estimate", "fitting.slots"),
-    ("report.page", "charts.display"), ("commands.rows", "sweep.estimate"),
+    ("report.page", "charts.display"), ("commands.rows", "sweep.estimate"), ("commands.rows", "sweep.expected"),
     ("commands.rows", "sweep.presets"), ("commands.rows", "report.parameters"), ("commands.pages", "report.parameters"),
     ("names", "sweep.presets"),
 }  # fmt: skip
@@ -117,6 +117,7 @@ def test_the_package_itself_imports_nothing():
 def test_every_face_says_what_is_for_its_readers(face):
     module = importlib.import_module(f"capacity.{face}")
     assert all(hasattr(module, name) for name in module.__all__)
+    assert dir(module) == sorted(module.__all__)  # completion offers nothing else
     made = {name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
     assert {name for name in made if not name.startswith("_")} <= set(module.__all__)
 

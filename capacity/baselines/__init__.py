@@ -18,6 +18,7 @@ __all__ = [
     "NULLS", "Row", "Shared", "asked", "copies", "fit", "load", "nulls", "prefix_gains", "prefixes",
     "published_prefixes", "read_first", "repeated", "shortfalls",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 def prefixes(frozen: Frozen, whole: Sequence[Text], sample: Sequence[Text], sizes: Sequence[int]) -> list[Row]:

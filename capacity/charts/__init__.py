@@ -69,3 +69,4 @@ __all__ = [
     "utilisation_by_model",
     "variance_by_component",
 ]
+__dir__ = __all__.copy  # what completion shows

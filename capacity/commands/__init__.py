@@ -8,3 +8,4 @@ from capacity.commands.vectors import check, cram, decode
 __all__ = [
     "check", "compact", "cram", "decode", "list_names", "merge", "report", "run", "say", "sweep_grid", "terminate",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows

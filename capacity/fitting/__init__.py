@@ -28,6 +28,7 @@ __all__ = [
     "is_exhausted", "longest", "peak_bytes", "predicted_bytes", "processors", "recipe", "rows_of_chunk", "run",
     "shape_of", "start", "stop", "task", "threads", "threads_for", "total_bytes",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 @dataclass(frozen=True)

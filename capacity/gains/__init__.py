@@ -30,6 +30,7 @@ __all__ = [
     "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
     "token_gain", "utilisation",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:

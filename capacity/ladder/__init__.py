@@ -20,6 +20,7 @@ __all__ = [
     "AXES", "FACTS", "Ladder", "Rung", "Training", "along", "beyond", "facts", "foretold", "held", "lines", "means",
     "measure", "read", "table", "train", "verdict",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 @dataclass(frozen=True, kw_only=True)

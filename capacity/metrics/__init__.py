@@ -19,6 +19,7 @@ __all__ = [
     "limits", "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise",
     "survival",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 def n_right() -> pl.Expr:

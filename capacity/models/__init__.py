@@ -42,6 +42,7 @@ __all__ = [
     "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
     "load", "locate", "tokenizer_digest", "trained",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 def load(

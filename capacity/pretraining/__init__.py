@@ -31,6 +31,7 @@ __all__ = [
     "held_out_nats", "llama", "make", "neox", "next_token_loss", "rate", "records", "rung", "save", "stream", "train",
     "train_tokenizer",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 @dataclass(frozen=True, kw_only=True)

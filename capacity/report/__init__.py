@@ -30,6 +30,7 @@ from capacity.report import outputs, page, parameters
 from capacity.report.parameters import check, declared, share
 
 __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute", "titles"]
+__dir__ = __all__.copy  # what completion shows
 
 _TITLE = "How much fits into one vector?"
 _PICTURES = ("00_one_vector", "01_decoding_capacity")  # the first chart of the first that was run stands on the index

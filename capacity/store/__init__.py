@@ -35,6 +35,7 @@ __all__ = [
     "at_scale", "default_path", "merge", "read", "synthetic_keys",
     "synthetic_rows", "to_frame", "valid", "write",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 
 _MANY = 64  # small shards; more become one

@@ -24,6 +24,7 @@ __all__ = [
     "ENGINES", "MISSING", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits", "measure",
     "measured", "one_length", "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 ENGINES = ("local", "ray")  # where missing cells are measured
 MISSING = ("measure", "skip", "refuse")  # what to do with cells that are nowhere

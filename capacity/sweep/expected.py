@@ -26,7 +26,8 @@ def keep(folder: Path, keys: Iterable[str], estimates: Sequence[Estimate], *, jo
     expected = Expected(
         n_cells=sum(one.n_cells - one.n_there for one in estimates),
         seconds={n: at_once(estimates, n) for n in {1, jobs}},
-        most_seconds=float(sum(one.seconds for one in estimates)), n_bytes=max((one.n_bytes for one in estimates), default=0),
+        most_seconds=float(sum(one.seconds for one in estimates)),
+        n_bytes=max((one.n_bytes for one in estimates), default=0),
     )  # fmt: skip
     with contextlib.suppress(OSError):
         files.write(_path(folder, keys), json.dumps(asdict(expected)).encode())

@@ -17,6 +17,7 @@ __all__ = [
     "FORMS", "SOURCES", "Text", "TextError", "base", "check", "check_name", "check_text", "difference", "digest",
     "drawn_lengths", "encode", "others", "sample", "source_bits", "token_bytes", "whole_lengths",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what completion shows
 
 _TRIES = 100  # draws a text, of a source without end: some tokenizer may make few tokens of many words
 
