@@ -78,12 +78,8 @@ both = gains.beside(rows, nulls)
 
 # %%
 by = ["model", "source"]
-least = rows["bits_with_min"].null_count() == 0
-kinds = {
-    "published gain": gains.information_gain(both, by=[*by, "length"], least=least),
-    "text-specific gain": gains.text_specific_gain(both, nulls, by=[*by, "length"]),
-}
-charts.gain_by_length(pl.concat(table.with_columns(kind=pl.lit(kind)) for kind, table in kinds.items()))
+parts = gains.by_kind(rows, nulls, by=[*by, "length"])
+charts.gain_by_length(parts.filter(pl.col("kind").is_in(["published gain", "text-specific gain"])))
 
 # %% [markdown]
 # The paper's means of one length by itself (PG-19, the fits whose accuracy is at most 0.9): flat for some models, still
@@ -105,14 +101,7 @@ charts.published_gain_by_length(theirs_by_length)
 
 # %%
 longest_rows = both.filter(length=max(lengths))
-known = longest_rows.drop_nulls("source_bits_low")
-shared = metrics.mean(longest_rows, pl.col("bits_without") - pl.col("null_bits"), by)
-parts = {kind: table.filter(length=max(lengths)).drop("length") for kind, table in kinds.items()}
-parts = {"published gain": parts["published gain"], "shared vector's": shared,
-         "text-specific gain": parts["text-specific gain"]}  # fmt: skip
-if known.height:
-    parts["certified"] = gains.certified_information(known, by=by)
-beside = pl.concat(table.with_columns(kind=pl.lit(kind)) for kind, table in parts.items())
+beside = parts.filter(length=max(lengths)).drop("length")
 charts.gains_beside(beside)
 
 # %%

@@ -29,10 +29,13 @@ recipes: list[str] = ["default", "progressive", "paper"]  # grown token by token
 searches: list[str] = ["grow", "leap"]  # ways through the lengths, by the first recipe
 drawn: str = "random_tokens"  # source whose texts hold a known number of bits, by the last search
 drawn_longest: int = 64  # tokens, the most that is tried of its texts
+gained: list[str] = ["embedded", "random_words"]  # sources of the texts whose gains are measured, natural first
+gain_lengths: list[int] = [16, 48]  # tokens of those texts
+gain_recipe: str = "progressive:300"  # one that descends the cross-entropy, and its steps
 bos: list[str] = ["before_mem", "none"]  # policies, by the first recipe; the first holds elsewhere
 bound: float = 1.1  # how many times as much counts as more; set before anything was measured
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
-missing: str = "skip"  # cells that are not there: measure them (about a minute a text), skip them, or refuse to go on
+missing: str = "skip"  # cells that are not there: measure them (minutes a text), skip them, or refuse to go on
 
 # %%
 from functools import partial
@@ -40,7 +43,7 @@ from functools import partial
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, gains, metrics, published, sweep, verdicts
+from capacity import baselines, charts, gains, metrics, published, sweep, verdicts
 
 charts.enable()
 
@@ -120,6 +123,25 @@ if known.height:
 sure.select(*by, "tokens", certified="value", low="low", high="high", eq1="eq1", n="n", n_censored="n_censored") if (
     known.height
 ) else Markdown(f"No texts of {drawn} are there.")
+
+# %% [markdown]
+# ## How much of it is about the text
+#
+# Fits of the cross-entropy at fixed lengths, the first token given, as in the paper. *Published gain*: bits without
+# [mem] less bits with. *Shared vector's*: the same of one vector fitted to 64 other texts of the source.
+# *Text-specific gain*: what is left of it beside that vector, text by text. *Certified*: the source's own bits less
+# bits with [mem], where they are known. `02_information_gain` says more of each.
+
+# %%
+by = ["model", "source", "length"]
+at_lengths = {"source": gained, "length": gain_lengths, "search": "fixed", "recipe": gain_recipe, "scored_from": 1}
+fits = sweep.measure(sweep.grid(model=model, n_texts=n_texts, bos=bos[0], **at_lengths), store or None, missing=missing)
+fixed = sweep.with_source_bits(metrics.finished(fits.rows), fits.cells)
+nulls = baselines.nulls(fixed, fits.cells, store or None, missing=missing)
+kinds = gains.by_kind(fixed, nulls, by=by) if nulls.height else nulls
+charts.gains_beside(kinds.with_columns(model=pl.format("{} tokens", "length"))) if nulls.height else Markdown(
+    f"No texts of {' or '.join(map(str, gain_lengths))} tokens are there."
+)
 
 # %% [markdown]
 # ## Beside the published models

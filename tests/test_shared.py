@@ -187,3 +187,29 @@ def test_gains_beside_a_null_need_its_bits(measured):
         assert specific.filter(length=length)["value"].item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="none of 6 rows has bits after the null 'shared'"):
         gains.text_specific_gain(rows, found.clear())
+
+
+def test_what_vectors_save_part_by_part(measured):
+    rows, _, found, _ = measured
+    by = ["model", "length"]
+    every = gains.by_kind(rows, found, by=by)
+    kinds = {
+        "published gain": gains.information_gain(rows, by=by, least=True),
+        "text-specific gain": gains.text_specific_gain(rows, found, by=by),
+    }
+    for kind, table in kinds.items():
+        assert every.filter(kind=kind).drop("kind").equals(table)
+    value = every.pivot("kind", index=by, values="value")
+    assert (
+        value.select(pl.col("shared vector's") + pl.col("text-specific gain") - pl.col("published gain"))
+        .to_series()
+        .abs()
+        .max()
+        < 1e-9
+    )
+    assert "certified" not in value.columns  # whose bits are not known
+    known = rows.with_columns(
+        source_bits_low=pl.lit(20.0), source_bits_high=pl.lit(20.0), source_first_bits=pl.lit(9.0)
+    )
+    assert gains.by_kind(known, found, by=by).filter(kind="certified").height == value.height
+    assert gains.by_kind(gains.beside(rows, found), found, by=by).equals(every)

@@ -26,8 +26,8 @@ from capacity.metrics import (
 )
 
 __all__ = [
-    "as_published", "beside", "bits_with", "capacities", "certified_at", "certified_information", "certified_lengths",
-    "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
+    "as_published", "beside", "bits_with", "by_kind", "capacities", "certified_at", "certified_information",
+    "certified_lengths", "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
     "token_gain", "utilisation",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
@@ -58,7 +58,9 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     """
     check_columns(nulls, "null", "null_bits")
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
-    joined = rows.join(nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left")
+    joined = rows.drop("null_bits", strict=False).join(
+        nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left"
+    )
     if joined.is_empty():
         raise NothingFound(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
     return joined
@@ -75,6 +77,25 @@ def text_specific_gain(
     """
     both = beside(rows, nulls, null=null)
     return mean(both, pl.col("null_bits") - bits_with(both), by)
+
+
+def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return what vectors save, part by part, bits of positions 2..N: *by, kind, value, low, high, n, degenerate.
+
+    Kinds: `published gain`, bits without - bits with; `shared vector's`, bits without - bits after one vector fitted to
+    other texts; `text-specific gain`, their difference text by text; and, of sources whose own bits are known (column
+    source_bits_low), `certified`, see certified_information. Rows without the null are left out, see `beside`.
+    """
+    both = beside(rows, nulls)
+    kinds = {
+        "published gain": mean(both, pl.col("bits_without") - bits_with(both), by),
+        "shared vector's": mean(both, pl.col("bits_without") - pl.col("null_bits"), by),
+        "text-specific gain": mean(both, pl.col("null_bits") - bits_with(both), by),
+    }
+    if "source_bits_low" in both.columns and (known := both.drop_nulls("source_bits_low")).height:
+        kinds["certified"] = certified_information(known, by=by)
+    tables = [table.select(*by, pl.lit(kind).alias("kind"), pl.exclude(by)) for kind, table in kinds.items()]
+    return pl.concat(tables)
 
 
 def utilisation(
