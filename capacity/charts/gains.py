@@ -83,11 +83,8 @@ def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=alt.X("value:Q", title="bits"), tooltip=["source", "kind", *tips(("value", "low", "high"), digits=1), "n"]
     )
-    return (
-        alt.layer(zero, rules(base, along="x"), dots, data=table)
-        .properties(width=WIDTH - 60, height=190)
-        .facet(facet=alt.Facet("model:N", title=None, sort=None), columns=2)
-    )
+    drawn = alt.layer(zero, rules(base, along="x"), dots, data=table).properties(width=WIDTH - 60, height=190)
+    return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
 @takes(table="model alphabet value low high")
