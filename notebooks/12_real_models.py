@@ -125,6 +125,16 @@ sure.select(*by, "tokens", certified="value", low="low", high="high", eq1="eq1",
 ) else Markdown(f"No texts of {drawn} are there.")
 
 # %% [markdown]
+# ## The first token given
+#
+# As in the paper, the decoder is given t1, which counts as a token of the length but is not scored.
+
+# %%
+told = grid(recipe=[recipes[0], recipes[-1]], bos=bos[0], scored_from=1)
+given = sweep.measure(told, store or None, missing=missing).rows
+metrics.bounds(metrics.exact_length(given, by=["recipe"]), digits=1) if given.height else Markdown("None is there.")
+
+# %% [markdown]
 # ## How much of it is about the text
 #
 # Fits of the cross-entropy at fixed lengths, the first token given, as in the paper. *Published gain*: bits without
