@@ -58,7 +58,7 @@ here = [e for s in (fixed, grown) for e in sweep.grid(bos=bos, model=models, n_t
 here += sweep.grid(bos=bos, n_texts=n_texts, **paper)
 done = sweep.measure(here, store or None, missing=missing)
 rows = done.rows
-wide = sweep.grid(model=pretrained, n_texts=12, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(**sweep.PRETRAINED | {"model": pretrained})
 grown_rows = pl.concat([sweep.run(wide, store or None, missing="skip"), rows.filter(search="grow")])
 
 # %% [markdown]

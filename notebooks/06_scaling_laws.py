@@ -131,9 +131,7 @@ pl.DataFrame([
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %%
-real = sweep.measure(
-    sweep.grid(model=pretrained, n_texts=12, length=128, budget=8000, bos="before_mem"), store or None, missing="skip"
-).rows  # as 12_real_models has it
+real = sweep.measure(sweep.grid(**sweep.PRETRAINED | {"model": pretrained}), store or None, missing="skip").rows
 size = {"width": "d_model", "parameters": "n_parameters"}
 reached = metrics.exact_length_by_cost(real, cost="token_steps", at=[budget], by=["model", *size.values()]) \
     if real.height else pl.DataFrame()  # fmt: skip

@@ -67,7 +67,7 @@ grid = [
 ]
 done = sweep.measure([*grid, *both_ways], store or None, missing=missing)
 here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(model=here, n_texts=n_pretrained, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
 rows = metrics.found(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
 
 # %%

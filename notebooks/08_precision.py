@@ -60,7 +60,7 @@ grid = sweep.grid(**searched, source=sources, length=longest)
 grid += sweep.grid(**searched, source=[f"random_tokens:{k}" for k in alphabets], length=2 * longest)
 done = sweep.measure(grid, store or None, missing=missing)
 here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(model=here, n_texts=n_pretrained, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
 both = pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")])
 made = sweep.cells([*grid, *wide])
 ids = {cell.key: cell.text.ids for cell in made}

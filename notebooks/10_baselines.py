@@ -125,7 +125,7 @@ figures = {"share right": ("right", "length"), "bits saved a token": ("saved", "
            "given back (tokens)": ("decoded_tokens", "texts")}  # fmt: skip
 by = ["model", "source"]
 parts = [metrics.ratio(far, *pair, by=by).with_columns(figure=pl.lit(name)) for name, pair in figures.items()]
-wide = sweep.grid(model=pretrained, source=sources[0], n_texts=12, length=128, budget=8000, bos="before_mem")
+wide = sweep.grid(**sweep.PRETRAINED | {"model": pretrained, "source": sources[0]})
 held = [rows.filter(search="grow"), sweep.run(wide, store or None, missing="skip")]
 by_vector = metrics.exact_length(pl.concat(held), by=by).with_columns(figure=pl.lit("exact length, [mem]"))
 copy_table = pl.concat([*parts, by_vector], how="diagonal").pivot("figure", index=by, values="value")

@@ -127,6 +127,10 @@ class Cell:
     tokenizer_digest: str = ""
 
 
+# The searches of 12_real_models, which every page shows of a pretrained model: settings of `grid`, beside `model`.
+PRETRAINED = {"n_texts": 12, "length": 128, "budget": 8000, "bos": "before_mem"}
+
+
 def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:
     """Return the product of all settings, each a value or a list of values of a field of Experiment.
 
