@@ -51,6 +51,8 @@ def load(path: Path | str) -> Extension:
 
     Raises ExtensionError for a file that is not there, fails, or declares nothing or something that is not understood.
     """
+    if not isinstance(path, str | Path):
+        raise ExtensionError(f"{str(path)[:80]!r} is no path; give that of a file, my.py or my.toml")
     path = Path(path).resolve()
     if path.suffix not in (".py", ".toml") or not path.is_file():
         raise ExtensionError(f"no Python or TOML file {str(path)[:300]!r}; give the path of one, my.py or my.toml")

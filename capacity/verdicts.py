@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from math import isnan
 from typing import Any
 
-from capacity.metrics import Interval, NothingFound
+from capacity.metrics import Interval
 
 __all__ = ["MIMETYPE", "OUTCOMES", "Verdict", "judge", "measured", "nothing", "within"]
 __dir__ = __all__.copy  # what completion shows
 
 MIMETYPE = "application/vnd.capacity.verdict+json"  # holds a verdict in an output; the report's index reads it
 OUTCOMES = ("holds", "does not hold", "cannot tell", "replicated", "not replicated", "measured")
+_NOTHING = "nothing that could be compared is there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +77,10 @@ def judge(
         floor: the numbers are lower bounds (searches ended with their budget), so that none decides from below.
         headline: as in `Verdict`.
 
-    Raises NothingFound for no number.
+    No number decides nothing: that cannot be told.
     """
     if not intervals:
-        raise NothingFound("no number decides; give at least one interval")
+        return Verdict(outcome="cannot tell", claim=claim, number=_NOTHING, change=change, headline=headline)
     over = [
         interval.low is not None and interval.low > above and not interval.degenerate for interval in intervals.values()
     ]
@@ -123,10 +124,10 @@ def within(
     It holds where every interval lies within it, does not hold where one lies outside whole, and cannot be told
     otherwise; a number without an interval, or of fewer than `least` texts, decides nothing. Arguments as of `judge`.
 
-    Raises NothingFound for no number.
+    No number decides nothing: that cannot be told.
     """
     if not intervals:
-        raise NothingFound("no number decides; give at least one interval")
+        return Verdict(outcome="cannot tell", claim=claim, number=_NOTHING, change=change)
     known = {
         name: (interval.low, interval.high)
         for name, interval in intervals.items()

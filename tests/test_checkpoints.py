@@ -77,7 +77,7 @@ def test_an_embedded_model_is_loaded_by_name(offline: None) -> None:
 )
 def test_an_impossible_name_is_refused(name: str, cache: Path) -> None:
     before = sorted(cache.rglob("*"))
-    with pytest.raises(ModelError, match=r"names no model|no model .* not embedded .* not a local folder") as caught:
+    with pytest.raises(ModelError, match=r"names no model|no folder|not embedded .* not a local folder") as caught:
         checkpoints.locate(name)
     assert len(str(caught.value)) < 1000
     assert sorted(cache.rglob("*")) == before
@@ -389,3 +389,11 @@ def test_a_spoilt_folder_is_refused(name: str, content: str | None, message: str
     with pytest.raises(ModelError, match=message) as caught:
         models.load(str(copy))
     assert "\n" not in str(caught.value)
+
+
+def test_a_path_to_nothing_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.md").touch()
+    for name, says in {str(tmp_path / "gone"): "no folder", "./gone": "no folder", "notes.md": "is a file"}.items():
+        with pytest.raises(ModelError, match=says):
+            models.locate(name)

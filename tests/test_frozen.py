@@ -46,7 +46,7 @@ def test_room_is_what_is_left_of_the_context(tiny: Frozen):
         (1, 0, 8, 0, "n_mem is 0"),
         (0, 1, 8, 0, "the text is empty"),
         (7, 1, 8, 1, r"7 tokens and 1 \[mem\] after BOS are 9 positions, .*to 6 tokens"),
-        (1, 9, 8, 0, "shorten the text to 0 tokens"),
+        (1, 9, 8, 0, "take fewer vectors"),
     ],
 )
 def test_a_length_that_does_not_fit_says_what_would(length, n_mem, context, n_before, words):

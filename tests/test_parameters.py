@@ -101,7 +101,7 @@ def test_a_file_of_parameters_is_read_as_papermill_reads_it(tmp_path: Path) -> N
     path.write_text("n_texts: 8\nmodels: [a, b]\nlr: 0.5\nstore: ''\n")
     assert parameters.read_file(path) == {"n_texts": 8, "models": ["a", "b"], "lr": 0.5, "store": ""}
     assert parameters.read_file(None) == {}
-    for text, says in {"- 1": "no table of names", "a: [": "is no YAML"}.items():
+    for text, says in {"- 1": "no table of names", "a: [": "line 1: no YAML"}.items():
         path.write_text(text)
         with pytest.raises(ParameterError, match=says):
             parameters.read_file(path)

@@ -102,3 +102,13 @@ def test_a_recipe_of_other_steps():
 def test_steps_that_are_no_whole_number_are_refused(name):
     with pytest.raises(ValueError, match="give a whole number above 0"):
         recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("eps", 0.0), ("margin", -0.1), ("steps", 0),
+     ("patience", -5), ("weight_decay", math.nan), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9))],
+)  # fmt: skip
+def test_numbers_that_no_optimiser_takes_are_refused(field, value):
+    with pytest.raises(ValueError, match=rf"^{field} is .*; give a "):
+        Recipe(**{"loss": "hinge", "lr": 0.1} | {field: value})

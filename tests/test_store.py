@@ -100,7 +100,7 @@ def test_an_absent_store_is_empty_and_stays_absent(tmp_path):
     opened.compact()
     assert opened.read().schema == SCHEMA
     assert opened.read(["mem", "key"]).shape == (0, 2)
-    assert store.read([tmp_path / "s", tmp_path / "t"]).schema == SCHEMA
+    assert store.read([tmp_path / "s", tmp_path / "t"], missing_ok=True).schema == SCHEMA
     assert opened.missing(["b", "a", "b"]) == ["b", "a"]
     assert not list(tmp_path.iterdir())
 
@@ -580,3 +580,10 @@ def test_what_was_not_recorded_is_no_other_row(tmp_path):
 def test_one_path_in_place_of_a_list_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match="is one path; give a list of folders"):
         store.read(kind(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_named_unless_it_may_be(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*none; give folders of rows"):
+        store.read([tmp_path, tmp_path / "none"])
+    assert store.read([tmp_path / "none"], missing_ok=True).is_empty()
+    assert repr(Store(tmp_path)) == f"Store({str(tmp_path)!r})"

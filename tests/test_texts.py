@@ -240,3 +240,9 @@ def test_passages_share_no_run_of_eight_words():
         for start in range(len(found) - 7):
             run = tuple(found[start : start + 8])
             assert owners.setdefault(run, path) == path, (run, owners[run], path)
+
+
+def test_what_is_in_place_of_the_tokenizer_is_named():
+    for call in (lambda: texts.encode("abc", "text"), lambda: texts.sample("embedded", 3, n_texts=1, length=1)):
+        with pytest.raises(TextError, match="is in place of the tokenizer; give that of a model"):
+            call()

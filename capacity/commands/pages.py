@@ -73,7 +73,8 @@ def _build(
         raise Incomplete(f"the pages can't be written to {out} ({error.strerror}); choose another --out") from error
     say(f"the report is in {summary.index}")
     if summary.failed:
-        raise Incomplete(f"{', '.join(result.name for result in summary.failed)}: see why on their pages")
+        pages = ", ".join(str(summary.index.with_name(f"{result.name}.html")) for result in summary.failed)
+        raise Incomplete(f"see why on {pages}")
 
 
 @coded(resumes=lambda names, **_: not any(name.startswith("9") for name in names))  # the 90s keep no rows

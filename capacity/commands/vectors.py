@@ -43,6 +43,8 @@ def cram(
         raise ValueError(f"--given is {given}; 0 or 1 tokens can be given")
     if budget < 1:
         raise ValueError(f"--budget is {budget}; at least 1 token-step is needed")
+    if picture is not None and picture.suffix.lower() != ".svg":
+        raise ValueError(f"--picture {picture} is to be an SVG; give a name that ends in .svg")
     for option, place in (("--save", save), ("--picture", picture)):
         if place is not None:
             try_place(place, option)
@@ -77,7 +79,7 @@ def cram(
             ids, frozen, how, n_mem=number, seed=seed, budget=budget, given=given, watch=watch, stepped=line.stepped
         )
     if crammed.mem is None or not crammed.complete:
-        raise Incomplete(f"{crammed.why_not(frozen, chosen=number is not None)}; nothing is saved")
+        raise Incomplete(f"{crammed.why_not(frozen, chosen=number is not None)}; nothing is saved or drawn")
     if save is not None:  # before anything is shown
         vector_files.save(save, crammed.mem, frozen, n_tokens=len(ids), given=crammed.given)
     back = str(frozen.tokenizer.decode(decoding.free_running(frozen, crammed.mem, len(ids), given=crammed.given)))
@@ -90,6 +92,7 @@ def cram(
             n_bytes=len(content.encode()), n_mem=crammed.n_mem,
         )  # fmt: skip
         files.write(picture, charts.svg(drawn).encode())
+        say(f"\ndrawn in {picture}")
     if save is not None:
         say(f"\nsaved to {save}; `{shlex.join(['capacity', 'decode', str(save)])}` gives the text back")
 

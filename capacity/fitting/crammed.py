@@ -90,7 +90,7 @@ class Crammed:
         if frozen.tokenizer.bos_token_id is not None:
             tried.append(f"--bos {'none' if frozen.n_before else 'before_mem'}")
         hint = ", or ".join([*tried, "another --seed", "a wider model"])
-        return f"the whole text did not fit into {self.n_mem} vectors{why}. Try {hint}"
+        return f"the whole text did not fit into {self.n_mem} vector{'s' * (self.n_mem > 1)}{why}. Try {hint}"
 
     def __repr__(self) -> str:
         held = f"{'all' if self.complete else f'{self.found.length} of'} {len(self.ids)} tokens"
@@ -98,6 +98,15 @@ class Crammed:
         vectors = f"{self.n_mem} vector{'s' * (self.n_mem > 1)}"
         size = "" if self.mem is None else f", {4 * self.mem.numel():,} bytes"
         return f"Crammed({held} in {vectors}{size}, {self.found.token_steps} token-steps)"
+
+
+def _ids(text: Sequence[int]) -> list[int]:
+    try:
+        return rows_of_ids([text])[0]
+    except ValueError as error:
+        raise ValueError(
+            f"{str(text)[:80]!r} is no text; give a str, or the token ids of one text, [1, 2, 3]"
+        ) from error
 
 
 def cram(
@@ -137,7 +146,7 @@ def cram(
         whole_number("n_mem", n_mem, least=1)
     whole_number("budget", budget, least=1)
     words = text if isinstance(text, str) else ""
-    ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else rows_of_ids([text])[0]
+    ids = encode(frozen.tokenizer, text, least=1 + given) if isinstance(text, str) else _ids(text)
     frozen.check_length(len(ids), 1 if n_mem is None else n_mem)
     chosen = recipe(how)
     crammed = None

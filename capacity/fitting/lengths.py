@@ -29,8 +29,8 @@ class Longest:
 
     def __repr__(self) -> str:
         size = "no vector" if self.mem is None else f"{self.mem.shape[0]} vector{'s' * (self.mem.shape[0] > 1)}"
-        bound = ", or more" if self.censored else ""
-        return f"Longest({self.length} tokens{bound}; {size}, {len(self.probes)} fits, {self.token_steps} token-steps)"
+        bound, fits = ", or more" if self.censored else "", f"{len(self.probes)} fit{'s' * (len(self.probes) != 1)}"
+        return f"Longest({self.length} tokens{bound}; {size}, {fits}, {self.token_steps} token-steps)"
 
 
 def exact_length(

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import MISSING, dataclass, fields, replace
+from math import isfinite
 from typing import Any, get_origin
 
 from capacity import extensions
+from capacity.files import whole_number
 from capacity.fitting import losses
 from capacity.models import Frozen
 
@@ -24,8 +26,18 @@ class Recipe:
     relative: bool = False  # lr counts in standard deviations of the input embeddings, margin in those of the logits
 
     def __post_init__(self):
-        """Refuse a loss that does not exist."""
+        """Refuse a loss that does not exist, and numbers that no optimiser can take."""
         losses.check(self.loss)
+        for name in ("steps", "patience"):
+            whole_number(name, getattr(self, name), least=1)
+        if not (isinstance(self.betas, tuple) and len(self.betas) == 2):
+            raise ValueError(f"betas are {str(self.betas)[:80]}; give two numbers, as (0.9, 0.9)")
+        numbers = {"lr": self.lr, "margin": self.margin, "weight_decay": self.weight_decay, "eps": self.eps}
+        for name, value in (*numbers.items(), *(("betas", beta) for beta in self.betas)):
+            least = "above 0" if name in ("lr", "eps") else "from 0 on, below 1" if name == "betas" else "from 0 on"
+            known = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+            if not (known and value >= 0 and (value or name not in ("lr", "eps")) and (value < 1 or name != "betas")):
+                raise ValueError(f"{name} is {str(value)[:80]}; give a number {least}")
 
     def of(self, frozen: Frozen) -> "Recipe":
         """Return the recipe with learning rate and margin in the model's own units."""
@@ -89,4 +101,7 @@ def _described(name: str, described: Any) -> Recipe:
         if type(value) is not kind or any(type(one) not in (int, float) or one < 0 for one in numbers):
             raise ValueError(f"recipe {name!r}: {key} is {value!r}; {known[key].type} is needed, no number below 0")
         made[key] = value
-    return Recipe(**made)
+    try:
+        return Recipe(**made)
+    except ValueError as error:
+        raise ValueError(f"recipe {name!r}: {error}") from error

@@ -213,11 +213,14 @@ def rows_of_ids(ids: Any) -> list[list[int]]:
         if isinstance(ids, str | bytes) or any(
             isinstance(entry, str | bytes) for row in ids for entry in (row, *(row if _many(row) else ()))
         ):
-            raise ValueError("a text is in place of token ids; fitting.cram takes texts, texts.encode makes ids of one")
+            raise ValueError(
+                "a text is in place of token ids; fitting.cram takes one (as str), texts.encode makes ids of it"
+            )
         return [[index(token) for token in row] for row in ids]
     except TypeError as error:
         raise ValueError(
-            "ids are not rows of whole token ids; give one row a text, [[1, 2, 3]] for a single text"
+            "ids are not rows of whole token ids; give one row a text, [[1, 2, 3]] for a single text; of a sample "
+            "[text.ids for text in sample]"
         ) from error
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import isfile
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -144,6 +145,14 @@ def _cached(name: str, revision: str | None) -> Path:
     repository, _, pin = name.partition("@")
     if pin and revision and pin != revision:
         raise ModelError(f"{name!r} and revision {revision!r} name two revisions; give one")
+    if isfile(name):
+        raise ModelError(
+            f"{name[:120]!r} is a file, and no GGUF file; give a folder written by save_pretrained, or one"
+        )
+    if name.startswith(("/", "./", "../", "~")):
+        raise ModelError(
+            f"no folder {name[:120]!r}; give one written by save_pretrained, a GGUF file, or a model's name"
+        )
     try:
         if repository.endswith(".gguf") and repository.count("/") > 1:
             owner, title, file = repository.split("/", 2)

@@ -243,9 +243,11 @@ def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_b
     positions = n_before + n_mem + length
     if context is not None and positions > context:
         before = " after BOS" if n_before else ""
+        room = context - n_mem - n_before
+        less = f"shorten the text to {room} tokens" if room > 0 else "take fewer vectors"
         raise ModelError(
             f"{length} tokens and {n_mem} [mem]{before} are {positions} positions, past the context of {name} "
-            f"({context}); shorten the text to {max(0, context - n_mem - n_before)} tokens"
+            f"({context}); {less}"
         )
 
 

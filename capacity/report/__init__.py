@@ -272,7 +272,8 @@ def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:
     if names is None:
         return sorted(folder.glob("[0-8]*.py"))
     there = {path.stem: path for path in sorted(folder.glob("[0-9]*.py"))}
-    for name in (names := list(names)):
+    names = [Path(name).stem if name.endswith(".py") else name for name in names]  # a path of one says it, too
+    for name in names:
         if name not in there:
             close = difflib.get_close_matches(name, there, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -12,7 +12,9 @@ _ABSOLUTE = re.compile(r"(?:^|:)(/[^#:]+)")  # in the value of a parameter: a mo
 
 
 def end(notebook: nbformat.NotebookNode, why: str) -> None:
-    """End a notebook at the cell that found nothing, with the verdict in place of its error."""
+    """End a notebook at the cell that found nothing, with the verdict in place of its error and papermill's banners."""
+    banners = {"papermill-error-cell-tag"}
+    notebook.cells = [cell for cell in notebook.cells if not banners & set(cell.metadata.get("tags", ()))]
     places = [
         at for at, cell in enumerate(notebook.cells) if any(o.output_type == "error" for o in cell.get("outputs", ()))
     ]

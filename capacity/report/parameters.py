@@ -96,7 +96,9 @@ def read_file(path: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise ParameterError(f"{path} can't be read ({error.strerror}); give a YAML file, as n_texts: 8") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a 13th month, 6,000 digits, 5,000 brackets
-        raise ParameterError(f"{path} is no YAML: {files.first_line(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f", line {mark.line + 1}"
+        raise ParameterError(f"{path}{place}: no YAML ({files.first_line(error)}); write as n_texts: 8") from error
     if not isinstance(found, dict):
         raise ParameterError(f"{path} is no table of names and values; write for example n_texts: 8")
     return found
@@ -118,6 +120,8 @@ def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
     A value that fits the parameter is one value; else it is a list of such. ParameterError for one that is neither.
     """
     given, known = read_grid(path), declared(source)
+    if not given:
+        raise ParameterError(f"{path} sets nothing; give parameters their values, as n_texts = [4, 8]")
     values = []
     for name, value in given.items():
         _check_name(name, list(known), source.stem)

@@ -64,6 +64,9 @@ class Store:
         self._verified: set[tuple] = set()  # (name, size, mtime_ns) of shards that were hashed
         self._known: dict[tuple, frozenset[str]] = {}  # keys of shards, by the same
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
     def __enter__(self) -> "Store":
         return self
 
@@ -199,15 +202,20 @@ def _unfit(folder: Path) -> list[Path]:
 
 
 def read(
-    paths: Sequence[Path | str], columns: Sequence[str] | None = None, keys: Iterable[str] | None = None
-) -> pl.DataFrame:
+    paths: Sequence[Path | str], columns: Sequence[str] | None = None, keys: Iterable[str] | None = None, *,
+    missing_ok: bool = False,
+) -> pl.DataFrame:  # fmt: skip
     """Return the rows of several folders as `Store.read` does of one; a cell is the first folder's.
 
-    Nothing is written or moved: a damaged shard is only warned of. A folder that is not there has no rows. Raises
-    ValueError for one path that is no list.
+    Nothing is written or moved: a damaged shard is only warned of. missing_ok: a folder that is not there has no rows.
+    Raises ValueError for one path that is no list, what is no path, and a folder that is not there.
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"{str(paths)[:120]!r} is one path; give a list of folders, [{str(paths)[:120]!r}]")
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
+        raise ValueError(f"{str(paths)[:120]!r} are no folders; give a list of paths")
+    if not missing_ok:
+        _check_folders(paths)
     wanted = None if keys is None else set(keys)
 
     def attempt() -> pl.DataFrame:
@@ -232,10 +240,13 @@ def merge(into: Path | str, stores: Sequence[Path | str], *, keep_first: bool = 
     them, or in one (`seconds`, `versions` and `threads` may differ, and what was not recorded or kept may be null);
     keep_first: those of the folder that is named first stay.
     """
-    folders = [Path(folder) for folder in stores]
-    if gone := [str(folder) for folder in folders if not folder.is_dir()]:
+    _check_folders(stores)
+    return merging.merge(Path(into), [Path(folder) for folder in stores], keep_first=keep_first)
+
+
+def _check_folders(paths: Sequence[Path | str]) -> None:
+    if gone := [str(path)[:120] for path in paths if not Path(path).is_dir()]:
         raise ValueError(f"no folder {', '.join(gone)}; give folders of rows")
-    return merging.merge(Path(into), folders, keep_first=keep_first)
 
 
 def at_scale(n_rows: int, folder: Path | str) -> pl.DataFrame:

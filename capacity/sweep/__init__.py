@@ -49,6 +49,9 @@ class Measured:
         """How many fits ended how."""
         return ", ".join(f"{n:,} {status}" for status, n in sorted(self.rows["status"].value_counts().iter_rows()))
 
+    def __repr__(self) -> str:
+        return f"Measured({self})"
+
     def __str__(self) -> str:
         """Say it in one line."""
         missing = f", {self.n_missing} are missing" if self.n_missing else ""
@@ -109,7 +112,7 @@ def measure(
     }
     if missing == "measure":
         store.Store(place).read(["key"], keys=wanted)  # sets damaged shards aside: their cells are measured again
-    keys = set(store.read(places, ["key"], keys=wanted)["key"])
+    keys = set(store.read(places, ["key"], keys=wanted, missing_ok=True)["key"])
     known = _known(away, places, absent, refuse=missing == "measure") if away else {}
     todo = [cell for key, cell in wanted.items() if key not in keys]
     lacking = [*(cell.experiment for cell in todo), *(experiment for experiment in away if experiment not in known)]
@@ -130,7 +133,7 @@ def measure(
             else:
                 n_new = engines.local(todo, kept, compile=compile, progress=progress)
         lacking = []
-    rows = store.read(places, keys=[*wanted, *known.values()])
+    rows = store.read(places, keys=[*wanted, *known.values()], missing_ok=True)
     n_there = len(wanted) + len(away) - len(lacking) - n_new
     return Measured(rows=rows, n_new=n_new, n_there=n_there, n_missing=len(lacking), cells=list(wanted.values()))
 
@@ -142,7 +145,7 @@ def _known(
 
     It is raised where a cell is missing, if `refuse`, else where nobody knows the model's name.
     """
-    rows = store.read(places, elsewhere.COLUMNS)
+    rows = store.read(places, elsewhere.COLUMNS, missing_ok=True)
     known = elsewhere.keys(away, rows)
     names = {*models.PACKAGED, *rows["model"]}
     for experiment in away:

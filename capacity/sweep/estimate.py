@@ -37,6 +37,8 @@ class Stage:
     step_seconds: float  # of one batch, measured
     n_bytes: int  # of this process at its peak until this shape was tried; on a GPU, of what torch has there
     expected_seconds: float  # of all its batches, by the steps of courses that were taken
+    recipe: str = ""
+    search: str = ""
 
     @property
     def seconds(self) -> float:
@@ -80,8 +82,8 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
     folder: of the store; None takes store.default_path(). Raises ValueError as sweep.cells and models.load.
     """
     places = [folder or store.default_path(), taken.measured()]
-    there = set(store.read(places[:1], ["key"])["key"])
-    before = store.read(places, taken.COLUMNS)
+    there = set(store.read(places[:1], ["key"], missing_ok=True)["key"])
+    before = store.read(places, taken.COLUMNS, missing_ok=True)
     by_model: dict[tuple, dict[str, Cell]] = defaultdict(dict)
     started = time.perf_counter()
     for cell in cells(experiments):
@@ -189,7 +191,7 @@ def stages(frozen: Frozen, cells: Iterable[Cell], courses: dict[str, list[taken.
         for bucket in sorted(tried):
             stage = Stage(
                 shape=shapes[bucket], n_cells=len(passing[bucket]), steps=steps[bucket], step_seconds=seconds[bucket],
-                n_bytes=fitting.peak_bytes(frozen.device), expected_seconds=0.0,
+                n_bytes=fitting.peak_bytes(frozen.device), expected_seconds=0.0, recipe=recipe, search=how,
             )  # fmt: skip
             drawn = _drawn(list(passing[bucket]), courses, bucket)
             if drawn is None:
@@ -265,18 +267,19 @@ def lines(found: Estimate) -> list[str]:
     told = [f"{found.model}: {found.n_cells:,} cells, {found.n_there:,} already there"]
     if not found.stages:
         return told
-    told.append("    [mem]  padded    cells  at once  steps, most  s a step       GB")
+    told.append("    [mem]  padded    cells  at once  steps, most  s a step       GB  by")
     told += [
         f"{stage.shape.n_mem:>9}{stage.shape.bucket:>8}{stage.n_cells:>9}{stage.shape.slots:>9}{stage.steps:>13}"
-        f"{stage.step_seconds:>10.3g}{stage.n_bytes / 1e9:>9.3g}"
+        f"{stage.step_seconds:>10.3g}{stage.n_bytes / 1e9:>9.3g}  {stage.recipe}, {stage.search}"
         for stage in found.stages
     ]
     told.append(
         "    a row for each length that texts are padded to; a search's steps stand where its budget lasts longest"
     )
+    most = max(found.beside_seconds + found.seconds, found.expected_seconds)
     known = f"as {found.n_courses:,} cells before" if found.n_courses else "no such cells were measured before"
     told.append(
-        f"    about {span(found.expected_seconds)} on this {found.device} ({known}), at most {span(found.seconds)}, "
+        f"    about {span(found.expected_seconds)} on this {found.device} ({known}), at most {span(most)}, "
         f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory, "
         f"{found.disk_bytes / 1e6:,.3g} MB on disk"
     )

@@ -172,7 +172,7 @@ def experiments(preset: Preset, *, models: Sequence[str] = (), given: dict[str, 
         or [Run(model=name, where=preset.where)]
     ]
     if not (chosen := chosen or list(preset.runs)):
-        raise ValueError(f"preset {preset.name} names no model; give one (--model)")
+        raise ValueError(f'{preset.name} names no model; give one, by model = "NAME" in a grid, or --model')
     preset_experiments: list[Experiment] = []
     for run in chosen:
         settings = _over(_over(preset.grid, run.settings), given)

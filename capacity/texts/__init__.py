@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Any
 
 import numpy as np
 
@@ -65,8 +66,13 @@ def encode(tokenizer, text: str, *, least: int = 1) -> list[int]:
 
 
 def _ids(tokenizer, text: str) -> list[int]:
+    if not callable(tokenizer):
+        raise TextError(
+            f"a {type(tokenizer).__name__} is in place of the tokenizer; give that of a model, frozen.tokenizer"
+        )
+    encoder: Any = tokenizer
     try:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(encoder(text, add_special_tokens=False, verbose=False)["input_ids"])
     except Exception as error:  # the tokenizers library raises no other type
         raise TextError(
             f"the tokenizer can't encode the text ({first_line(error)}); give another text, or a model whose tokenizer "

@@ -56,7 +56,7 @@ def embedded() -> Source:
 
 def of_texts(name: str, texts: Iterable[str]) -> Source:
     """Return the source of texts in memory, in seeded order; raises TextError for what is no list of texts."""
-    text_list = [] if isinstance(texts, str) else list(texts)
+    text_list = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
     if not text_list or not all(isinstance(text, str) for text in text_list):
         raise TextError(f"source {name!r} gives {str(texts)[:80]!r}; it is to return a list of texts, at least one")
     return _documents(Documents(name, len(text_list), lambda at: [text_list[i] for i in at]))
