@@ -164,6 +164,7 @@ def test_files_are_short(module):
     assert n_lines <= 330
 
 
+@pytest.mark.slow
 def test_every_distribution_imported_is_required():
     top = {name.split(".")[0] for module in MODULES for name in imported(module)}
     known = importlib.metadata.packages_distributions()

@@ -20,6 +20,7 @@ def grid(folder, **settings):
     return sweep.grid(model=str(folder), n_texts=2, **SAME | {"seed": [0, 1]} | settings)
 
 
+@pytest.mark.slow
 def test_every_text_is_fitted_afresh_until_none_holds_more(folders, tmp_path):
     searches = grid(folders["llama"])
     done = sweep.limits(searches, tmp_path, seeds=(7, 8), progress=False)

@@ -55,6 +55,7 @@ def test_certified_bits_cover_what_they_say_at_least(n, share):
     assert 0.95 <= covered < 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "kept"), [(5, 11), (8, 8), (16, 32)])
 @pytest.mark.parametrize("apart", [0, 1, 2])
 def test_the_interval_of_an_auc_covers(broken, kept, apart):
@@ -66,6 +67,7 @@ def test_the_interval_of_an_auc_covers(broken, kept, apart):
     assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [12, 16, 32])
 def test_intervals_of_medians_cover_at_least_what_they_say(n):
     """By the order alone, which on whole numbers covers more; the second where other ends cut texts short."""

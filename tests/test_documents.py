@@ -52,6 +52,7 @@ def test_files_of_a_kind_are_read_as_one(tmp_path, kind):
     assert documents.load_all(texts, name="texts").read([1, 0]) == ["text 1", "text 0"]
 
 
+@pytest.mark.slow
 def test_only_the_rows_asked_for_come_into_memory(tmp_path, monkeypatch, kind):
     n, padding = 60_000, "\N{BELL}" * 60  # 240 bytes
     path = tmp_path / f"many.{kind}"

@@ -118,8 +118,9 @@ def test_a_padded_length_stays_within_the_context(folders, tmp_path):
 
 def test_lines_tell_cells_time_and_memory():
     stage = estimate.Stage(
-        shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000, expected_seconds=590.0
-    )
+        shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000,
+        expected_seconds=590.0, recipe="paper:300", search="grow",
+    )  # fmt: skip
     found = estimate.Estimate(
         model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, stages=(stage,),
         beside_seconds=10.0, n_courses=1234, disk_bytes=2_500_000,
@@ -127,9 +128,9 @@ def test_lines_tell_cells_time_and_memory():
     assert found.seconds == 3 * 5000 * 0.25
     told = estimate.lines(found)
     assert told[0] == "some/model: 60 cells, 10 already there"
-    assert told[2].split() == ["2", "96", "50", "20", "5000", "0.25", "1.5"]
-    assert "about 10.0 minutes on this cuda (as 1,234 cells before), at most 62.5 minutes" in told[3]
-    assert "1.5 of 80 GB of memory, 2.5 MB on disk" in told[3]
+    assert told[2].split() == ["2", "96", "50", "20", "5000", "0.25", "1.5", "paper:300,", "grow"]
+    assert "about 10.0 minutes on this cuda (as 1,234 cells before), at most 62.7 minutes" in told[4]
+    assert "1.5 of 80 GB of memory, 2.5 MB on disk" in told[4]
     both = [found, replace(found, model="other", stages=())]
     assert estimate.in_all(both, workers=[1, 50]) == (
         "in all 50 cells, 2.5 MB on disk; about 10.0 minutes with 1, 12.0 seconds with 50 such workers"

@@ -83,6 +83,7 @@ def test_the_example_and_a_toml_file_make_cells():
     assert fitting.recipe("patient") == fitting.Recipe(loss="cross_entropy", lr=0.05, steps=3000, patience=1000)
 
 
+@pytest.mark.slow
 def test_processes_that_are_started_use_the_same_files(tmp_path):
     extensions.use(put(tmp_path / "own.py", COPY))
     code = "import json; from capacity import fitting; print(json.dumps(fitting.recipe('mine').lr))"

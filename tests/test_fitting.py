@@ -218,7 +218,7 @@ def test_company_and_order_change_nothing(
 def test_one_call_of_the_model_is_one_step_of_all(tiny: Frozen) -> None:
     ids = random_ids(2, 3, 2, 4, 3, 1, 4, 2)
     assert len({bucket_of(len(text)) for text in ids}) == 1
-    start(tiny, ids[0], n_mem=1, seed=0)
+    fit(tiny, ids, FAST, n_mem=4)  # whether fewer slots give the same bits is tried once
     calls = []
     hook = tiny.model.base_model.register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -342,6 +342,7 @@ def test_half_precision_is_scored_as_it_was_fitted(folders: dict[str, Path]) -> 
         assert int(score.correct.sum()) == n_correct
 
 
+@pytest.mark.slow
 def test_a_recipe_may_be_named_and_results_are_one_line(tiny):
     ids = random_ids(3, 3)
     by_name, by_value = fitting.fit(tiny, ids, "default"), fitting.fit(tiny, ids, fitting.RECIPES["default"])

@@ -155,6 +155,7 @@ def test_an_unknown_recipe_of_a_grid_is_found_before_a_kernel_starts(tmp_path, m
     assert (done.exit_code, done.stderr.partition(";")[0]) == (2, "error: unknown recipe 'magic'")
 
 
+@pytest.mark.slow
 def test_a_place_for_pages_that_is_none_is_named(tmp_path):
     (tmp_path / "file").touch()
     done = CliRunner().invoke(app, ["run", "01_decoding_capacity", "--out", str(tmp_path / "file" / "out")])

@@ -97,6 +97,7 @@ def test_a_wrong_ladder_is_refused(line, message, tmp_path):
         ladder.read(path)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_bits(mini, corpus, tmp_path):
     only = replace(ladder.read(mini), rungs=ladder.read(mini).rungs[-1:])
     code = f"""

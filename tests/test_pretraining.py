@@ -115,6 +115,7 @@ def test_sequences_begin_with_the_end_token_where_the_schedule_says_so():
         assert torch.equal(begun[:, 1:], without[:, 1:])
 
 
+@pytest.mark.slow
 def test_every_model_of_a_process_is_trained_compiled_on_request(tokenizer, monkeypatch):
     real, runs = torch.compile, []
 

@@ -174,6 +174,7 @@ def test_growth_fails_once_and_bracketing_in_halves(tiny: Frozen) -> None:
     assert bracketed == [(1, True), (8, True), (16, False), (12, True), (14, False), (13, True)]
 
 
+@pytest.mark.slow
 def test_a_leap_that_is_not_reached_is_given_up_early_and_the_limit_is_not(tiny: Frozen) -> None:
     held = Held(tiny, 13, 60)
     task = held.search("leap", dataclasses.replace(STILL, patience=200))

@@ -108,6 +108,7 @@ def measured(tmp_path_factory):
     return rows, cells, baselines.nulls(rows, cells, folder, n_other=10, travelling=False), folder
 
 
+@pytest.mark.slow
 def test_nulls_are_what_plain_loops_say(measured):
     rows, cells, found, _ = measured
     frozen = models.load("llama-64", device="cpu")

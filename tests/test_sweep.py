@@ -339,6 +339,7 @@ def gone(folders, tmp_path, offline):
     return wanted, rows, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", sweep.MISSING)
 def test_rows_of_a_model_that_is_gone_are_found_by_their_columns(gone, tmp_path, missing):
     wanted, rows, _ = gone
@@ -354,6 +355,7 @@ def test_rows_of_a_model_that_is_gone_are_found_by_their_columns(gone, tmp_path,
     assert (mixed.n_there, mixed.n_missing) == (14, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -372,6 +374,7 @@ def test_other_settings_of_a_model_that_is_gone_are_missing(gone, tmp_path, chan
         run([one], store)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_without_the_model_is_refused(gone, tmp_path):
     wanted, rows, folder = gone
     with pytest.raises(models.ModelError, match="no model 'nobody/nothing'"):  # a slip of the pen is no missing row
@@ -390,6 +393,7 @@ def test_what_cannot_be_told_without_the_model_is_refused(gone, tmp_path):
         run(named, tmp_path / "kept", missing="skip")
 
 
+@pytest.mark.slow
 def test_a_packaged_model_is_known_by_its_digest_and_names_its_policy(gone, tmp_path, monkeypatch):
     monkeypatch.setenv("CAPACITY_HOME", str(tmp_path / "home"))
     wanted, rows, _ = gone

@@ -34,6 +34,7 @@ def test_nothing_is_shown_without_a_terminal(monkeypatch):
     assert shown.getvalue() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_mem", [None, 2])
 def test_a_fit_tells_its_steps_and_what_is_right_by_then(n_mem):
     frozen, seen = models.load("llama-64", device="cpu"), []
