@@ -106,7 +106,7 @@ def test_steps_that_are_no_whole_number_are_refused(name):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("eps", 0.0), ("margin", -0.1), ("steps", 0),
+    [("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("eps", -1e-8), ("margin", -0.1), ("steps", -1),
      ("patience", -5), ("weight_decay", math.nan), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9))],
 )  # fmt: skip
 def test_numbers_that_no_optimiser_takes_are_refused(field, value):

@@ -29,15 +29,16 @@ class Recipe:
         """Refuse a loss that does not exist, and numbers that no optimiser can take."""
         losses.check(self.loss)
         for name in ("steps", "patience"):
-            whole_number(name, getattr(self, name), least=1)
+            whole_number(name, getattr(self, name), least=0)
         if not (isinstance(self.betas, tuple) and len(self.betas) == 2):
             raise ValueError(f"betas are {str(self.betas)[:80]}; give two numbers, as (0.9, 0.9)")
         numbers = {"lr": self.lr, "margin": self.margin, "weight_decay": self.weight_decay, "eps": self.eps}
         for name, value in (*numbers.items(), *(("betas", beta) for beta in self.betas)):
-            least = "above 0" if name in ("lr", "eps") else "from 0 on, below 1" if name == "betas" else "from 0 on"
             known = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-            if not (known and value >= 0 and (value or name not in ("lr", "eps")) and (value < 1 or name != "betas")):
-                raise ValueError(f"{name} is {str(value)[:80]}; give a number {least}")
+            if not known or value < 0 or (name == "betas" and value >= 1):
+                raise ValueError(
+                    f"{name} is {str(value)[:80]}; give a number from 0 on{', below 1' * (name == 'betas')}"
+                )
 
     def of(self, frozen: Frozen) -> "Recipe":
         """Return the recipe with learning rate and margin in the model's own units."""
