@@ -148,14 +148,16 @@ for frame in (5, None, own.lazy(), own):
     said(metrics.doubled, frame, cost="paid", at=[1])
     said(metrics.reached, frame, cost="paid", at=[1])
     said(metrics.bounds, frame)
+for chart in (5, None, "<svg/>", own, charts):
+    said(charts.svg, chart)
 """
 
 
 @pytest.mark.slow
-def test_what_is_no_number_no_column_and_no_frame_is_refused_by_metrics_gains_and_theory():
+def test_what_is_no_number_no_column_and_no_frame_is_refused_by_the_analysis():
     done = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()
-    assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20), done.stderr
+    assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20 + 5), done.stderr
     assert [line for line in said if line.startswith("taken")] == []
     assert [line for line in said if len(line) > 700] == []
 
