@@ -150,6 +150,8 @@ for frame in (5, None, own.lazy(), own):
     said(metrics.bounds, frame)
 for chart in (5, None, "<svg/>", own, charts):
     said(charts.svg, chart)
+    said(charts.byte_ledger, chart)
+    said(charts.texts_by_source, own, chart if chart is not charts else ["ok"], title="")
 """
 
 
@@ -157,7 +159,7 @@ for chart in (5, None, "<svg/>", own, charts):
 def test_what_is_no_number_no_column_and_no_frame_is_refused_by_the_analysis():
     done = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()
-    assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20 + 5), done.stderr
+    assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20 + 15), done.stderr
     assert [line for line in said if line.startswith("taken")] == []
     assert [line for line in said if len(line) > 700] == []
 

@@ -37,7 +37,10 @@ def takes(**columns: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 for name in (name for name in names.split() if name[0] != "-"):
                     mark, name = (name[0], name[1:]) if name[0] in "#+~?" else ("", name)
                     mark = mark if mark != "~" else "+" if given.arguments["log"] else "#"
-                    needed[given.arguments[name[1:]] if name[0] == "@" else name] = mark
+                    column = given.arguments[name[1:]] if name[0] == "@" else name
+                    if not isinstance(column, str):
+                        raise ValueError(f"charts.{draw.__name__}: {name[1:]} is {column!r}; give a column's name")
+                    needed[column] = mark
                 frame = given.arguments[parameter]
                 _check(f"charts.{draw.__name__}", parameter, frame, needed)
                 given.arguments[parameter] = _typed(frame, needed, shown)
@@ -55,8 +58,8 @@ def _check(figure: str, parameter: str, frame: object, needed: Mapping[str, str]
         )
     if missing := [name for name in needed if name not in frame.columns]:
         raise ValueError(
-            f"{figure}: {parameter} has no column {', '.join(map(str, missing))}; it has "
-            f"{', '.join(frame.columns)[:400] or 'none'}, and {', '.join(map(str, needed))} are drawn"
+            f"{figure}: {parameter} has no column {', '.join(missing)}; it has "
+            f"{', '.join(frame.columns)[:400] or 'none'}, and {', '.join(needed)} are drawn"
         )
     for name, mark in needed.items():
         kind = frame.schema[name]

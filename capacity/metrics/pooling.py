@@ -63,8 +63,8 @@ def check_numbers(rows: pl.DataFrame, *names: str, counts: bool = False) -> None
                 f"the column {name} is of type {column.dtype}, not of numbers; cast it, as with "
                 f"pl.col({name!r}).cast(pl.{'Int64' if counts else 'Float64'})"
             )
-        wrong = column.filter(~(column.is_finite() & (column >= 0))) if counts and column.dtype.is_numeric() else []
-        if len(wrong):
+        count = column.cast(pl.Float64)
+        if counts and len(wrong := column.filter(~(count.is_finite() & (count >= 0)))):
             raise ValueError(f"{name} is {wrong[0]} in some rows; numbers from 0 on are allowed, leave these rows out")
 
 
@@ -74,7 +74,7 @@ def check_decoded(rows: pl.DataFrame, decoded: str, length: str) -> None:
     wrong = rows.filter((pl.col(decoded) > pl.col(length)) | (pl.col(decoded).cast(pl.Float64) % 1 > 0))
     if wrong.height:
         raise ValueError(
-            f"{decoded} is {wrong[decoded][0]} where {length} is {wrong[length][0]}; whole numbers from 0 to {length} "
+            f"{decoded} is {wrong[decoded][0]} where {length} is {wrong[length][0]}; whole numbers from 0 to that "
             "are allowed: check which columns these are"
         )
 
