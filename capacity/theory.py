@@ -89,5 +89,9 @@ def entropy_capacity(d_model: float, bits_per_token: float, *, bits: float = 16,
 
 
 def _require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value!r}, must be a finite number above 0: check where it was read from")
+    try:
+        fine = math.isfinite(value) and value > 0
+    except (TypeError, OverflowError):  # no number at all, or one too large for a float
+        fine = False
+    if not fine:
+        raise ValueError(f"{name} is {repr(value)[:80]}, must be a finite number above 0: check where it was read from")

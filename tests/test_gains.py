@@ -192,3 +192,29 @@ def test_capacities_are_those_of_the_theory_each_model_once():
     assert found["unit"].to_list() == ["tokens"] * 2 + ["bits"] * 2
     tokens = [theory.token_capacity(64, 512, bits=8), theory.token_capacity(768, 50304, bits=8)]
     assert found["value"].to_list() == pytest.approx([*tokens, 512, 6144])
+
+
+@pytest.mark.parametrize(
+    ("call", "column"),
+    [
+        (lambda rows: gains.as_published(rows, by=BY), "length"),
+        (lambda rows: gains.plateaus(rows, by=BY), "bits_without"),
+        (lambda rows: gains.plateaus(rows, by=BY), "n_scored"),
+        (lambda rows: gains.token_gain(rows, by=BY), "correct_with"),
+        (lambda rows: gains.information_gain(rows, by=BY, least=True), "bits_with_min"),
+    ],
+)
+def test_rows_without_a_column_or_with_text_in_it_are_refused_in_one_sentence(call, column):
+    call(TWO)
+    with pytest.raises(ValueError, match=rf"the frame has no column {column}; it has .*\. Rename yours, or add them$"):
+        call(TWO.drop(column))
+    with pytest.raises(ValueError, match=f"the column {column} is of type String, not of numbers; cast it"):
+        call(TWO.with_columns(pl.col(column).cast(pl.String)))
+
+
+def test_capacities_need_numbers_of_each_model():
+    facts = pl.DataFrame({"model": ["a"], "d_model": [64], "vocab_size": ["512"]})
+    with pytest.raises(ValueError, match="the column vocab_size is of type String"):
+        gains.capacities(facts)
+    with pytest.raises(ValueError, match="the frame has no column d_model; it has model, vocab_size"):
+        gains.capacities(facts.drop("d_model"))

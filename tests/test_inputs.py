@@ -101,6 +101,69 @@ def test_what_a_fit_a_decoder_or_a_file_can_t_take_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []  # what could not be read again is not written
 
 
+NUMBERS = """
+import math
+import polars as pl
+from capacity import charts, gains, metrics, theory
+def said(function, *given, **named):
+    try:
+        function(*given, **named)
+    except ValueError as error:
+        print(" ".join(str(error).split()))
+    else:
+        print("taken", function.__name__, str(given)[:60], named)
+own = pl.DataFrame({"net": ["a"] * 2, "text_id": ["x", "y"], "length": [4, 4], "ok": [1.0, 0.5], "back": [4, 3]})
+for values in (5, "abc", ["1", "2"], [[1], [2]], [[1], [2, 3]], None, {"a": 1}):
+    said(metrics.interval, values)
+    said(metrics.difference, values, [1.0])
+    said(metrics.quotient, [1.0, 2.0], values)
+    said(metrics.proportion, values)
+    said(metrics.survival, values, [True])
+    said(metrics.median_limit, [2.0], values)
+    said(gains.plateau_of, values, [1.0])
+said(metrics.survival, [1, 2], [True])
+said(metrics.survival, [1, math.nan], [True, False])
+for threshold in ("x", None, [0.9], 1j):
+    said(metrics.decoding_capacity, own, by=["net"], share="ok", threshold=threshold)
+for name in (5, pl.col("ok")):
+    said(metrics.accuracy_by_length, own, by=["net"], share=name)
+    said(metrics.exact_length, own, by=["net"], decoded=name, status=None, seed=None)
+for value in (5, None, ["ok"]):
+    said(metrics.mean, own, value, ["net"])
+for made in (5, None, "a"):
+    said(metrics.summarise, own, ["net"], lambda part: made)
+for wrong in ("a", None, [5], math.nan, 10**400, 0):
+    said(theory.token_capacity, wrong, 5)
+    said(theory.token_capacity, 5, wrong)
+    said(theory.entropy_capacity, 5, 4, bits=wrong)
+for frame in (5, None, own.lazy(), own):
+    for name in ("capacities", "plateaus", "given_back", "token_gain", "information_gain", "utilisation",
+                 "as_published", "per_vector", "certified_at", "certified_lengths", "certified_information"):
+        said(getattr(gains, name), frame)
+    for name in ("beside", "by_kind", "text_specific_gain"):
+        said(getattr(gains, name), frame, frame)
+    said(metrics.limits, frame)
+    said(metrics.found, frame if frame is not own else own.clear())
+    said(metrics.impatient, frame, steps=3)
+    said(metrics.doubled, frame, cost="paid", at=[1])
+    said(metrics.reached, frame, cost="paid", at=[1])
+    said(metrics.bounds, frame)
+for chart in (5, None, "<svg/>", own, charts):
+    said(charts.svg, chart)
+    said(charts.byte_ledger, chart)
+    said(charts.texts_by_source, own, chart if chart is not charts else ["ok"], title="")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_no_number_no_column_and_no_frame_is_refused_by_the_analysis():
+    done = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()
+    assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20 + 15), done.stderr
+    assert [line for line in said if line.startswith("taken")] == []
+    assert [line for line in said if len(line) > 700] == []
+
+
 ROWS = pl.DataFrame({
     "net": ["a"] * 2, "text_id": ["x", "y"], "length": [4, 4], "share": [1.0, 0.5], "decoded_tokens": [4, 3],
     "n_mem": [1, 1], "bits": [2.0, 3.0],

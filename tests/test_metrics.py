@@ -449,7 +449,9 @@ def test_a_ratio_whose_denominator_may_be_nothing_has_no_bounds():
     ],
 )  # fmt: skip
 def test_rows_that_differ_in_a_setting_are_not_pooled(column, values):
-    table = GAINS.with_columns(pl.Series("x", [values[0]] * 3 + [values[1]]).alias(column), status=pl.lit("stalled"))
+    table = GAINS.with_columns(
+        pl.Series("x", [values[0]] * 3 + [values[1]]).alias(column), status=pl.lit("stalled"), n_scored=60
+    )
     by = ["model", "source"]
     for figure in (gains.token_gain, gains.plateaus, gains.information_gain, gains.utilisation):
         with pytest.raises(ValueError, match=f"differ in {column} .*filter them to one value, or add"):
@@ -459,7 +461,7 @@ def test_rows_that_differ_in_a_setting_are_not_pooled(column, values):
 
 def test_cells_alike_in_every_setting_are_not_pooled():
     table = GAINS.head(2).with_columns(length=8, probe=0, key=pl.Series(["a", "b"]))
-    with pytest.raises(ValueError, match=r"1 fits are there twice, .*'text_id': 0"):
+    with pytest.raises(ValueError, match=r"1 fit is there twice, .*'text_id': 0"):
         gains.token_gain(table)
     assert gains.token_gain(table.with_columns(seed=pl.Series([0, 1])))["value"].item() == 13.0
 
@@ -516,3 +518,92 @@ def test_shares_are_from_0_to_1(wrong):
     for function in (metrics.accuracy_by_length, metrics.decoding_capacity):
         with pytest.raises(ValueError, match=rf"ok is {wrong} in some rows; a share of right tokens is from 0 to 1"):
             function(theirs, by=["net"], text_id="doc", length="tokens", share="ok")
+
+
+OWN = pl.DataFrame({
+    "net": ["tiny"] * 4, "doc": ["a", "a", "b", "b"], "tokens": [4, 8, 4, 8], "back": [4, 6, 3, None],
+    "ok": [1.0, 0.5, 1.0, 0.7], "cost": [1.0, 2.5, 1.0, 2.5], "round": [0, 1, 0, 1],
+})  # fmt: skip
+NAMES = {"by": ["net"], "text_id": "doc", "length": "tokens"}
+TABLES = {
+    "accuracy_by_length": lambda frame: metrics.accuracy_by_length(frame, **NAMES, share="ok"),
+    "decoding_capacity": lambda frame: metrics.decoding_capacity(frame, **NAMES, share="ok"),
+    "exact_length": lambda frame: metrics.exact_length(frame, **NAMES, decoded="back", status=None, seed=None),
+    "exact_length_by_cost": lambda frame: metrics.exact_length_by_cost(
+        frame, **NAMES, share="ok", cost="cost", at=[2], order=["round"]
+    ),
+    "mean": lambda frame: metrics.mean(frame, "ok", ["net"], text_id="doc"),
+    "mean of two": lambda frame: metrics.mean(frame, pl.col("tokens") - pl.col("ok"), ["net"], text_id="doc"),
+    "ratio": lambda frame: metrics.ratio(frame, "ok", "tokens", by=["net"], text_id="doc"),
+}
+USED = [
+    ("accuracy_by_length", "ok"), ("accuracy_by_length", "tokens"), ("decoding_capacity", "ok"),
+    ("decoding_capacity", "tokens"), ("exact_length", "back"), ("exact_length", "tokens"),
+    ("exact_length_by_cost", "cost"), ("exact_length_by_cost", "tokens"), ("mean", "ok"), ("mean of two", "ok"),
+    ("ratio", "tokens"), ("ratio", "ok"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "column"), USED)
+def test_numbers_that_are_text_are_refused_whatever_the_kind_of_number(table, column):
+    with pytest.raises(ValueError, match=rf"{column} (is of type|of) String.*; cast"):
+        TABLES[table](OWN.with_columns(pl.col(column).cast(pl.String)))
+    known = TABLES[table](OWN)
+    for kind in (pl.Float64, pl.Float32) if column in ("ok", "cost") else (pl.Int16, pl.Int32, pl.Float64):
+        found = TABLES[table](OWN.with_columns(pl.col(column).cast(kind)))
+        assert found["value"].to_list() == pytest.approx(known["value"].to_list())
+
+
+@pytest.mark.parametrize(
+    ("back", "message"),
+    [(-3, "back is -3 in some rows; numbers from 0 on"), (100, "back is 100 where tokens is 4; whole numbers from 0"),
+     (2.5, "back is 2.5 where tokens"), (math.nan, "back is nan in some rows"), (math.inf, "back is inf in some rows")],
+)  # fmt: skip
+def test_what_is_decoded_is_a_whole_number_of_the_tokens_there(back, message):
+    with pytest.raises(ValueError, match=message):
+        TABLES["exact_length"](OWN.with_columns(back=back))
+
+
+def test_tables_have_typed_columns_where_nothing_is_known():
+    few = TABLES["exact_length"](OWN)
+    assert few.select("low", "high", "n_censored").row(0) == (None, None, None)
+    assert list(few.schema.items())[1:] == list(metrics.exact_length(GROWN, by=["model"]).schema.items())[1:]
+    untold = OWN.with_columns(kind=pl.lit(None, pl.String))
+    made = metrics.summarise(untold, ["kind"], lambda _: {"x": None, "n_x": None})
+    assert made.schema == {"kind": pl.String, "x": pl.Float64, "n_x": pl.Int64}
+
+
+def test_a_missing_column_is_named_once_with_what_may_be_given_instead():
+    for call, message in {
+        lambda: metrics.accuracy_by_length(OWN, **NAMES): (
+            r"no column correct_with, scored_from, n_scored, first_correct; .*\(text_id=..., length=..., share=...\)"
+        ),
+        lambda: metrics.accuracy_by_length(OWN): r"no column model, source, n_mem, recipe, scored_from, text_id",
+        lambda: gains.per_vector(OWN, by=["n_mem"]): r"no column n_mem, text_id, bits; .* yours \(by=\[...\]\), or",
+        lambda: metrics.limits(OWN, by=["net"]): r"no column text_id, key, .* Rename yours, or add them$",
+        lambda: gains.as_published(OWN, by=["net"]): r"no column text_id, length, bits_.*\. Rename yours, or add them$",
+    }.items():
+        with pytest.raises(ValueError, match=message) as refused:
+            call()
+        missing = str(refused.value).partition("no column ")[2].partition(";")[0].split(", ")
+        assert len({*missing}) == len(missing)
+
+
+def test_an_argument_that_is_none_is_refused_by_the_function_called():
+    with pytest.raises(TypeError, match=r"^exact_length\(\) got an unexpected keyword argument 'lenght'"):
+        metrics.exact_length(OWN, lenght="tokens")  # pyright: ignore
+    with pytest.raises(TypeError, match=r"^exact_length_by_cost\(\) got an unexpected"):
+        metrics.exact_length_by_cost(OWN, cost="cost", at=[1], lenght="tokens")  # pyright: ignore
+
+
+def test_a_flag_is_true_or_false():
+    assert metrics.proportion([1, 0, True]) == metrics.proportion([True, False, True])
+    with pytest.raises(ValueError, match="a flag is 3; true or false of each text is allowed"):
+        metrics.proportion([1, 0, 3])
+    with pytest.raises(ValueError, match="a flag is nan"):
+        metrics.proportion(pl.Series([True, None]))
+
+
+def test_a_length_that_is_null_has_no_decoding_capacity():
+    with pytest.raises(ValueError, match="tokens is null in some rows"):
+        TABLES["decoding_capacity"](OWN.with_columns(tokens=pl.Series([4, None, 4, 8])))

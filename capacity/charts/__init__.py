@@ -1,4 +1,8 @@
-"""Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline."""
+"""Frames in, `alt.Chart` out: one function a figure, ours and published as layers; `enable` shows them offline.
+
+Every figure raises ValueError for what is no frame, for columns that are missing, and for values that are no numbers,
+or not above 0 on a log axis; null is left out.
+"""
 
 from capacity.charts.crammed import there_and_back
 from capacity.charts.display import enable, svg

@@ -25,14 +25,16 @@ def there_and_back(
         n_tokens, n_bytes: of the text; n_mem: vectors.
     """
     middle = [(left + right) / 2 for left, right in _BOXES]
-    vectors = f"{n_mem} vector{'s' * (n_mem > 1)} of {len(mem) // n_mem:,} numbers"
+    width = len(mem) // n_mem
+    vectors = f"{n_mem} vector{'s' * (n_mem > 1)} of {width:,} number{'s' * (width != 1)}"
+    size = f"{n_tokens} token{'s' * (n_tokens != 1)}, {n_bytes:,} byte{'s' * (n_bytes != 1)}"
     words = [
         *((middle[0], y, line) for y, line in _lines(text)),
         *((middle[2], y, line) for y, line in _lines(back)),
     ]
     notes = [
         (middle[0], 14, "a text"), (middle[1], 14, "[mem]"), (middle[2], 14, "comes back from [mem] alone"),
-        (middle[0], 114, f"{n_tokens} tokens, {n_bytes:,} bytes"), (middle[1], 114, vectors),
+        (middle[0], 114, size), (middle[1], 114, vectors),
         (middle[2], 114, f"decoded by {model}"),
         ((_BOXES[0][1] + _BOXES[1][0]) / 2, 50, "optimise"),
         ((_BOXES[1][1] + _BOXES[2][0]) / 2, 40, "frozen"), ((_BOXES[1][1] + _BOXES[2][0]) / 2, 54, "model"),

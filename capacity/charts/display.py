@@ -49,7 +49,9 @@ def bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 def svg(chart: Any) -> str:
-    """Return an altair chart as SVG; nothing is fetched for it."""
+    """Return an altair chart as SVG; nothing is fetched for it. ValueError for what is no chart."""
+    if not isinstance(chart, alt.TopLevelMixin):
+        raise ValueError(f"charts.svg: {str(chart)[:80]!r} is no chart of altair; give what a figure of charts returns")
     return vl_convert.vegalite_to_svg(plain(chart.to_dict()), allowed_base_urls=[])
 
 
@@ -59,4 +61,5 @@ def caption(spec: dict[str, Any]) -> str:
     words = title.get("text", "") if isinstance(title, dict) else title
     words = " ".join(words) if isinstance(words, list) else words
     rows = sum(len(data) for data in spec.get("datasets", {}).values())
-    return f"Chart: {words} ({rows} rows)" if words else f"Chart of {rows} rows"
+    counted = f"{rows} row{'s' * (rows != 1)}"
+    return f"Chart: {words} ({counted})" if words else f"Chart of {counted}"

@@ -24,7 +24,7 @@ from capacity.charts.style import (
 KINDS = ("natural", "random words", "random tokens")  # of texts, in the order of style.SOURCES
 
 
-@takes(table="model source kind length value low high")
+@takes(table="model source kind +length #value #low #high -n")
 def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
     """Return mean gains against length, a panel a model, a colour a source, a dash a kind, 95% intervals as bands.
 
@@ -55,7 +55,7 @@ def gain_by_length(table: pl.DataFrame) -> alt.FacetChart:
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
-@takes(table="model length value")
+@takes(table="model +length +value")
 def published_gain_by_length(table: pl.DataFrame) -> alt.Chart:
     """Return published gains of one length by itself against length, a line a model: model, length, value (bits)."""
     order = table.sort("length", "value").group_by("model", maintain_order=True).last().sort("value", descending=True)
@@ -67,7 +67,7 @@ def published_gain_by_length(table: pl.DataFrame) -> alt.Chart:
     ).properties(width=WIDTH + 180, height=320)  # fmt: skip
 
 
-@takes(table="model source kind value low high")
+@takes(table="model source kind #value #low #high -n")
 def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
     """Return what vectors save by what it is, a panel a model, a colour a source, 95% intervals as rules.
 
@@ -87,7 +87,7 @@ def gains_beside(table: pl.DataFrame) -> alt.FacetChart:
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
-@takes(table="model alphabet value low high")
+@takes(table="model +alphabet #value #low #high -n")
 def certified_by_alphabet(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the bits certified of one vector by the tokens that texts are drawn from: one line a model.
 
@@ -107,7 +107,7 @@ def certified_by_alphabet(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChar
     return alt.layer(rules(base), line).properties(width=WIDTH + 60, height=300)
 
 
-@takes(table="series n_mem value low high")
+@takes(table="series +n_mem #value #low #high")
 def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return tokens held against the number of vectors on log axes, one line a series, 95% intervals as rules.
 
@@ -141,7 +141,7 @@ def tokens_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(dashed, spread, line).properties(width=WIDTH + 60, height=340)
 
 
-@takes(table="series n_mem share share_low share_high")
+@takes(table="series +n_mem #share #share_low #share_high")
 def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return information a vector, as a share of one vector's, by number of vectors; dashed: no loss.
 
@@ -163,7 +163,7 @@ def share_by_vectors(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(whole, spread, line).properties(width=WIDTH + 60, height=300)
 
 
-@takes(table="model kind series capacity gain low high share share_low share_high")
+@takes(table="model kind series +capacity #gain #low #high #share #share_low #share_high")
 def utilisation_by_model(table: pl.DataFrame, *, order: Sequence[str], unit: str) -> alt.VConcatChart:
     """Return capacity by Eq. 1 and gain above, their quotient below, a column a model, a colour a kind of text.
 

@@ -9,7 +9,7 @@ from capacity.charts.frames import takes
 from capacity.charts.style import COLORS, WIDTH, panels
 
 
-@takes(table="part within text cosine above")
+@takes(table="part within text #cosine #above")
 def cosines_by_text(table: pl.DataFrame, *, bound: float) -> alt.LayerChart | alt.FacetChart:
     """Return the mean cosine of each text's solutions, a dot a text, within it and with those of others, a row a part.
 
@@ -31,7 +31,7 @@ def cosines_by_text(table: pl.DataFrame, *, bound: float) -> alt.LayerChart | al
     return (dots + medians + rule).properties(width=2 * WIDTH - 240, height=40 * max(1, len(order)))
 
 
-@takes(table="text path pair at accuracy")
+@takes(table="text path pair #at #accuracy")
 def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetChart:
     """Return accuracy along the paths between two solutions, a panel a text, a colour a kind of path.
 
@@ -63,7 +63,7 @@ def accuracy_along_paths(table: pl.DataFrame, *, drawn: int = 12) -> alt.FacetCh
     return panels(layers.properties(width=WIDTH - 60, height=170), "text", texts, columns=2)
 
 
-@takes(table="series component cumulative")
+@takes(table="series #component #cumulative")
 def variance_by_component(table: pl.DataFrame, *, shares: Sequence[float]) -> alt.LayerChart | alt.FacetChart:
     """Return the cumulative share of variance by number of principal components, a line a series, `shares` dashed.
 
@@ -87,7 +87,7 @@ def variance_by_component(table: pl.DataFrame, *, shares: Sequence[float]) -> al
     return (rules + lines).properties(width=2 * WIDTH - 120, height=260)
 
 
-@takes(table="series n least low median high most")
+@takes(table="series n #least #low #median #high #most")
 def norms_by_series(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the norms of each series: thin from least to most, thick from 5th to 95th percentile, dot the median.
 

@@ -21,13 +21,13 @@ from capacity.charts.style import (
 )
 
 
-@takes(curves="model step tokens loss_nats")
+@takes(curves="model #step #tokens ?loss_nats")
 def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
     """Return loss against tokens seen, one line a model. curves: model, step, tokens, loss_nats.
 
     Losses are averaged over runs of steps, so that about `points` remain of each model.
     """
-    every = max(1, curves["step"].max() // points + 1)  # pyright: ignore
+    every = max(1, int(curves["step"].max() or 0) // points + 1)  # pyright: ignore
     smooth = curves.group_by("model", pl.col("step") // every).agg(pl.col("tokens").max(), pl.col("loss_nats").mean())
     return (
         alt.Chart(smooth)
@@ -41,7 +41,7 @@ def training_curves(curves: pl.DataFrame, *, points: int = 200) -> alt.Chart:
     )
 
 
-@takes(table="model source recipe length value low high")
+@takes(table="model source recipe +length #value #low #high -n")
 def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.FacetChart:
     """Return mean accuracy against length, a panel a source, a colour a model, 95% intervals as bands.
 
@@ -68,7 +68,7 @@ def accuracy_by_length(table: pl.DataFrame, *, threshold: float = 0.99) -> alt.F
     return panels(drawn.properties(width=WIDTH - 90, height=230), "source", source_order(table["source"]), columns=3)
 
 
-@takes(table="model source value low high")
+@takes(table="model source #value #low #high -n -n_censored")
 def exact_length_by_model(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the mean exact length of each model and source with 95% intervals.
 
@@ -93,9 +93,9 @@ def exact_length_by_model(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChar
 
 
 @takes(
-    ours="model source d_model value series",
-    published="model source d_model value series",
-    limit="model d_model value",
+    ours="model source +d_model #value series",
+    published="model source +d_model #value series",
+    limit="model +d_model +value",
 )
 def capacity_by_width(
     ours: pl.DataFrame, published: pl.DataFrame, limit: pl.DataFrame, *, title: str = "tokens in one vector"
@@ -135,7 +135,7 @@ def capacity_by_width(
     return alt.layer(*layers).properties(width=WIDTH + 180, height=340)
 
 
-@takes(table="method length rate low high")
+@takes(table="method +length +rate #low #high -texts -ratio -share")
 def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return token-steps a second by length, one line a method: benchmark.medians of one model. Bars: the range."""
     base = alt.Chart(table).encode(
@@ -154,7 +154,7 @@ def rates_by_length(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (line + bars).properties(width=2 * WIDTH, height=280)
 
 
-@takes(table="spent @color value low high")
+@takes(table="+spent @color #value #low #high -n")
 def exact_length_by_cost(
     table: pl.DataFrame, *, title: str, color: str = "recipe", value: str = "mean exact length (tokens)"
 ) -> alt.LayerChart | alt.FacetChart:
@@ -174,7 +174,7 @@ def exact_length_by_cost(
     return panels(drawn, "model", model_order(table["model"]), columns=2) if "model" in table.columns else drawn
 
 
-@takes(table="model text_id tokens kind")
+@takes(table="model text_id #tokens kind -n_searches -n_stalled -n_beyond -n_held -n_at")
 def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return each text's longest exact length, a row a text, a panel a model; a bound points on. metrics.limits."""
     marks = {"limit": "circle", "search-limited": "triangle-right", "ended": "square"}
@@ -192,7 +192,7 @@ def lengths_by_text(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return panels(drawn, "model", model_order(table["model"]), columns=2)
 
 
-@takes(table="model series tokens share")
+@takes(table="model series #tokens #share")
 def shares_above(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the share of texts that hold more than so many tokens, as steps, one line a series, a panel a model.
 

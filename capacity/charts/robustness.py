@@ -7,7 +7,7 @@ from capacity.charts.frames import takes
 from capacity.charts.style import WIDTH, band, model_color, model_order, panels, rules, tips
 
 
-@takes(table="model @field value low high")
+@takes(table="model @field #value #low #high -n")
 def numbers_by_kind(
     table: pl.DataFrame, field: str, *, title: str, log: bool = False
 ) -> alt.LayerChart | alt.FacetChart:
@@ -30,7 +30,7 @@ def numbers_by_kind(
     return (rules(base, along="x") + dots).properties(width=2 * WIDTH - 180, height=height)
 
 
-@takes(table="model @at @panel value low high")
+@takes(table="model ~@at @panel #value #low #high -n")
 def numbers_along(
     table: pl.DataFrame, at: str, panel: str, *, title: str, named: str, log: bool = False, falling: bool = False
 ) -> alt.FacetChart:

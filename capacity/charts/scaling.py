@@ -7,7 +7,7 @@ from capacity.charts.frames import takes
 from capacity.charts.style import WIDTH, whole_numbers
 
 
-@takes(points="x y rung series", lines="x y law")
+@takes(points="+x +y rung series", lines="+x +y law")
 def laws(points: pl.DataFrame, lines: pl.DataFrame, *, across: str, up: str) -> alt.LayerChart | alt.FacetChart:
     """Return what is held by what it may grow with, on log axes: a dot a rung, a dashed line a law.
 
@@ -34,7 +34,7 @@ def laws(points: pl.DataFrame, lines: pl.DataFrame, *, across: str, up: str) -> 
     return alt.layer(drawn, dots).properties(width=WIDTH + 60, height=300)
 
 
-@takes(table="model layers value whole")
+@takes(table="model +layers +value whole")
 def held_by_depth(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return tokens held by the first layers of models, one line a model, on log axes.
 

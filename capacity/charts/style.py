@@ -58,9 +58,12 @@ def panels(
     return chart.facet(facet=facet, columns=columns).resolve_axis(x="independent")  # pyright: ignore
 
 
-def whole_numbers(values: Iterable[int]) -> alt.Axis:
-    """Return an axis with a tick at each of these counts, as whole numbers; names that would overlap are left out."""
-    return alt.Axis(values=sorted({int(value) for value in values}), format="d", labelOverlap=True)
+def whole_numbers(values: Iterable[int | None]) -> alt.Axis:
+    """Return an axis with a tick at each of these counts, as whole numbers; names that would overlap are left out.
+
+    What is None has no tick.
+    """
+    return alt.Axis(values=sorted({int(value) for value in values if value is not None}), format="d", labelOverlap=True)
 
 
 def counts() -> alt.Axis:

@@ -21,7 +21,7 @@ from capacity.charts.style import (
 )
 
 
-@takes(curve="step bits n_right length")
+@takes(curve="#step ?bits #n_right #length")
 def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
     """Return bits and right tokens by optimiser step. curve: step, bits, n_right, length."""
     base = alt.Chart(curve).encode(x=alt.X("step:Q", title="optimiser step"))
@@ -40,7 +40,7 @@ def fit_curve(curve: pl.DataFrame) -> alt.VConcatChart:
     )
 
 
-@takes(table="source @value")
+@takes(table="source #@value")
 def texts_by_source(
     table: pl.DataFrame, value: str, *, title: str, log: bool = False
 ) -> alt.LayerChart | alt.FacetChart:
@@ -57,7 +57,7 @@ def texts_by_source(
     return (ticks + medians).properties(width=2 * WIDTH - 120, height=34 * max(1, table["source"].n_unique()))
 
 
-@takes(tokens="position token decoded bits_without")
+@takes(tokens="#position token decoded #bits_without")
 def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart | alt.FacetChart:
     """Return a text token by token, colour its surprisal without [mem].
 
@@ -88,7 +88,7 @@ def token_strip(tokens: pl.DataFrame, *, per_line: int = 12) -> alt.LayerChart |
     return (came.encode(color=color) + lost.encode(color=color) + names).properties(width=2 * WIDTH, height=36 * lines)
 
 
-@takes(ledger="what bytes")
+@takes(ledger="what +bytes")
 def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return the bytes of each way to keep a text, as dots on a log axis. ledger: what, bytes."""
     base = alt.Chart(ledger).encode(
@@ -100,7 +100,7 @@ def byte_ledger(ledger: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (dots + numbers).properties(width=WIDTH + 120, height=34 * ledger.height)
 
 
-@takes(table="n_context share share_low share_high model series")
+@takes(table="+n_context #share #share_low #share_high model series")
 def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return what real prefixes save, as a share of what [mem] saves, against their tokens; dashed: as much as [mem].
 
@@ -129,7 +129,7 @@ def prefix_share(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (band(base, "share_low", "share_high") + line + dots + rule).properties(width=2 * WIDTH - 60, height=300)
 
 
-@takes(table="what value low high model series")
+@takes(table="what +value #low #high model series")
 def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
     """Return the bytes a token of each way to keep texts, on a log axis: a point a model, bars its 95% interval.
 
@@ -148,7 +148,7 @@ def bytes_per_token(table: pl.DataFrame, *, order: Sequence[str]) -> alt.LayerCh
     return (bars + points).properties(width=2 * WIDTH - 120, height=alt.Step(12))
 
 
-@takes(table="model source kind value low high")
+@takes(table="model source kind #value #low #high")
 def bits_needed(table: pl.DataFrame, *, order: Sequence[str]) -> alt.FacetChart:
     """Return bits a token by kind, a panel a model, with 95% intervals over texts.
 

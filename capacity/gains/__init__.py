@@ -16,7 +16,11 @@ from capacity.metrics import (
     CONDITIONS,
     NothingFound,
     accuracy,
+    as_numbers,
     check_columns,
+    check_decoded,
+    check_numbers,
+    check_scores,
     exact,
     interval,
     mean,
@@ -33,12 +37,19 @@ __all__ = [
 __dir__ = __all__.copy  # what completion shows
 
 
+def _check(rows: pl.DataFrame, *names: str, by: Sequence[str]) -> None:
+    check_columns(rows, "text_id", *names, by=by, takes=("by",))
+    check_numbers(rows, *names)
+
+
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the mean over rows of (correct with [mem] - correct without), positions 2..N, tokens, and interval.
 
     Source: Kuratov et al. 2025, section on theoretical capacity; which rows to average (theirs: those that are not
-    exact) is the caller's choice. The interval is over texts, each with all its rows.
+    exact) is the caller's choice. The interval is over texts, each with all its rows. ValueError for a column that is
+    missing or holds no numbers, and as `metrics.pooled`.
     """
+    _check(rows, "correct_with", "correct_without", by=by)
     return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
 
 
@@ -46,23 +57,27 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
     """Return the mean over rows of (bits without [mem] - bits with), positions 2..N, bits, and interval.
 
     least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
-    of a recipe that doesn't follow bits are refused with ValueError.
+    of a recipe that doesn't follow bits are refused with ValueError, as is what `token_gain` refuses.
     """
+    _check(rows, "bits_without", "bits_with_min" if least else "bits_with", by=by)
     return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
 
 
 def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
     """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
 
-    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left.
+    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, and
+    for a column that is missing in one of both.
     """
-    check_columns(nulls, "null", "null_bits")
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
+    check_columns(rows, *same, takes=())
+    check_columns(nulls, *same, "null", "null_bits", takes=())
+    check_numbers(nulls, "null_bits")
     joined = rows.drop("null_bits", strict=False).join(
         nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left"
     )
     if joined.is_empty():
-        raise NothingFound(f"none of {rows.height} rows has bits after the null {null!r}; measure it: baselines.nulls")
+        raise NothingFound(f"no row of {rows.height} has bits after the null {null!r}; measure it: baselines.nulls")
     return joined
 
 
@@ -73,8 +88,9 @@ def text_specific_gain(
 
     What a text's own vector saves beyond one that knows its kind alone: (bits without - bits with) - (bits without -
     bits after the null). A null that could be better makes it a ceiling. Bits are those of `bits_with`; rows without
-    the null are left out, see `beside`.
+    the null are left out, see `beside`, whose errors and those of `token_gain` are raised.
     """
+    _check(rows, "bits_with", by=by)
     both = beside(rows, nulls, null=null)
     return mean(both, pl.col("null_bits") - bits_with(both), by)
 
@@ -84,8 +100,10 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
 
     Kinds: `published gain`, bits without - bits with; `shared vector's`, bits without - bits after one vector fitted to
     other texts; `text-specific gain`, their difference text by text; and, of sources whose own bits are known (column
-    source_bits_low), `certified`, see certified_information. Rows without the null are left out, see `beside`.
+    source_bits_low), `certified`, see certified_information. Rows without the null are left out, see `beside`,
+    whose errors and those of `token_gain` are raised.
     """
+    _check(rows, "bits_without", "bits_with", by=by)
     both = beside(rows, nulls)
     kinds = {
         "published gain": mean(both, pl.col("bits_without") - bits_with(both), by),
@@ -104,8 +122,11 @@ def utilisation(
     """Return gain / capacity, in tokens (the paper's) and in bits: *by, value, low, high, n, degenerate.
 
     Tokens: token gain / theory.token_capacity, V the rows of the embedding. Bits: information gain /
-    theory.bit_capacity. At most about 1, negative where [mem] hurts. Columns end with `unit`.
+    theory.bit_capacity. At most about 1, negative where [mem] hurts. Columns end with `unit`. ValueError as
+    `token_gain` and `information_gain`.
     """
+    with_mem = "bits_with_min" if least else "bits_with"
+    _check(rows, "n_mem", "d_model", "vocab_size", "correct_with", "correct_without", "bits_without", with_mem, by=by)
     capacity = pl.col("n_mem") * pl.col("d_model") * bits
     shares = {
         "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
@@ -118,7 +139,10 @@ def capacities(facts: pl.DataFrame, *, bits: float = 16) -> pl.DataFrame:
     """Return what one vector could hold at most by Eq. 1: model, d_model, unit (tokens, bits), value.
 
     facts: model, d_model, vocab_size, of several frames of rows perhaps: each model counts once, sorted by width.
+    ValueError for a column that is missing or holds no numbers.
     """
+    check_columns(facts, "model", "d_model", "vocab_size", takes=())
+    check_numbers(facts, "d_model", "vocab_size", counts=True)
     facts = facts.select("model", "d_model", "vocab_size").unique().sort("d_model", "model")
     width = pl.col("d_model") * float(bits)
     return facts.select(
@@ -141,8 +165,9 @@ _GRID = 200  # places a plateau is looked for at first, evenly from 0 to the mos
 def bits_with(rows: pl.DataFrame) -> pl.Expr:
     """Return the bits of positions 2..N with [mem]: the least over the steps, as in the paper, where they are known.
 
-    Where a recipe does not follow bits (its loss has none), those of the vector kept.
+    Where a recipe does not follow bits (its loss has none), the vector's own. ValueError without `bits_with`.
     """
+    check_columns(rows, "bits_with", takes=())
     return pl.coalesce("bits_with_min", "bits_with") if "bits_with_min" in rows.columns else pl.col("bits_with")
 
 
@@ -152,11 +177,13 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     Over rows whose accuracy is at most 0.99, all lengths together, each row's mean gain of a position times N, of
     which N - 1 are scored: too large by N / (N - 1). n counts texts; groups that lack such rows are left out.
 
-    Raises ValueError if no group has such a row.
+    Raises ValueError if no group has such a row, for a column that is missing or holds no numbers, and as
+    `metrics.pooled`.
 
     Source: Kuratov et al. 2025, Table 1; its repository's notebooks.
     """
-    check_columns(rows, "length", "n_scored", "bits_without", "bits_with", by=by)
+    _check(rows, "length", "bits_without", "bits_with", "correct_with", "correct_without", by=by)
+    check_scores(rows, by=by)
     part = pl.col("length") / (pl.col("length") - 1)
     gains = {
         "bits": (pl.col("bits_without") - bits_with(rows)) * part,
@@ -181,9 +208,9 @@ def plateau_of(before: Sequence[float] | np.ndarray, after: Sequence[float] | np
     >>> round(plateau_of([2, 5, 30, 60], [0, 0, 20, 50]), 3)
     10.0
     """
-    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    if not len(x) or x.shape != y.shape or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"{len(x)} rows before, {len(y)} after; give as many finite bits of each, at least one")
+    x, y = as_numbers(before), as_numbers(after)
+    if not len(x) or len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"bits of {len(x)} before, of {len(y)} after; give as many finite bits of each, at least one")
 
     def squares(c: float | np.ndarray) -> float:
         return float(((y - np.clip(x - float(np.squeeze(c)), 0, None)) ** 2).sum())
@@ -198,8 +225,11 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
     """Return each text's own plateau: *by, text_id, bits, tokens, solved, over all of its lengths and seeds.
 
     bits: C of `plateau_of`; tokens: mean token gain over its rows with at least as many bits before, positions 2..N;
-    solved: every row is exact, so that the plateau is not reached and both are the most that its rows show.
+    solved: every row is exact, so that the plateau is not reached and both are the most that its rows show. ValueError
+    for a column that is missing or holds no numbers, and as `metrics.pooled`.
     """
+    _check(rows, "bits_without", "bits_with", "correct_with", "correct_without", by=by)
+    check_scores(rows, by=by)
     made = pooled(rows, by).with_columns(
         bits_with(rows).alias("after"), exact(), (pl.col("correct_with") - pl.col("correct_without")).alias("gain")
     )
@@ -219,8 +249,12 @@ def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     """Return the bits of the longest prefix each text gave back, decoded free-running whole: *by, text_id, bits.
 
     Bits without [mem] of its positions 2..N: what the vectors had to add for the model to tell it. 0 where nothing
-    longer than a token was decoded; over seeds, the mean.
+    longer than a token was decoded; over seeds, the mean. ValueError for a column that is missing or holds no numbers,
+    and as `metrics.pooled`.
     """
+    _check(rows, "bits_without", "decoded_tokens", "length", by=by)
+    check_columns(rows, "seed", takes=())
+    check_decoded(rows, "decoded_tokens", "length")
     whole = pl.col("decoded_tokens") == pl.col("length")
     seeds = (
         pooled(rows, by)
@@ -239,9 +273,10 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     vector over the mean bits of one alone, of the same texts (Fieller's interval); 1 where n vectors hold n times as
     much; null where one alone holds nothing.
 
-    Raises ValueError where one vector was not measured on the same texts.
+    Raises ValueError where one vector was not measured on the same texts, and for a column that is missing or holds no
+    numbers.
     """
-    check_columns(texts, "n_mem", "text_id", "bits", by=by)
+    _check(texts, "n_mem", "bits", by=by)
     alone = texts.filter(n_mem=1).select(*by, "text_id", pl.col("bits").alias("alone"))
     both = texts.join(alone, on=[*by, "text_id"], how="left", maintain_order="left")
     if both["alone"].null_count():

@@ -15,6 +15,8 @@ from capacity.metrics import (
     LEAST,
     UNFINISHED,
     check_columns,
+    check_decoded,
+    check_numbers,
     exact_lengths,
     interval,
     mean,
@@ -30,9 +32,11 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     Every text counts, also where its fit diverged; one of several seeds is decoded if each gave it back. The interval
     is Clopper and Pearson's of the share (scipy). Where no text was decoded, value and low are null.
 
-    Raises ValueError where the source's bits are not known, or its tokens are not drawn evenly.
+    Raises ValueError where the source's bits are not known, or its tokens are not drawn evenly, and for a column that
+    is missing or holds no numbers.
     """
-    check_columns(rows, "source", by=by)
+    check_columns(rows, "source", "text_id", "length", "decoded_tokens", "scored_from", by=by, takes=("by",))
+    check_decoded(rows, "decoded_tokens", "length")
     if "search" in rows.columns and (rows["search"] != "fixed").any():
         raise ValueError("lengths that a search chose are no fixed ones; take certified_lengths")
     pooled(rows, [*by, "length"])
@@ -59,7 +63,9 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
 
     Raises ValueError as `certified_at`.
     """
-    check_columns(rows, "source", by=by)
+    names = ("source", "text_id", "seed", "status", "length", "decoded_tokens", "limit", "scored_from")
+    check_columns(rows, *names, by=by, takes=("by",))
+    check_numbers(rows, "limit", "scored_from")
     if "search" in rows.columns and (rows["search"] == "fixed").any():
         raise ValueError("fixed lengths were not searched for; take certified_at")
     none = pl.col("status").is_in(UNFINISHED)
@@ -87,12 +93,15 @@ def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS)
     H(1..N) - E[bits with, t1's own among them] where t1 is predicted. Below 0 where the model charges more than the
     source spent, for all that it gained; it is not clipped. The interval is over texts.
 
-    Raises ValueError where the source's bits are not known.
+    Raises ValueError where the source's bits are not known, and for a column that is missing or holds no numbers.
 
     Source: Barber and Agakov 2003, The IM algorithm.
     """
-    check_columns(rows, "source", by=by)
+    check_columns(rows, "source", "text_id", by=by, takes=("by",))
     _known(rows)
+    numbers = ("scored_from", "bits_with", "first_bits_with")
+    check_columns(rows, *numbers, takes=("by",))
+    check_numbers(rows, *numbers)
     given = pl.col("scored_from") == 1
     spent = pl.col("source_bits_low") - pl.when(given).then("source_first_bits").otherwise(0.0)
     charged = pl.col("bits_with") + pl.when(given).then(0.0).otherwise("first_bits_with")

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from capacity.metrics.intervals import LEAST, Interval, Values
-from capacity.metrics.pooling import ALIKE, NothingFound, check_columns, finished, pooled
+from capacity.metrics.intervals import LEAST, Interval, Values, as_numbers, truths
+from capacity.metrics.pooling import ALIKE, NothingFound, check_columns, check_decoded, finished, pooled
 
 KINDS = ("limit", "search-limited", "ended")
 _FREE = ("search", "recipe", "budget", "limit", "init")  # what fits of one text may differ in: the longest counts
@@ -34,10 +34,11 @@ def limits(
         fits: that have to stall.
         steps: the recipe's most; a fit that took them all ended with them, and did not stall. None: any counts.
 
-    Raises ValueError as `pooled`.
+    Raises ValueError for a column that is missing, a decoded length that can't be one, and as `pooled`.
     """
     names = ("text_id", "key", "search", "limit", "length", "status", "steps", "decoded_tokens")
-    check_columns(rows, *names, by=by)
+    check_columns(rows, *names, by=by, takes=("by",))
+    check_decoded(rows, "decoded_tokens", "length")
     pooled(rows.drop([*(name for name in _FREE if name in ALIKE), "key"], strict=False), by)
     text = [*by, "text_id"]
     longest = pl.col("decoded_tokens").max().fill_null(0).over(text)
@@ -79,12 +80,15 @@ def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
     >>> survival([2, 3, 4, 5], [False, True, False, False]).select("tokens", "share").rows()
     [(2.0, 0.75), (3.0, 0.75), (4.0, 0.375), (5.0, 0.0)]
 
-    Raises NothingFound for no text. Source: Kaplan and Meier 1958.
+    Raises NothingFound for no text, ValueError for lengths that are not finite, or not as many flags. Source: Kaplan
+    and Meier 1958.
     """
-    data = np.asarray(tokens, dtype=float)
+    data, cut = as_numbers(tokens), truths(ended)
+    if len(data) != len(cut) or not np.isfinite(data).all():
+        raise ValueError(f"{len(data)} lengths with {len(cut)} flags; give a finite length and a flag of each text")
     if not len(data):
         raise NothingFound("no texts with a limit or an end; search with a larger budget, and twice")
-    curve = stats.ecdf(stats.CensoredData.right_censored(data, np.asarray(ended, dtype=bool))).sf
+    curve = stats.ecdf(stats.CensoredData.right_censored(data, cut)).sf
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # at shares 0 and 1
         ends = curve.confidence_interval(method="log-log")

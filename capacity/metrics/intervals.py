@@ -91,7 +91,7 @@ def interval(values: Values) -> Interval:
     """Return the mean of one value a text with Student's t interval.
 
     Fewer than LEAST texts make no interval; where all have the same value it is that value, and flagged. Raises
-    ValueError for no value, or one that is not finite.
+    ValueError for no value, one that is not finite, or what is no list of numbers.
 
     >>> interval([2.0] * 7)
     Interval(value=2.0, low=2.0, high=2.0, n=7, degenerate=True)
@@ -109,14 +109,15 @@ def proportion(flags: Sequence[bool] | pl.Series) -> Interval:
     """Return the share of texts of which something is true, with Clopper and Pearson's interval.
 
     Unlike a mean's it is not flagged where all texts agree: 8 of 8 may be 0.63 of all. Fewer than LEAST texts make no
-    interval. Raises NothingFound for no text.
+    interval. Raises NothingFound for no text, ValueError for what is neither true nor false (1 or 0).
 
     >>> round(proportion([True] * 8).low, 4) == round(0.025 ** (1 / 8), 4)
     True
 
     Source: Clopper and Pearson 1934.
     """
-    n, hits = len(flags), sum(map(bool, flags))
+    said = truths(flags)
+    n, hits = len(said), int(said.sum())
     if not n:
         raise NothingFound("no texts to take a share of; check what the rows were filtered by")
     if n < LEAST:
@@ -150,14 +151,15 @@ def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
     >>> quotient([2.0, 4.0, 6.0, 2.0, 4.0, 6.0], [1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
     Interval(value=2.0, low=2.0, high=2.0, n=6, degenerate=True)
     """
-    if paired and len(above) != len(below):
-        raise ValueError(f"{len(above)} values over {len(below)}; give pairs, or paired=False")
+    over, under = as_numbers(above), as_numbers(below)
+    if paired and len(over) != len(under):
+        raise ValueError(f"{len(over)} values over {len(under)}; give pairs, or paired=False")
     if paired:
-        both = np.column_stack([np.asarray(values, dtype=float) for values in (above, below)])
+        both = np.column_stack([over, under])
         _sample(both.ravel())
         dividends, divisors = both[np.lexsort(both.T)].T
     else:
-        dividends, divisors = _sample(above), _sample(below)
+        dividends, divisors = _sample(over), _sample(under)
     if not divisors.mean():
         raise ValueError("the denominators' mean is 0; leave these texts out")
     n, few = len(dividends) if paired else len(dividends) + len(divisors), min(len(dividends), len(divisors)) < LEAST
@@ -182,9 +184,28 @@ def between(low: float | None, high: float | None, *, digits: int = 1) -> str:
     return "no interval" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
+def as_numbers(values: Values) -> np.ndarray:
+    """Return a list of numbers (n_texts,), NaN for None; ValueError for what is none."""
+    try:
+        data = np.asarray(values)
+        if data.ndim != 1 or data.dtype.kind not in "biufO" or any(isinstance(one, str | bytes) for one in data):
+            raise TypeError
+        return data.astype(float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{str(values)[:80]!r} is no list of numbers; give one a text, as [2.0, 4.0]") from None
+
+
+def truths(flags: Sequence[bool] | np.ndarray | pl.Series) -> np.ndarray:
+    """Return a list of true and false (n_texts,), given as such or as 1 and 0; ValueError for what is none."""
+    data = as_numbers(flags)
+    if wrong := [one for one in data if one not in (0, 1)]:
+        raise ValueError(f"a flag is {wrong[0]:g}; true or false of each text is allowed: compare first, as values > 1")
+    return data.astype(bool)
+
+
 def _sample(values: Values) -> np.ndarray:
     """Return the values in one order, so that the order of rows changes nothing."""
-    data = np.sort(np.asarray(values, dtype=float))
+    data = np.sort(as_numbers(values))
     if not len(data):
         raise NothingFound("no texts to take an interval over; check what the rows were filtered by")
     if not np.isfinite(data).all():

@@ -6,12 +6,25 @@ from dataclasses import asdict
 import polars as pl
 
 from capacity.metrics.intervals import Interval, quotient
-from capacity.metrics.pooling import check_columns, found, pooled
+from capacity.metrics.pooling import check_columns, check_numbers, found, pooled
 
 
-def mean(rows: pl.DataFrame, value: pl.Expr, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
-    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`."""
+def mean(rows: pl.DataFrame, value: pl.Expr | str, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
+    """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`.
+
+    value: a column, or an expression of columns. Raises ValueError for a column that is missing or holds no numbers,
+    and as `ratio`.
+    """
+    value = pl.col(value) if isinstance(value, str) else value
+    if not isinstance(value, pl.Expr):
+        raise ValueError(f"value is {str(value)[:80]!r}; give a column's name, or an expression, as pl.col('length')")
     check_columns(rows, text_id, *value.meta.root_names(), by=by)
+    name = value.meta.output_name(raise_if_undetermined=False) or "value"
+    try:
+        check_numbers(rows.select(value.alias(name)), name)
+    except pl.exceptions.PolarsError as error:
+        types = ", ".join(f"{column} of {rows.schema[column]}" for column in dict.fromkeys(value.meta.root_names()))
+        raise ValueError(f"no mean of {types} as given: {str(error).splitlines()[0]}; cast what is text") from error
     rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
     return ratio(rows, "above", "below", by=by, text_id=text_id)
 
@@ -23,7 +36,8 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
     left out; fits that did not finish are, too, see `pooled`. Where the mean of `below` is not told apart from 0 the
     ratio is not bounded: its low and high are null, and it is flagged as degenerate.
 
-    Raises ValueError for no rows, where `below` sums to 0, and as `pooled`.
+    Raises ValueError for no rows, a column that is missing, holds no numbers or a null, where `below` sums to 0, and as
+    `pooled`.
     """
 
     def quotient_of(part: pl.DataFrame) -> Interval:
@@ -34,6 +48,7 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
         return quotient(pairs[above], pairs[below])
 
     check_columns(rows, text_id, above, below, by=by)
+    check_numbers(rows, above, below)
     if empty := [name for name in (above, below) if pooled(rows, by)[name].null_count()]:
         raise ValueError(f"{' and '.join(empty)} is null in some rows, and no number; leave these rows out")
     return summarise(pooled(rows, by), by, quotient_of)
@@ -44,12 +59,17 @@ def summarise(
 ) -> pl.DataFrame:
     """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
 
-    Raises NothingFound for no rows, ValueError for a column that is missing.
+    A column without a value in any row is of numbers. Raises NothingFound for no rows, ValueError for a column that is
+    missing, or a summary that is neither an Interval nor a dict.
     """
-    check_columns(rows, by=by)
+    check_columns(rows, by=by, takes=("by",))
     each = []
     for group, part in found(rows).group_by(list(by), maintain_order=True):
         made = summary(part)
+        if not isinstance(made, dict | Interval):
+            raise ValueError(f"the summary of a group is {str(made)[:80]!r}; return an Interval, or a dict of columns")
         each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
     made = pl.DataFrame(each, infer_schema_length=None).sort(by)
-    return made.with_columns(pl.col(name).cast(pl.Float64) for name in ("low", "high") if name in made.columns)
+    empty = {name: rows.schema[name] if name in by else pl.Int64 if name.startswith("n_") else pl.Float64
+             for name, kind in made.schema.items() if kind == pl.Null}  # fmt: skip
+    return made.cast(empty).with_columns(pl.col("^(low|high)$").cast(pl.Float64))  # pyright: ignore

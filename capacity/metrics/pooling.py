@@ -19,29 +19,69 @@ class NothingFound(ValueError):
 
 def found(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows as they are; raises NothingFound if there are none."""
+    check_columns(rows)
     if rows.is_empty():
         raise NothingFound(
-            "there are no rows to summarise; measure them (missing='measure'), with a larger budget or shorter texts"
+            "there are no rows to summarise; check what the frame was filtered by, or measure more (in this "
+            "package missing='measure', with a larger budget or shorter texts)"
         )
     return rows
 
 
-def check_columns(rows: pl.DataFrame, *names: str, by: Sequence[str] = ()) -> None:
-    """Raise ValueError for columns that a frame lacks, saying which it has; for what is no frame, or no list `by`."""
+def check_columns(
+    rows: pl.DataFrame, *names: str, by: Sequence[str] = (), takes: Sequence[str] = ("by", "text_id")
+) -> None:
+    """Raise ValueError for columns that a frame lacks, saying which it has; for what is no frame, or no list `by`.
+
+    takes: the arguments by which the names of such columns may be given instead; none where they are fixed.
+    """
     if not isinstance(rows, pl.DataFrame):
         raise ValueError(f"{str(rows)[:80]!r} is no frame of polars; give rows as one (polars.from_pandas makes it)")
     if not isinstance(by, list | tuple) or not all(isinstance(name, str) for name in by) or len({*by}) < len(by):
         example = by if isinstance(by, str) else "model"
         raise ValueError(f"by is {str(by)[:80]!r}; give a list of columns, each once, as [{example!r}]")
-    if missing := [name for name in (*by, *names) if name not in rows.columns]:
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{str(wrong[0])[:80]!r} names no column; give the name of one of the frame's as text")
+    if missing := [name for name in dict.fromkeys((*by, *names)) if name not in rows.columns]:
+        named = [f"{name}={'[...]' if name in ('by', 'order') else '...'}" for name in takes
+                 if name != "by" or {*by} & {*missing}]  # fmt: skip
+        own = f"Give the names of yours ({', '.join(named)}), or rename them" if named else "Rename yours, or add them"
         raise ValueError(
-            f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400]}. Give the names of "
-            "yours where the function takes them (by, a list; text_id, length ...), or rename them"
+            f"the frame has no column {', '.join(missing)}; it has {', '.join(rows.columns)[:400] or 'none'}. {own}"
+        )
+
+
+def check_numbers(rows: pl.DataFrame, *names: str, counts: bool = False) -> None:
+    """Raise ValueError for columns that hold no numbers; true and false count as 1 and 0, what is null is left alone.
+
+    counts: they have to be finite and from 0 on, as numbers of tokens are.
+    """
+    for name in names:
+        column = rows[name]
+        if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+            raise ValueError(
+                f"the column {name} is of type {column.dtype}, not of numbers; cast it, as with "
+                f"pl.col({name!r}).cast(pl.{'Int64' if counts else 'Float64'})"
+            )
+        count = column.cast(pl.Float64)
+        if counts and len(wrong := column.filter(~(count.is_finite() & (count >= 0)))):
+            raise ValueError(f"{name} is {wrong[0]} in some rows; numbers from 0 on are allowed, leave these rows out")
+
+
+def check_decoded(rows: pl.DataFrame, decoded: str, length: str) -> None:
+    """Raise ValueError where no whole number of tokens is said to be decoded, or more than the text has."""
+    check_numbers(rows, length, decoded, counts=True)
+    wrong = rows.filter((pl.col(decoded) > pl.col(length)) | (pl.col(decoded).cast(pl.Float64) % 1 > 0))
+    if wrong.height:
+        raise ValueError(
+            f"{decoded} is {wrong[decoded][0]} where {length} is {wrong[length][0]}; whole numbers from 0 to that "
+            "are allowed: check which columns these are"
         )
 
 
 def finished(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of fits with a result: not those that diverged or ran out of memory."""
+    check_columns(rows)
     return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
 
 
@@ -69,10 +109,10 @@ def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     place = [*by, "text_id", "seed", "length", "probe"]
     if "key" in rows.columns and {*place} <= {*rows.columns}:
         twice = rows.group_by(*dict.fromkeys(place)).agg(pl.col("key").n_unique()).filter(pl.col("key") > 1)
-        if twice.height:
+        if n := twice.height:
             raise ValueError(
-                f"{twice.height} fits are there twice, alike in all settings that are told apart, the first is "
-                f"{twice.drop('key').row(0, named=True)}; they differ in what `by` and ALIKE do not name (a trace, "
-                "a device): filter the rows to one of them"
+                f"{n} {'fit is' if n == 1 else 'fits are'} there twice, alike in all settings that are told apart, the "
+                f"first is {twice.drop('key').row(0, named=True)}; they differ in what `by` and ALIKE do not name (a "
+                "trace, a device): filter the rows to one of them"
             )
     return rows
