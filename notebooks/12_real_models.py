@@ -125,16 +125,6 @@ sure.select(*by, "tokens", certified="value", low="low", high="high", eq1="eq1",
 ) else Markdown(f"No texts of {drawn} are there.")
 
 # %% [markdown]
-# ## The first token given
-#
-# As in the paper, the decoder is given t1, which counts as a token of the length but is not scored.
-
-# %%
-told = grid(recipe=[recipes[0], recipes[-1]], bos=bos[0], scored_from=1)
-given = sweep.measure(told, store or None, missing=missing).rows
-metrics.bounds(metrics.exact_length(given, by=["recipe"]), digits=1) if given.height else Markdown("None is there.")
-
-# %% [markdown]
 # ## How much of it is about the text
 #
 # Fits of the cross-entropy at fixed lengths, the first token given, as in the paper. *Published gain*: bits without
@@ -152,6 +142,30 @@ kinds = gains.by_kind(fixed, nulls, by=by) if nulls.height else nulls
 charts.gains_beside(kinds.with_columns(model=pl.format("{} tokens", "length"))) if nulls.height else Markdown(
     f"No texts of {' or '.join(map(str, gain_lengths))} tokens are there."
 )
+
+# %%
+parted = kinds.pivot("kind", index=["source", "length"], values="value") if nulls.height else kinds
+parted.with_columns(pl.selectors.float().round(1)) if nulls.height else Markdown("")
+
+# %% [markdown]
+# One C for all sources? What a vector takes out of the longest of these texts, by source, over that of the first source;
+# Fieller's interval of two samples.
+
+# %%
+scored = gains.beside(fixed, nulls).filter(length=max(gain_lengths)) if nulls.height else fixed.clear()
+taken = {"published gain": pl.col("bits_without"), "text-specific gain": pl.col("null_bits")}
+samples = {
+    (kind, source): part.select(bits - gains.bits_with(part)).to_series()
+    for kind, bits in taken.items() for (source,), part in scored.group_by("source", maintain_order=True)
+}  # fmt: skip
+over_first = {
+    key: metrics.quotient(values, samples[key[0], gained[0]], paired=False)
+    for key, values in samples.items() if key[1] != gained[0] and (key[0], gained[0]) in samples
+}  # fmt: skip
+pl.DataFrame(
+    [{"kind": kind, "source": source, "quotient": one.value, "low": one.low, "high": one.high, "n": one.n}
+     for (kind, source), one in over_first.items()]
+).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
 # ## Beside the published models
@@ -173,11 +187,17 @@ charts.capacity_by_width(ours.select(*drawn, "low", "high"), theirs.select(drawn
 eq1 = limit.filter(model=model, unit="tokens")["value"].item()
 own = ours.row(0, named=True)
 bits = gains.given_back(grown.filter(recipe=recipes[0]), by=["model"])["bits"]
+about = [
+    f" Of the {own_gain:.0f} bits that a vector takes out of {length} tokens of {source} text, one fitted to other "
+    f"texts takes out {shared:.0f}."
+    for source, length, own_gain, shared in parted.select("source", "length", *parted.columns[2:4]).iter_rows()
+    if length == max(gain_lengths)
+] if nulls.height else []  # fmt: skip
 Markdown(
     f"**Reading.** After {budget:,} token-steps one vector of `{model}` gives back {own['value']:.1f} tokens "
     f"({metrics.between(own['low'], own['high'])}) of {own['source']} text, exactly and running free: "
     f"{bits.mean():.0f} bits by the model's own count, {100 * own['value'] / eq1:.1f}% of Eq. 1's {eq1:.0f} tokens; "
-    f"{own['n_censored']} of {own['n']} searches ended with their budget."
+    f"{own['n_censored']} of {own['n']} searches ended with their budget." + "".join(about)
 )
 
 # %%

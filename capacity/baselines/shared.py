@@ -34,6 +34,7 @@ SCHEMA = pl.Schema({
     "epochs": pl.Int32,  # after which the vectors kept were best
     "text_seed": pl.Int64,  # of the sample that the texts fitted to are beside
     "versions": pl.String,  # of the libraries, JSON; null: not recorded
+    "source_first_bits": pl.Float64,  # that the source spent on the first token; null: not known or not recorded
 })  # fmt: skip
 _KIND = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_seed"]  # has one shared vector
 _SAME = [*_KIND, "text_digest"]
@@ -158,7 +159,7 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
 
 def load(folders: Sequence[Path]) -> pl.DataFrame:
     """Return the tables of nulls in these folders as one, in SCHEMA; see tables.load."""
-    return tables.load(folders, SCHEMA)
+    return tables.load(folders, SCHEMA, later=["source_first_bits"])
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
@@ -179,6 +180,12 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
     facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
     constant = _free(frozen, experiment.n_mem) | {"shared": shared.mem}
     own, versions = dict(zip(rows["key"], rows["mem"], strict=True)), json.dumps(provenance.versions())
+    spent = {
+        cell.key: texts.source_bits(
+            experiment.source, frozen.tokenizer, cell.text.ids[len(lead) : len(lead) + 1], seed=experiment.text_seed
+        )
+        for cell in cells
+    }
     for length, group in groupby(sorted(cells, key=lambda cell: len(cell.text.ids)), lambda cell: len(cell.text.ids)):
         some = list(group)
         ids = torch.tensor([cell.text.ids for cell in some])
@@ -191,7 +198,7 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
                 yield (
                     frozen.name, frozen.revision, frozen.bos, frozen.dtype, experiment.source, experiment.recipe,
                     experiment.n_mem, length, cell.text.id, cell.text.digest, name, cell_bits,
-                    *facts.get(name, (None,) * 4), experiment.text_seed, versions,
+                    *facts.get(name, (None,) * 4), experiment.text_seed, versions, spent[cell.key],
                 )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ def places(name: str, folder: Path | str | None, *, travelling: bool) -> tuple[P
     return place, [place, *([beside] if travelling else [])]
 
 
-def load(folders: Sequence[Path], schema: pl.Schema) -> pl.DataFrame:
+def load(folders: Sequence[Path], schema: pl.Schema, *, later: Sequence[str] = ()) -> pl.DataFrame:
     """Return the tables of these folders as one, in a schema.
+
+    later: columns at the end of the schema that older tables lack, which are null there.
 
     A table whose bytes do not hash to its name is left out, with a StoreWarning; raises ValueError for one of other
     columns.
@@ -25,6 +27,9 @@ def load(folders: Sequence[Path], schema: pl.Schema) -> pl.DataFrame:
     tables = [pl.DataFrame(schema=schema)]
     for path in (path for folder in folders for path in store.valid(folder, set(), set_aside=False)):
         table = pl.read_parquet(path, glob=False)
+        table = table.with_columns(
+            pl.lit(None, schema[name]).alias(name) for name in later if name not in table.columns
+        )
         if table.schema != schema:
             raise ValueError(f"{path} has the columns {table.columns}, such a table has {schema.names()}; remove it")
         tables.append(table)

@@ -1,12 +1,13 @@
 """`capacity sweep`, `merge`, `compact`: rows measured and kept."""
 
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from capacity.commands.exits import coded, say
+from capacity.commands.exits import Incomplete, coded, say
 from capacity.commands.options import Store, With, use
 
 _Settings = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value in place of the preset's.")]
@@ -48,6 +49,10 @@ def sweep_grid(
         wanted, n_all = sweep.shard(wanted, shard), len(wanted)
         say(f"part {shard}: {len(wanted):,} of {n_all:,} cells")
     place = store or default_path()
+    if engine not in sweep.ENGINES:
+        raise ValueError(f"engine is {engine!r}; known are {', '.join(sweep.ENGINES)}")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{place} is no folder; give that of the rows (--store)")
     if dry_run:
         found = []
         for one in estimate.estimate(wanted, place):
@@ -55,16 +60,17 @@ def sweep_grid(
             for line in estimate.lines(one):
                 say(line)
         say(estimate.in_all(found))
-        expected.keep(place, (cell.key for cell in sweep.cells(wanted)), found, jobs=jobs or 1)
+        expected.keep(place, (cell.key for cell in sweep.cells(wanted)), found)
         return
     started = time.perf_counter()
     done = sweep.measure(wanted, place, travelling=False, compile=compile, jobs=jobs, engine=engine)
     seconds = time.perf_counter() - started
-    say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {done.ended}")
+    ended = done.ended or "nothing was asked for"
+    say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {ended}")
     said = expected.load(place, (cell.key for cell in done.cells))
-    if said is not None and engine == "local":
-        alone = fitting.peak_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")) if not jobs else None
-        if told := expected.beside(said, n_new=done.n_new, seconds=seconds, jobs=jobs or 1, n_bytes=alone):
+    if said is not None and engine == "local" and jobs in (None, 1):
+        peak = fitting.peak_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        if told := expected.beside(said, n_new=done.n_new, seconds=seconds, n_bytes=peak):
             say(told)
 
 
@@ -77,7 +83,12 @@ def merge(
     """Put the rows of several stores into one; a cell that is there with other rows is named and refused."""
     from capacity import store
 
-    say("{:,} cells are new, {:,} were there".format(*store.merge(into, stores, keep_first=keep_first)))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", store.StoreWarning)
+        counts = store.merge(into, stores, keep_first=keep_first)
+    say("{:,} cells are new, {:,} were there".format(*counts))
+    if damaged := list(dict.fromkeys(str(one.message) for one in heard)):
+        raise Incomplete(f"what is damaged was left out, measure its cells again: {'; '.join(damaged)}")
 
 
 @coded()

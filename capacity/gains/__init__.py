@@ -66,6 +66,8 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
 def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
     """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
 
+    `source_first_bits`, what the source spent on t1, is the nulls' where the rows don't have it.
+
     nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, and
     for a column that is missing in one of both.
     """
@@ -73,9 +75,13 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     check_columns(rows, *same, takes=())
     check_columns(nulls, *same, "null", "null_bits", takes=())
     check_numbers(nulls, "null_bits")
+    kept = [name for name in ("null_bits", "source_first_bits") if name in nulls.columns]
     joined = rows.drop("null_bits", strict=False).join(
-        nulls.filter(null=null).select(*same, "null_bits"), on=same, maintain_order="left"
+        nulls.filter(null=null).select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
     )
+    if "source_first_bits_kept" in joined.columns:  # of rows whose tokenizer is not here
+        first = pl.coalesce("source_first_bits", "source_first_bits_kept")
+        joined = joined.with_columns(source_first_bits=first).drop("source_first_bits_kept")
     if joined.is_empty():
         raise NothingFound(f"no row of {rows.height} has bits after the null {null!r}; measure it: baselines.nulls")
     return joined
@@ -99,8 +105,8 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
     """Return what vectors save, part by part, bits of positions 2..N: *by, kind, value, low, high, n, degenerate.
 
     Kinds: `published gain`, bits without - bits with; `shared vector's`, bits without - bits after one vector fitted to
-    other texts; `text-specific gain`, their difference text by text; and, of sources whose own bits are known (column
-    source_bits_low), `certified`, see certified_information. Rows without the null are left out, see `beside`,
+    other texts; `text-specific gain`, their difference text by text; and, of sources whose own bits are known (see
+    sweep.with_source_bits), `certified`, see certified_information. Rows without the null are left out, see `beside`,
     whose errors and those of `token_gain` are raised.
     """
     _check(rows, "bits_without", "bits_with", by=by)
@@ -110,7 +116,8 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
         "shared vector's": mean(both, pl.col("bits_without") - pl.col("null_bits"), by),
         "text-specific gain": mean(both, pl.col("null_bits") - bits_with(both), by),
     }
-    if "source_bits_low" in both.columns and (known := both.drop_nulls("source_bits_low")).height:
+    of_source = ["source_bits_low", "source_first_bits"]
+    if set(of_source) <= set(both.columns) and (known := both.drop_nulls(of_source)).height:
         kinds["certified"] = certified_information(known, by=by)
     tables = [table.select(*by, pl.lit(kind).alias("kind"), pl.exclude(by)) for kind, table in kinds.items()]
     return pl.concat(tables)

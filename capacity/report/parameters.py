@@ -129,7 +129,10 @@ def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
         values.append([value] if single or not isinstance(value, list) else value)
         if not values[-1]:
             raise ParameterError(f"{source.stem}: {name} is an empty list; give at least one value")
-    found = [dict(zip(given, chosen, strict=True)) for chosen in product(*values)]
+    found = []
+    for chosen in product(*values):
+        if (one := dict(zip(given, chosen, strict=True))) not in found:
+            found.append(one)
     for one in found:
         check(source, one)
     return found

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from math import inf
 from pathlib import Path
 
 from capacity import files
@@ -13,22 +14,22 @@ from capacity.sweep.estimate import Estimate, at_once, span
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the missing cells of a grid were expected to take."""
+    """What the missing cells of a grid were expected to take, in one process."""
 
     n_cells: int  # that were missing
-    seconds: dict[int, float]  # by the number of workers; loading, scoring and decoding included
-    most_seconds: float  # of one worker, if every fit takes all its steps
-    n_bytes: int  # the most memory of one process at once
+    seconds: float  # loading, scoring and decoding included
+    most_seconds: float  # if every fit takes all its steps
+    n_bytes: int  # the most memory at once
 
 
-def keep(folder: Path, keys: Iterable[str], estimates: Sequence[Estimate], *, jobs: int) -> None:
+def keep(folder: Path, keys: Iterable[str], estimates: Sequence[Estimate]) -> None:
     """Write what a dry run found of a grid whose cells have these keys; a folder that takes no file is let be."""
     expected = Expected(
         n_cells=sum(one.n_cells - one.n_there for one in estimates),
-        seconds={n: at_once(estimates, n) for n in {1, jobs}},
+        seconds=at_once(estimates, 1),
         most_seconds=float(sum(one.seconds for one in estimates)),
         n_bytes=max((one.n_bytes for one in estimates), default=0),
-    )  # fmt: skip
+    )
     with contextlib.suppress(OSError):
         files.write(_path(folder, keys), json.dumps(asdict(expected)).encode())
 
@@ -37,21 +38,27 @@ def load(folder: Path, keys: Iterable[str]) -> Expected | None:
     """Return what the last dry run of a grid into this store expected; None: there was none, or it can't be read."""
     try:
         read = json.loads(_path(folder, keys).read_bytes())
-        return Expected(**read | {"seconds": {int(n): float(seconds) for n, seconds in read["seconds"].items()}})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, RecursionError):
         return None
+    names = [field.name for field in fields(Expected)]
+    if not isinstance(read, dict) or sorted(read) != sorted(names):
+        return None
+    whole = all(type(read[name]) is int for name in ("n_cells", "n_bytes"))
+    if not whole or not all(type(value) in (int, float) and 0 <= value < inf for value in read.values()):
+        return None
+    return Expected(**read)
 
 
-def beside(expected: Expected, *, n_new: int, seconds: float, jobs: int, n_bytes: int | None) -> str:
-    """Return what a person reads of a sweep that is over: what it took, and what was expected of as many workers.
+def beside(expected: Expected, *, n_new: int, seconds: float, n_bytes: int) -> str:
+    """Return what a person reads of a sweep that is over: what it took, and what was expected.
 
-    n_new: cells that were measured; where they are not those expected, nothing is compared. n_bytes: the most memory
-    of this process, where it measured itself.
+    n_new: cells that this process measured; where they are not those expected, nothing is compared and the text is
+    empty. n_bytes: the most memory it had.
     """
-    if n_new != expected.n_cells or jobs not in expected.seconds:
+    if n_new != expected.n_cells:
         return ""
-    memory = f"; {n_bytes / 1e9:.2f} GB of memory, {expected.n_bytes / 1e9:.2f} expected" if n_bytes else ""
-    return f"took {span(seconds)}, {span(expected.seconds[jobs])} were expected{memory}"
+    memory = f"{n_bytes / 1e9:.2f} GB of memory, {expected.n_bytes / 1e9:.2f} expected"
+    return f"took {span(seconds)}, {span(expected.seconds)} were expected; {memory}"
 
 
 def _path(folder: Path, keys: Iterable[str]) -> Path:
