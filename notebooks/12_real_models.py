@@ -148,8 +148,8 @@ parted = kinds.pivot("kind", index=["source", "length"], values="value") if null
 parted.with_columns(pl.selectors.float().round(1)) if nulls.height else Markdown("")
 
 # %% [markdown]
-# One C for all sources? What a vector takes out of the longest of these texts, by source, over that of the first source;
-# Fieller's interval of two samples.
+# One C for all sources? What a vector takes out of the longest of these texts, by source, over that of the first
+# source; Fieller's interval of two samples.
 
 # %%
 scored = gains.beside(fixed, nulls).filter(length=max(gain_lengths)) if nulls.height else fixed.clear()
