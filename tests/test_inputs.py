@@ -236,5 +236,29 @@ def test_compact_says_what_it_did_and_refuses_what_is_no_store(tmp_path):
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'rows'}: 2 files of rows became 1\n")
 
 
+def test_a_merge_that_leaves_damaged_rows_out_is_no_success(tmp_path):
+    rows = store.synthetic_rows(list("abcd"))
+    store.write(tmp_path / "whole", rows.head(2))
+    store.write(tmp_path / "damaged", rows.tail(2))
+    (path,) = (tmp_path / "damaged").glob("*.parquet")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = CliRunner().invoke(app, ["merge", *(str(tmp_path / name) for name in ("all", "whole", "damaged"))])
+    assert (done.exit_code, done.stdout) == (1, "2 cells are new, 0 were there\n"), done.stderr
+    assert "what is damaged was left out" in done.stderr
+
+
+def test_a_dry_run_refuses_what_its_sweep_would(tmp_path):
+    (tmp_path / "file").touch()
+    (grid := tmp_path / "grid.toml").write_text('model = "llama-64"\nlength = 2\n')
+    for more, says in (
+        (["--engine", "slurm"], "engine is 'slurm'"),
+        (["--store", str(tmp_path / "file")], "is no folder"),
+    ):
+        done = CliRunner().invoke(app, ["sweep", str(grid), "--dry-run", *more])
+        assert (done.exit_code, says in done.stderr) == (2, True), done.stderr
+
+
 def test_a_model_may_be_a_path():
     assert models.load(models.EMBEDDED["llama-64"], device="cpu").revision == models.load("llama-64").revision

@@ -115,7 +115,7 @@ def test_a_grid_of_parameters_is_each_combination(tmp_path: Path) -> None:
     assert parameters.combinations(source, path) == [
         {"n": n, "names": ["a", "b"], "model": model} for n in (1, 2) for model in ("x", "y")
     ]
-    path.write_text('names = [["a"], ["b", "c"]]\n')
+    path.write_text('names = [["a"], ["b", "c"], ["a"]]\n')  # one twice is one
     assert parameters.combinations(source, path) == [{"names": ["a"]}, {"names": ["b", "c"]}]
     for text, says in {
         'n = [1, "2"]': "n = '2' is a str",

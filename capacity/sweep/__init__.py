@@ -128,8 +128,7 @@ def measure(
             if engine == "ray":
                 n_new = cluster.distributed(todo, kept, jobs=jobs, compile=compile, show=progress)
             elif jobs is not None and jobs > 1:
-                processes.processes(todo, place, jobs=jobs, compile=compile, show=progress)
-                n_new = len(todo)
+                n_new = processes.processes(todo, place, jobs=jobs, compile=compile, show=progress)
             else:
                 n_new = engines.local(todo, kept, compile=compile, progress=progress)
         lacking = []

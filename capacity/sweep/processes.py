@@ -19,10 +19,8 @@ from capacity.sweep.experiment import Cell
 _POLL_SECONDS = 0.5
 
 
-def processes(
-    cells: Sequence[Cell], folder: Path | str, *, jobs: int, compile: bool = False, show: bool = True
-) -> None:
-    """Measure cells in `jobs` processes, which write their rows to the store of a folder as they end.
+def processes(cells: Sequence[Cell], folder: Path | str, *, jobs: int, compile: bool = False, show: bool = True) -> int:
+    """Measure cells in `jobs` processes, which write rows to a store as they end; return how many were measured here.
 
     Where there are GPUs, process i sees GPU i alone (modulo their number); on processors each has its share of the
     threads. Raises RuntimeError where a process failed, after the others have ended; what had ended is kept.
@@ -38,6 +36,7 @@ def processes(
         )
         for i, part in enumerate(split)
     ]
+    n_measured = 0
     try:
         for worker in workers:
             worker.start()
@@ -48,6 +47,7 @@ def processes(
                     n, token_steps = ended.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
+                n_measured += n if token_steps is not None else 0  # None: by another sweep into the same store
                 bar.advance(token_steps or 0)
                 bar.update(n, token_steps)
     finally:
@@ -61,6 +61,7 @@ def processes(
             f"{len(failed)} of {len(workers)} processes failed (exit codes {', '.join(failed)}); what had ended is "
             "kept, the same sweep measures the rest"
         )
+    return n_measured
 
 
 def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: int, gpu: int | None) -> None:
