@@ -186,7 +186,7 @@ def test_gains_beside_a_null_need_its_bits(measured):
         part = both.filter(length=length)
         expected = (part["null_bits"] - part["bits_with_min"]).mean()
         assert specific.filter(length=length)["value"].item() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="none of 6 rows has bits after the null 'shared'"):
+    with pytest.raises(ValueError, match="no row of 6 has bits after the null 'shared'"):
         gains.text_specific_gain(rows, found.clear())
 
 

@@ -172,7 +172,10 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
         experiment.source, frozen.tokenizer, beside={cell.text.id for cell in cells}, n_texts=n_other,
         length=longest - len(lead), seed=experiment.text_seed,
     )  # fmt: skip
-    stop = set(list(dict.fromkeys(text.id for text in drawn))[4::5])
+    ids = list(dict.fromkeys(text.id for text in drawn))
+    if len(ids) < 2:
+        raise texts.TextError(f"{experiment.source} has {len(ids)} other text, two are needed: one stops the fit")
+    stop = set(ids[4::5] or ids[-1:])  # of few texts the last
     train, held_out = (
         torch.tensor([(*lead, *text.ids) for text in drawn if (text.id in stop) is wanted]) for wanted in (False, True)
     )

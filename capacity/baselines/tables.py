@@ -27,10 +27,8 @@ def load(folders: Sequence[Path], schema: pl.Schema, *, later: Sequence[str] = (
     tables = [pl.DataFrame(schema=schema)]
     for path in (path for folder in folders for path in store.valid(folder, set(), set_aside=False)):
         table = pl.read_parquet(path, glob=False)
-        table = table.with_columns(
-            pl.lit(None, schema[name]).alias(name) for name in later if name not in table.columns
-        )
-        if table.schema != schema:
+        lacking = [pl.lit(None, schema[name]).alias(name) for name in later if name not in table.columns]
+        if (filled := table.with_columns(lacking)).schema != schema:
             raise ValueError(f"{path} has the columns {table.columns}, such a table has {schema.names()}; remove it")
-        tables.append(table)
+        tables.append(filled)
     return pl.concat(tables)

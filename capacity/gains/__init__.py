@@ -76,8 +76,14 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     check_columns(nulls, *same, "null", "null_bits", takes=())
     check_numbers(nulls, "null_bits")
     kept = [name for name in ("null_bits", "source_first_bits") if name in nulls.columns]
+    of_null = nulls.filter(pl.col("null") == null)
+    if "text_seed" in rows.columns and "text_seed" in nulls.columns:  # each sample has its own shared vector
+        same, seed = [*same, "text_seed"], pl.col("text_seed").fill_null(0).cast(pl.Int64)
+        rows, of_null = rows.with_columns(seed), of_null.with_columns(seed)
+    if of_null.select(same).is_duplicated().any():
+        raise ValueError(f"the null {null!r} is there twice for some texts; give the nulls of one fit a text")
     joined = rows.drop("null_bits", strict=False).join(
-        nulls.filter(null=null).select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
+        of_null.select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
     )
     if "source_first_bits_kept" in joined.columns:  # of rows whose tokenizer is not here
         first = pl.coalesce("source_first_bits", "source_first_bits_kept")
