@@ -394,6 +394,10 @@ def test_a_spoilt_folder_is_refused(name: str, content: str | None, message: str
 def test_a_path_to_nothing_is_no_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.md").touch()
-    for name, says in {str(tmp_path / "gone"): "no folder", "./gone": "no folder", "notes.md": "is a file"}.items():
+    for name, says in {
+        str(tmp_path / "gone"): "no such folder",
+        "./gone": "no such folder",
+        "notes.md": "is a file",
+    }.items():
         with pytest.raises(ModelError, match=says):
             models.locate(name)

@@ -151,7 +151,7 @@ def _cached(name: str, revision: str | None) -> Path:
         )
     if name.startswith(("/", "./", "../", "~")):
         raise ModelError(
-            f"no folder {name[:120]!r}; give one written by save_pretrained, a GGUF file, or a model's name"
+            f"no model {name[:120]!r}: no such folder; give one of save_pretrained, a GGUF file, or a model's name"
         )
     try:
         if repository.endswith(".gguf") and repository.count("/") > 1:
