@@ -275,7 +275,7 @@ verdicts.within(
 # %% [markdown]
 # ## Limits
 #
-# The null is what an optimiser found from one start: a better shared vector may exist, so that a text-specific gain is a
+# The null is what an optimiser found from one start: a better shared vector may exist, so a text-specific gain is a
 # ceiling. Of `llama-64` on random tokens another start saves 35 bits more, and its quotient falls with that. Its
 # texts are windows of other passages where a source has few, which begin in the middle of a sentence. Own vectors, too,
 # are what was found within their steps; those of texts that fit stop when every argmax is right, not at 0 bits.
