@@ -55,7 +55,7 @@ def beside(expected: Expected, *, n_new: int, seconds: float, n_bytes: int) -> s
     n_new: cells that this process measured; where they are not those expected, nothing is compared and the text is
     empty. n_bytes: the most memory it had.
     """
-    if n_new != expected.n_cells:
+    if not n_new or n_new != expected.n_cells:
         return ""
     memory = f"{n_bytes / 1e9:.2f} GB of memory, {expected.n_bytes / 1e9:.2f} expected"
     return f"took {span(seconds)}, {span(expected.seconds)} were expected; {memory}"
