@@ -87,7 +87,7 @@ def merge(
         warnings.simplefilter("always", store.StoreWarning)
         counts = store.merge(into, stores, keep_first=keep_first)
     say("{:,} cells are new, {:,} were there".format(*counts))
-    if damaged := list(dict.fromkeys(str(one.message) for one in heard)):
+    if damaged := list(dict.fromkeys(str(one.message) for one in heard if one.category is store.StoreWarning)):
         raise Incomplete(f"what is damaged was left out, measure its cells again: {'; '.join(damaged)}")
 
 

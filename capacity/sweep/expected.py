@@ -18,7 +18,6 @@ class Expected:
 
     n_cells: int  # that were missing
     seconds: float  # loading, scoring and decoding included
-    most_seconds: float  # if every fit takes all its steps
     n_bytes: int  # the most memory at once
 
 
@@ -27,7 +26,6 @@ def keep(folder: Path, keys: Iterable[str], estimates: Sequence[Estimate]) -> No
     expected = Expected(
         n_cells=sum(one.n_cells - one.n_there for one in estimates),
         seconds=at_once(estimates, 1),
-        most_seconds=float(sum(one.seconds for one in estimates)),
         n_bytes=max((one.n_bytes for one in estimates), default=0),
     )
     with contextlib.suppress(OSError):

@@ -112,33 +112,36 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
         raise TextError(str(error)) from error
     draws = sources.named(source)(tokenizer, length, seed)
     n_draws = _TRIES * n_texts if draws.n is None else draws.n
-    texts = list(islice(_drawn(source, draws, tokenizer, length, n_draws), n_texts))
+    short: list[int] = []
+    texts = list(islice(_drawn(source, draws, tokenizer, length, n_draws, short), n_texts))
     if len(texts) == n_texts:
         return texts
     raise TextError(
         f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(texts)} "
-        f"({n_draws - len(texts)} are shorter); {_asked_instead(draws, tokenizer, n_texts, n_draws, len(texts))}"
+        f"({len(short)} are shorter); {_asked_instead(n_texts - len(texts), len(texts), short)}"
     )
 
 
-def _asked_instead(draws: sources.Draws, tokenizer, n_texts: int, n_draws: int, n_found: int) -> str:
-    """Return what can be asked for where fewer texts are long enough than were asked for."""
-    drawn = (draws.at(index)[1] for index in range(n_draws))
-    lengths = sorted((len(_ids(tokenizer, text) if isinstance(text, str) else text) for text in drawn), reverse=True)
+def _asked_instead(n_lacking: int, n_found: int, short: list[int]) -> str:
+    """Return what can be asked for where texts are lacking; short: the lengths of those that were too short, tokens."""
     ways = [f"fewer (n_texts={n_found})"] if n_found else []
-    if n_texts <= n_draws and (shorter := lengths[n_texts - 1]) > 0:
-        ways.append(f"texts of at most {shorter} tokens (length, or longest of a search)")
+    if n_lacking <= len(short) and (most := sorted(short, reverse=True)[n_lacking - 1]) > 0:
+        ways.append(f"texts of at most {most} tokens (length, or longest of a search)")
     return f"ask for {' or '.join(ways)}" if ways else "give a source with longer texts"
 
 
-def _drawn(source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int) -> Iterator[Text]:
-    """Yield the texts among the first draws that are long enough, cut to `length` tokens."""
+def _drawn(
+    source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int, short: list[int] | None = None
+) -> Iterator[Text]:
+    """Yield the texts among the first draws that are long enough, cut to `length` tokens; `short` gets lengths below."""
     index = 0
     for name, drawn in map(draws.at, range(n_draws)):
         ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
         if len(ids) >= length:
             yield Text(source=source, index=index, id=name, ids=tuple(ids[:length]))
             index += 1
+        elif short is not None:
+            short.append(len(ids))
 
 
 def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, length: int, seed: int = 0) -> list[Text]:
