@@ -49,18 +49,21 @@ def test_what_is_no_model_and_what_is_no_number_is_refused():
     assert all("names no model; give a name" in line or "names no source; give one name" in line for line in said[-8:])
 
 
-REFUSED = """
-import torch
-from capacity import decoding, fitting, models, sweep, vector_files
-frozen = models.load("llama-64", device="cpu")
-mem = torch.zeros(1, frozen.dim)
+# What a child process says of a call with a wrong input: its one sentence, or that it was taken.
+SAID = """
 def said(function, *given, **named):
     try:
         function(*given, **named)
     except ValueError as error:
         print(" ".join(str(error).split()))
     else:
-        print("taken", function.__name__, str(given[1:])[:40], named)
+        print("taken", function.__name__, str(given)[:60], named)
+"""
+REFUSED = """
+import torch
+from capacity import decoding, fitting, models, sweep, vector_files
+frozen = models.load("llama-64", device="cpu")
+mem = torch.zeros(1, frozen.dim)
 for ids in (None, 3, b"abc", [b"abc"]):
     said(fitting.fit, frozen, ids, "default")
 for recipe in (None, 3, {}):
@@ -93,7 +96,7 @@ for experiments in (None, "ab", [3]):
 
 @pytest.mark.slow
 def test_what_a_fit_a_decoder_or_a_file_can_t_take_is_refused(tmp_path):
-    script = REFUSED.replace("FILE", repr(str(tmp_path / "x.safetensors")))
+    script = SAID + REFUSED.replace("FILE", repr(str(tmp_path / "x.safetensors")))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()
     assert (done.returncode, len(said)) == (0, 4 + 3 + 8 + 4 + 6 + 8 + 10 + 5 + 1 + 2 + 3), done.stderr
@@ -105,13 +108,6 @@ NUMBERS = """
 import math
 import polars as pl
 from capacity import charts, gains, metrics, theory
-def said(function, *given, **named):
-    try:
-        function(*given, **named)
-    except ValueError as error:
-        print(" ".join(str(error).split()))
-    else:
-        print("taken", function.__name__, str(given)[:60], named)
 own = pl.DataFrame({"net": ["a"] * 2, "text_id": ["x", "y"], "length": [4, 4], "ok": [1.0, 0.5], "back": [4, 3]})
 for values in (5, "abc", ["1", "2"], [[1], [2]], [[1], [2, 3]], None, {"a": 1}):
     said(metrics.interval, values)
@@ -157,7 +153,7 @@ for chart in (5, None, "<svg/>", own, charts):
 
 @pytest.mark.slow
 def test_what_is_no_number_no_column_and_no_frame_is_refused_by_the_analysis():
-    done = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", SAID + NUMBERS], capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()
     assert (done.returncode, len(said)) == (0, 7 * 7 + 2 + 4 + 4 + 3 + 3 + 18 + 4 * 20 + 15), done.stderr
     assert [line for line in said if line.startswith("taken")] == []

@@ -133,7 +133,7 @@ def _asked_instead(n_lacking: int, n_found: int, short: list[int]) -> str:
 def _drawn(
     source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int, short: list[int] | None = None
 ) -> Iterator[Text]:
-    """Yield the texts among the first draws that are long enough, cut to `length` tokens; `short` gets lengths below."""
+    """Yield the texts among the first draws that are long enough, cut to `length` tokens; `short` gets the rest."""
     index = 0
     for name, drawn in map(draws.at, range(n_draws)):
         ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
