@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 from capacity.metrics import Interval
@@ -98,7 +98,7 @@ def judge(
         known = "not measured" if isnan(interval.value) else f"{interval.value:.2f}{unit} ({bounded})"
         number = f"{name} {known}, the bound is {above:g}"
     else:
-        values = [interval.value for interval in intervals.values()]
+        values = [interval.value for interval in intervals.values() if not isnan(interval.value)] or [nan]
         below = sum(beneath)
         number = (
             f"of {len(intervals)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
@@ -137,7 +137,7 @@ def within(
     outside = [name for name, (a, b) in known.items() if a is not None and b is not None and (b < low or a > high)]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
     outcome = yes if len(inside) == len(intervals) else no if outside else "cannot tell"
-    values = [interval.value for interval in intervals.values()]
+    values = [interval.value for interval in intervals.values() if not isnan(interval.value)] or [nan]
     number = (
         f"of {len(intervals)} intervals {len(inside)} lie within {low:g} to {high:g}{f' {unit}' if unit else ''}, "
         f"{len(outside)} outside, {len(intervals) - len(inside) - len(outside)} across an end; the numbers go from "

@@ -28,6 +28,7 @@ lengths: list[int] = [3, 6, 12, 24]  # tokens, the grid of fixed lengths
 recipe: str = "progressive"  # one that descends the cross-entropy: progressive or paper
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 n_other: int = 80  # other texts of each source that the shared vectors of 02 were fitted to and stopped by
+n_starts: int = 3  # random vectors at least that they were fitted from
 bits: float = 16.0  # bits a dimension
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
@@ -54,7 +55,7 @@ experiments = sweep.grid(bos=bos, model=models, n_texts=n_texts, **grid)
 done = sweep.measure(experiments, store or None, missing=missing)
 rows = done.rows
 failed = metrics.finished(rows).filter(~metrics.exact())
-nulls = baselines.nulls(failed, done.cells, store or None, n_other=n_other, missing=missing)
+nulls = baselines.nulls(failed, done.cells, store or None, n_other=n_other, n_starts=n_starts, missing=missing)
 
 # %% [markdown]
 # ## Gains and capacities

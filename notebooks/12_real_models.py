@@ -32,6 +32,7 @@ drawn_longest: int = 64  # tokens, the most that is tried of its texts
 gained: list[str] = ["embedded", "random_words"]  # sources of the texts whose gains are measured, natural first
 gain_lengths: list[int] = [16, 48]  # tokens of those texts
 gain_recipe: str = "progressive:300"  # one that descends the cross-entropy, and its steps
+gain_starts: int = 1  # random vectors at least that a shared vector was fitted from, besides embeddings
 bos: list[str] = ["before_mem", "none"]  # policies, by the first recipe; the first holds elsewhere
 bound: float = 1.1  # how many times as much counts as more; set before anything was measured
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
@@ -139,7 +140,7 @@ by = ["model", "source", "length"]
 at_lengths = {"source": gained, "length": gain_lengths, "search": "fixed", "recipe": gain_recipe, "scored_from": 1}
 fits = sweep.measure(sweep.grid(model=model, n_texts=n_texts, bos=bos[0], **at_lengths), store or None, missing=missing)
 fixed = sweep.with_source_bits(metrics.finished(fits.rows), fits.cells)
-nulls = baselines.nulls(fixed, fits.cells, store or None, missing=missing)
+nulls = baselines.nulls(fixed, fits.cells, store or None, n_starts=gain_starts, missing=missing)
 kinds = gains.by_kind(fixed, nulls, by=by) if nulls.height else nulls
 charts.gains_beside(kinds.with_columns(model=pl.format("{} tokens", "length"))) if nulls.height else Markdown(
     f"No texts of {' or '.join(map(str, gain_lengths))} tokens are there."
@@ -155,19 +156,13 @@ parted.with_columns(pl.selectors.float().round(1)) if nulls.height else Markdown
 
 # %%
 scored = gains.beside(fixed, nulls).filter(length=max(gain_lengths)) if nulls.height else fixed.clear()
-taken = {"published gain": pl.col("bits_without"), "text-specific gain": pl.col("null_bits")}
-samples = {
-    (kind, source): part.select(bits - gains.bits_with(part)).to_series()
-    for kind, bits in taken.items() for (source,), part in scored.group_by("source", maintain_order=True)
-}  # fmt: skip
-over_first = {
-    key: metrics.quotient(values, samples[key[0], gained[0]], paired=False)
-    for key, values in samples.items() if key[1] != gained[0] and (key[0], gained[0]) in samples
-}  # fmt: skip
-pl.DataFrame(
-    [{"kind": kind, "source": source, "quotient": one.value, "low": one.low, "high": one.high, "n": one.n}
-     for (kind, source), one in over_first.items()]
-).with_columns(pl.selectors.float().round(2))  # fmt: skip
+without = {"published gain": "bits_without", "text-specific gain": "null_bits"}
+taken = pl.concat(
+    scored.select("source", kind=pl.lit(kind), bits=pl.col(column) - gains.bits_with(scored))
+    for kind, column in without.items()
+) if scored.height else scored.select("source", kind=pl.lit(""), bits=pl.lit(0.0))  # fmt: skip
+over_first = gains.over_first(taken, "bits", gained[0], by=["kind"])
+over_first.drop("degenerate").with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
 # ## Beside the published models

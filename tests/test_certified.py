@@ -51,6 +51,22 @@ def test_lengths_that_were_chosen_pay_for_the_choice():
     assert (found["value"], found["low"], found["high"]) == pytest.approx((29 / 3 - 5, expected.low, expected.high))
     assert found["n"] == 6
     assert gains.certified_lengths(texts.head(1), by=BY)["low"].item() is None
+    unnamed = texts.with_columns(model=pl.lit(None, pl.String))  # a null is a group like another
+    for by, of in ((BY, unnamed), ([], texts)):
+        assert gains.certified_lengths(of, by=by)["value"].item() == found["value"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("limit", None), ("scored_from", None), ("limit", 3.5), ("limit", -1)])
+def test_numbers_that_certify_nothing_are_refused_by_name(column, value):
+    texts = rows(
+        text_id=list("ab"), key=list("ab"), probe=0, length=10, limit=31, budget=100, decoded_tokens=10,
+        source_bits_low=10.0,
+    ).with_columns(pl.lit(value).alias(column))  # fmt: skip
+    with pytest.raises(ValueError, match=f"{column} is {value} in some rows; whole numbers from 0 on are allowed"):
+        gains.certified_lengths(texts, by=BY)
+    if column == "scored_from":
+        with pytest.raises(ValueError, match="scored_from is None in some rows"):
+            gains.certified_at(texts, by=BY)
 
 
 def test_information_is_what_the_source_spent_less_what_is_charged():

@@ -56,7 +56,7 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
     one = capacity("cram", "--model", SMALLEST, "--n-mem", 1, "--budget", 100, stdin=text)
     assert one.returncode == 1
     assert "1 [mem]: the first" in one.stdout
-    assert "did not fit into 1 vectors. Try --n-mem auto, or a larger --budget" in one.stderr
+    assert "did not fit into 1 vector. Try --n-mem auto, or a larger --budget" in one.stderr
     (tmp_path / "text.txt").write_text(text)
     auto = capacity("cram", "--file", tmp_path / "text.txt", "--model", SMALLEST, "--budget", 1000)
     assert auto.returncode == 0, auto.stderr + auto.stdout
@@ -86,7 +86,7 @@ def test_a_text_longer_than_one_vector_holds_says_so_and_takes_more(tmp_path):
         (["sweep", "--preset", "kuratov2025/table1", "-p", f"length={'-' * 100_000}1"], "-p length: '---"),
         (["cram", "x", "--budget", "0"], "--budget is 0"),
         (["cram", "x", "--save", "."], "is a folder"),
-        (["cram", "x", "--picture", "."], "--picture . is a folder"),
+        (["cram", "x", "--picture", "."], "--picture . is to be an SVG; give a name that ends in .svg"),
         (["cram", "x", "--save", "/dev/null"], "--save /dev/null is no file"),
         (["sweep"], "give a grid file, or a preset with --preset; known are kuratov2025/fanfics, "),
         (["sweep", "nothing.toml"], "nothing.toml can't be read"),

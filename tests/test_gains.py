@@ -218,3 +218,30 @@ def test_capacities_need_numbers_of_each_model():
         gains.capacities(facts)
     with pytest.raises(ValueError, match="the frame has no column d_model; it has model, vocab_size"):
         gains.capacities(facts.drop("d_model"))
+
+
+def test_a_source_over_another_is_fiellers_quotient_and_welchs_difference():
+    natural, words = [4.0, 6.0, 5.0, 5.0, 3.0, 7.0, 5.0], [8.0, 12.0, 10.0, 9.0, 11.0, 10.0]
+    taken = pl.DataFrame({
+        "model": ["m"] * 13, "source": ["embedded"] * 7 + ["words"] * 6, "bits": natural + words,
+    })  # fmt: skip
+    expected, apart = metrics.quotient(words, natural, paired=False), metrics.difference(words, natural)
+    for by in (["model"], []):
+        row = gains.over_first(taken, "bits", "embedded", by=by).row(0, named=True)
+        assert (row["source"], row["value"], row["n"]) == ("words", expected.value, 6)
+        assert (row["low"], row["high"]) == (expected.low, expected.high)
+        assert (row["apart"], row["apart_low"], row["apart_high"]) == (apart.value, apart.low, apart.high)
+    assert gains.over_first(taken, "bits", "words").row(0, named=True)["source"] == "embedded"
+    nobody = gains.over_first(taken, "bits", "books")
+    assert (nobody.height, nobody.columns) == (0, gains.over_first(taken, "bits", "embedded").columns)
+    unnamed = taken.with_columns(model=pl.lit(None, pl.String))  # a null is a group like another
+    assert gains.over_first(unnamed, "bits", "embedded").height == 1
+
+
+@pytest.mark.parametrize("natural", [[-4.0, -6.0, -5.0, -5.0, -3.0, -7.0], [0.0] * 6, [-1.0, 1.0] * 3])
+def test_nothing_is_a_multiple_of_what_is_not_above_0(natural):
+    taken = pl.DataFrame({"model": "m", "source": ["a"] * 6 + ["b"] * 6, "bits": natural + [-5.0, -6.0] * 3})
+    row = gains.over_first(taken, "bits", "a").row(0, named=True)
+    assert math.isnan(row["value"])
+    assert (row["low"], row["high"], row["degenerate"]) == (None, None, True)
+    assert row["apart"] == pytest.approx(-5.5 - sum(natural) / 6)

@@ -26,6 +26,7 @@ def test_what_is_asked_for_holds_and_is_checked(tiny, monkeypatch, given):
         parallel.threads_for(tiny)
 
 
+@pytest.mark.slow
 def test_fits_run_on_as_many_and_leave_as_many_as_before(tiny, monkeypatch):
     seen, run = [], fitting.run
 

@@ -66,6 +66,7 @@ def test_a_fit_that_failed_is_a_row_that_was_not_decoded(folders, tiny: Frozen):
     assert solved["decoded_tokens"] is not None  # a solved one is decoded, whatever comes of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_cells_decoded_side_by_side_have_the_rows_of_those_alone(
     fails: bool, folders, tiny: Frozen, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ def test_the_exponents_interval_is_that_of_a_regression():
     assert (law.exponent, law.low, law.high) == pytest.approx((found.slope, found.slope - reach, found.slope + reach))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 6, 12])
 def test_intervals_cover_what_they_say(n):
     rng, trials = np.random.default_rng(n), 3000
@@ -111,6 +112,7 @@ def test_no_trend_is_seen_that_seeds_might_make(y, seen):
     assert scaling.trend([1, 1, 2, 2, 4, 4], y).seen == seen
 
 
+@pytest.mark.slow
 def test_trends_of_nothing_are_rarely_seen():
     rng, trials, x = np.random.default_rng(0), 2000, np.repeat([32, 64, 128], 3)
     seen = sum(scaling.trend(x, np.exp(0.2 * rng.standard_normal(9))).seen != 0 for _ in range(trials))

@@ -87,6 +87,11 @@ def test_the_shared_vector_of_two_texts_expects_their_mean():
     assert found.epochs > 0
     again = baselines.fit(TooSure(), ids, ids)
     assert torch.equal(found.mem, again.mem)
+    alone = baselines.fit(TooSure(), ids, ids, n_starts=1)
+    kept = baselines.fit(TooSure(), ids, ids, n_starts=0, also=[found.mem])
+    assert kept.bits <= found.bits <= alone.bits  # the best of the starts, and no worse than what it began at
+    with pytest.raises(ValueError, match="n_starts is 0"):
+        baselines.fit(TooSure(), ids, ids, n_starts=0)
     with pytest.raises(ValueError, match="'default' descends squared_hinge; give one of the cross-entropy"):
         baselines.fit(TooSure(), ids, ids, recipe="default")
 
@@ -125,6 +130,8 @@ def test_nulls_are_what_plain_loops_say(measured):
             logs = frozen.model(inputs_embeds=embeds).logits[0].log_softmax(-1)
         expected = -sum(logs[at, ids[at]].item() for at in range(1, length)) / math.log(2)
         assert row["null_bits"] == pytest.approx(expected, rel=1e-4)
+    bits = {null: part["null_bits"].sum() for (null,), part in found.filter(length=5).group_by("null")}
+    assert bits["shared"] < 1.2 * min(bits["mean"], bits["bos"])  # it began at both, but is of other texts
     counts = found.group_by("null").len().sort("null").rows()
     assert counts == [("bos", 6), ("mean", 6), ("other", 6), ("shared", 6)]
     facts = found.filter(null="shared").select("n_train", "n_held_out", "fit_length").unique().rows()
@@ -147,17 +154,34 @@ def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
         baselines.load([folder / "other"])
 
 
-@pytest.mark.parametrize("changes", [{"n_other": 15}, {"text_seed": 1}, {"length": 7}])
+@pytest.mark.parametrize("changes", [{"n_other": 15}, {"text_seed": 1}, {"length": 7}, {"n_starts": 4}])
 def test_nulls_of_another_fit_are_not_taken_for_these(measured, changes):
-    """Of other texts, or as many of another length, or of another sample, a shared vector is another."""
+    """Of other texts, or as many of another length, of another sample or fewer starts, a shared vector is another."""
     rows, cells, _, folder = measured
     if "length" in changes:
         cells = [*cells, dataclasses.replace(cells[0], key="x", text=dataclasses.replace(cells[0].text, ids=(1,) * 7))]
     if "text_seed" in changes:
         rows = rows.with_columns(text_seed=pl.lit(1, pl.Int64))
-    more = {"n_other": changes.get("n_other", 10), "travelling": False}
+    more = {"n_other": 10, "travelling": False} | {name: n for name, n in changes.items() if name.startswith("n_")}
     with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
         baselines.nulls(rows, cells, folder, missing="refuse", **more)
+
+
+def test_of_two_nulls_that_of_more_starts_counts(measured, tmp_path):
+    """A table of before starts were counted is of one, and serves who asks for no more."""
+    rows, cells, found, _ = measured
+    of_shared = pl.col("null") == "shared"
+    old = found.drop("n_starts").with_columns(pl.when(of_shared).then(999.0).otherwise("null_bits").alias("null_bits"))
+    store.write(tmp_path / "shared", old)
+    same = {"n_other": 10, "travelling": False, "missing": "refuse"}
+    again = baselines.nulls(rows, cells, tmp_path, n_starts=1, **same)
+    assert again.filter(of_shared)["null_bits"].unique().to_list() == [999.0]
+    with pytest.raises(sweep.MissingCells):
+        baselines.nulls(rows, cells, tmp_path, **same)
+    store.write(tmp_path / "shared", found)
+    for n_starts in (1, 3):
+        again = baselines.nulls(rows, cells, tmp_path, n_starts=n_starts, **same)
+        assert again.sort(pl.all()).equals(found.sort(pl.all()))
 
 
 def test_rows_without_their_model_have_the_nulls_that_were_kept(measured):

@@ -505,6 +505,7 @@ def test_what_is_no_file_is_left_out(tmp_path):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_many_shards_become_one_while_they_are_written(tmp_path):
     names = [f"{number:03}" for number in range(150)]
     with Store(tmp_path, flush_seconds=60) as opened:

@@ -307,6 +307,7 @@ def test_refusing_finds_the_rows_that_travel_with_the_project(folders, tmp_path,
     assert found.equals(pl.concat([travelling, own]).sort("key", "probe"))
 
 
+@pytest.mark.slow
 def test_what_neither_the_store_nor_the_travelling_rows_have_is_measured(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=2)
     travelling = run(wanted[:1], tmp_path / "travelling")

@@ -153,6 +153,24 @@ def test_a_source_is_checked_before_anything_is_sampled(tmp_path):
             texts.check(source)
 
 
+def test_a_document_that_is_there_twice_is_no_other_text(tmp_path, byte_pairs):
+    lines = ["bell " * 30, "ferry " * 30, "bell " * 30, "mill " * 30, "bell " * 25 + "mill " * 9]
+    pl.DataFrame({"line": lines}).write_parquet(tmp_path / "lines.parquet")
+    source = f"file:{tmp_path}/lines.parquet#line"
+    mine = [text for text in texts.sample(source, byte_pairs, n_texts=5, length=20) if text.id.endswith("-0")]
+    beside = {text.id for text in mine}
+    found = texts.others(source, byte_pairs, beside=beside, n_texts=2, length=20)
+    assert not {text.ids for text in found} & {text.ids for text in mine}
+    assert {text.id for text in found} == {"lines.parquet-1", "lines.parquet-3"}
+
+
+def test_draws_that_are_alike_by_chance_are_other_texts(byte_pairs):
+    mine = texts.sample("random_tokens:2", byte_pairs, n_texts=8, length=2)  # 4 texts there are
+    found = texts.others("random_tokens:2", byte_pairs, beside={text.id for text in mine}, n_texts=20, length=2)
+    assert {text.ids for text in found} == {text.ids for text in mine}
+    assert not {text.id for text in found} & {text.id for text in mine}
+
+
 def test_a_column_of_blanks_has_no_text_of_any_length(tmp_path, byte_pairs):
     pl.DataFrame({"line": [None, "", None]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(

@@ -75,7 +75,7 @@ def test_the_difference_of_two_samples_is_welchs():
     )
     reach = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
     assert (found.value, found.low, found.high) == pytest.approx((3, 3 - reach, 3 + reach))
-    assert (found.n, found.degenerate) == (13, False)
+    assert (found.n, found.degenerate) == (6, False)
     turned = metrics.difference(second, first)
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
     assert metrics.difference(first[::-1], second) == found
@@ -101,6 +101,24 @@ def test_a_claim_of_a_range_holds_where_every_interval_lies_within(ends, outcome
     found["few texts"] = Interval(1, None, None, 3, True)
     without = "cannot tell" if outcome == "holds" else outcome
     assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == without
+
+
+def test_a_range_is_not_held_by_many_texts_beside_few():
+    """26 texts of one source and 6 of another are not 16 of each."""
+    first, second = list(np.linspace(9.8, 10.2, 26)), list(np.linspace(9.9, 10.1, 6))
+    found = {"quotient": metrics.quotient(first, second, paired=False)}
+    assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == "holds"
+    assert verdicts.within("c", found, low=0.8, high=1.25, change="x", least=16).outcome == "cannot tell"
+
+
+def test_a_quotient_that_cannot_be_leaves_the_others_their_numbers():
+    both = {"none": Interval(float("nan"), None, None, 16, True), "one": interval(0.9, 1.0, 1.1)}
+    for found in (
+        verdicts.within("c", both, low=0.8, high=1.25, change="x"),
+        verdicts.judge("c", both, above=0.5, unit="", change="x"),
+    ):
+        assert (found.outcome, "nan" in found.text) == ("cannot tell", False)
+        assert "go from 1.00 to 1.00" in found.number
 
 
 def test_what_was_not_measured_has_no_number():

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from capacity import fitting, provenance, store, texts
 from capacity.baselines import tables
 from capacity.decoding import teacher_forced
+from capacity.files import whole_number
+from capacity.fitting import Recipe
 from capacity.models import Frozen, bos_id
 from capacity.sweep import Cell, MissingCells
 
@@ -35,6 +37,7 @@ SCHEMA = pl.Schema({
     "text_seed": pl.Int64,  # of the sample that the texts fitted to are beside
     "versions": pl.String,  # of the libraries, JSON; null: not recorded
     "source_first_bits": pl.Float64,  # that the source spent on the first token; null: not known or not recorded
+    "n_starts": pl.Int32,  # random vectors that the fit began at, bos and mean besides; null: one alone
 })  # fmt: skip
 _KIND = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_seed"]  # has one shared vector
 _SAME = [*_KIND, "text_digest"]
@@ -53,21 +56,32 @@ class Shared:
 
 def fit(
     frozen: Frozen, train: Int[Tensor, "texts tokens"], held_out: Int[Tensor, "others tokens"], *,
-    recipe: str = "progressive", n_mem: int = 1, most: int = 200, seed: int = 0,
+    recipe: str = "progressive", n_mem: int = 1, most: int = 200, seed: int = 0, n_starts: int = 3,
+    also: Sequence[Float[Tensor, "n_mem dim"]] = (),
 ) -> Shared:  # fmt: skip
     """Return the vectors with the least mean cross-entropy of positions 2..N over texts, as texts held out judge.
 
-    AdamW at the recipe's rate over batches of 8 texts in seeded order, from a start as a fit's; after each epoch the
-    texts held out are scored, and after 8 without a better score, or `most`, the best vectors are kept. From these on
-    the same again at a fifth of the rate. What is found is a floor of what such a vector can do.
+    AdamW at the recipe's rate over batches of 8 texts in seeded order; after each epoch the texts held out are scored,
+    and after 8 without a better score, or `most`, the best vectors are kept. From these on the same again at a fifth
+    of the rate. So from `n_starts` random vectors, drawn as a fit's, and from those given as `also`: one start may end
+    far above another. The best of all is returned, a floor of what such a vector can do.
 
-    Raises ValueError for a recipe of another loss than the cross-entropy.
+    Raises ValueError for a recipe of another loss than the cross-entropy, or no start.
     """
     if (loss := fitting.recipe(recipe).loss) != "cross_entropy":
         raise ValueError(f"recipe {recipe!r} descends {loss}; give one of the cross-entropy, as progressive")
+    whole_number("n_starts", n_starts, least=0 if len(also) else 1)
     settings = fitting.recipe(recipe).of(frozen)
     random = torch.Generator().manual_seed(seed)
-    start = (torch.randn(n_mem, frozen.dim, generator=random) * frozen.embedding_std).to(frozen.device)
+    starts = [torch.randn(n_mem, frozen.dim, generator=random) * frozen.embedding_std for _ in range(n_starts)]
+    ends = [_descended(frozen, train, held_out, start, settings, most, random) for start in [*starts, *also]]
+    return min(ends, key=lambda end: end.bits)
+
+
+def _descended(
+    frozen: Frozen, train: Tensor, held_out: Tensor, start: Tensor, settings: Recipe, most: int, random: torch.Generator
+) -> Shared:
+    start = start.to(frozen.device)
     best = Shared(start, _bits(frozen, start, held_out).mean().item(), 0)
     epoch = 0
     for rate in (settings.lr, settings.lr / 5):
@@ -100,15 +114,15 @@ def _bits(frozen: Frozen, mem: Tensor, ids: Tensor) -> Tensor:
 
 def nulls(
     rows: pl.DataFrame, cells: Sequence[Cell], folder: Path | str | None = None, *, missing: str = "measure",
-    n_other: int = 80, travelling: bool = True, progress: bool = True,
+    n_other: int = 80, n_starts: int = 3, travelling: bool = True, progress: bool = True,
 ) -> pl.DataFrame:  # fmt: skip
     """Return the bits of each text after vectors that know its kind alone: SCHEMA, a row a text, length and null.
 
     Shared vectors are fitted to texts of the longest length, every fifth id of the others stopping the fit; bos, the
     embedding of that token (where the tokenizer has one); mean, that of all tokens; other, the next text's own vector.
     What is measured is kept as a table in the folder `shared` of the store, or beside the rows that travel; what is
-    there counts where it was fitted to as many texts of the same length. Of rows without a cell (their model is not on
-    this machine) there is what was kept.
+    there counts where it was fitted to as many texts of the same length, from as many starts or more. Of rows without
+    a cell (their model is not on this machine) there is what was kept.
 
     Args:
         rows: of one recipe, at fixed lengths.
@@ -116,6 +130,7 @@ def nulls(
         folder: of the store; None takes store.default_path().
         missing: `measure` what is not there, `skip` it, or `refuse` to go on.
         n_other: other texts of a source, to fit and to stop.
+        n_starts: random vectors that the fit of a shared one begins at, besides the embeddings that cost no fit.
         travelling: take the tables that travel with the project for there, too.
         progress: show what is measured, on standard error.
 
@@ -128,7 +143,8 @@ def nulls(
     here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)))
     here = here.sort("model", "source", "length", "text_index")
     here = here.unique(_SAME, keep="first", maintain_order=True)
-    fitted = kept.filter(pl.col("n_train") + pl.col("n_held_out") == n_other)
+    alike = pl.col("n_train") + pl.col("n_held_out") == n_other, pl.col("n_starts").fill_null(1) >= n_starts
+    fitted = kept.filter(*alike).sort("n_starts", maintain_order=True, nulls_last=False)
     fitted = fitted.join(here.select(*_SAME, "fit_length"), on=[*_SAME, "fit_length"], how="semi")
     parts = [fitted, kept.filter(pl.col("null") != "shared").join(fitted.select(_SAME), on=_SAME, how="semi")]
     todo = here.join(fitted.select(_SAME), on=_SAME, how="anti")
@@ -137,7 +153,9 @@ def nulls(
     todo = here.join(todo, on=_KIND, how="semi").filter(pl.col("key").is_in(list(by_key)))  # whole kinds, in one fit
     groups = list(todo.partition_by(_KIND, maintain_order=True)) if todo.height and missing == "measure" else []
     for part in tqdm(groups, desc="shared vectors", disable=not progress or not groups):
-        table = pl.DataFrame(list(_measured([by_key[key] for key in part["key"]], part, n_other)), SCHEMA, orient="row")
+        table = pl.DataFrame(
+            list(_measured([by_key[key] for key in part["key"]], part, n_other, n_starts)), SCHEMA, orient="row"
+        )
         store.write(place, table)
         parts.append(table)
     return pl.concat(parts).unique([*_SAME, "null"], keep="last", maintain_order=True)
@@ -159,10 +177,10 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
 
 def load(folders: Sequence[Path]) -> pl.DataFrame:
     """Return the tables of nulls in these folders as one, in SCHEMA; see tables.load."""
-    return tables.load(folders, SCHEMA, later=["source_first_bits"])
+    return tables.load(folders, SCHEMA, later=["source_first_bits", "n_starts"])
 
 
-def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterator[tuple]:
+def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int, n_starts: int) -> Iterator[tuple]:
     if n_other < 10:
         raise ValueError(f"n_other is {n_other}; a vector is fitted to four fifths of these texts, 10 are needed")
     experiment, longest = cells[0].experiment, rows["fit_length"].item(0)
@@ -179,9 +197,13 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
     train, held_out = (
         torch.tensor([(*lead, *text.ids) for text in drawn if (text.id in stop) is wanted]) for wanted in (False, True)
     )
-    shared = fit(frozen, train, held_out, recipe=experiment.recipe, n_mem=experiment.n_mem)
+    free = _free(frozen, experiment.n_mem)
+    shared = fit(
+        frozen, train, held_out, recipe=experiment.recipe, n_mem=experiment.n_mem, n_starts=n_starts,
+        also=list(free.values()),
+    )  # fmt: skip
     facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
-    constant = _free(frozen, experiment.n_mem) | {"shared": shared.mem}
+    constant = free | {"shared": shared.mem}
     own, versions = dict(zip(rows["key"], rows["mem"], strict=True)), json.dumps(provenance.versions())
     spent = {
         cell.key: texts.source_bits(
@@ -202,6 +224,7 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int) -> Iterat
                     frozen.name, frozen.revision, frozen.bos, frozen.dtype, experiment.source, experiment.recipe,
                     experiment.n_mem, length, cell.text.id, cell.text.digest, name, cell_bits,
                     *facts.get(name, (None,) * 4), experiment.text_seed, versions, spent[cell.key],
+                    n_starts if name == "shared" else None,
                 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from scipy import optimize
 
 from capacity.gains.certified import certified_at, certified_information, certified_lengths
+from capacity.gains.references import beside, bits_with, by_kind, check, over_first, text_specific_gain
 from capacity.metrics import (
     CONDITIONS,
     NothingFound,
@@ -31,15 +32,10 @@ from capacity.metrics import (
 
 __all__ = [
     "as_published", "beside", "bits_with", "by_kind", "capacities", "certified_at", "certified_information",
-    "certified_lengths", "given_back", "information_gain", "per_vector", "plateau_of", "plateaus", "text_specific_gain",
-    "token_gain", "utilisation",
+    "certified_lengths", "given_back", "information_gain", "over_first", "per_vector", "plateau_of", "plateaus",
+    "text_specific_gain", "token_gain", "utilisation",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
-
-
-def _check(rows: pl.DataFrame, *names: str, by: Sequence[str]) -> None:
-    check_columns(rows, "text_id", *names, by=by, takes=("by",))
-    check_numbers(rows, *names)
 
 
 def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -49,7 +45,7 @@ def token_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     exact) is the caller's choice. The interval is over texts, each with all its rows. ValueError for a column that is
     missing or holds no numbers, and as `metrics.pooled`.
     """
-    _check(rows, "correct_with", "correct_without", by=by)
+    check(rows, "correct_with", "correct_without", by=by)
     return mean(rows, pl.col("correct_with") - pl.col("correct_without"), by)
 
 
@@ -59,74 +55,8 @@ def information_gain(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, leas
     least: take the least bits over the steps of the fit, as the paper does, not those of the vector kept; then rows
     of a recipe that doesn't follow bits are refused with ValueError, as is what `token_gain` refuses.
     """
-    _check(rows, "bits_without", "bits_with_min" if least else "bits_with", by=by)
+    check(rows, "bits_without", "bits_with_min" if least else "bits_with", by=by)
     return mean(rows, pl.col("bits_without") - _bits_with(rows, least=least), by)
-
-
-def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
-    """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
-
-    `source_first_bits`, what the source spent on t1, is the nulls' where the rows don't have it.
-
-    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, and
-    for a column that is missing in one of both.
-    """
-    same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
-    check_columns(rows, *same, takes=())
-    check_columns(nulls, *same, "null", "null_bits", takes=())
-    check_numbers(nulls, "null_bits")
-    kept = [name for name in ("null_bits", "source_first_bits") if name in nulls.columns]
-    of_null = nulls.filter(pl.col("null") == null)
-    if "text_seed" in rows.columns and "text_seed" in nulls.columns:  # each sample has its own shared vector
-        same, seed = [*same, "text_seed"], pl.col("text_seed").fill_null(0).cast(pl.Int64)
-        rows, of_null = rows.with_columns(seed), of_null.with_columns(seed)
-    if of_null.select(same).is_duplicated().any():
-        raise ValueError(f"the null {null!r} is there twice for some texts; give the nulls of one fit a text")
-    joined = rows.drop("null_bits", strict=False).join(
-        of_null.select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
-    )
-    if "source_first_bits_kept" in joined.columns:  # of rows whose tokenizer is not here
-        first = pl.coalesce("source_first_bits", "source_first_bits_kept")
-        joined = joined.with_columns(source_first_bits=first).drop("source_first_bits_kept")
-    if joined.is_empty():
-        raise NothingFound(f"no row of {rows.height} has bits after the null {null!r}; measure it: baselines.nulls")
-    return joined
-
-
-def text_specific_gain(
-    rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS, null: str = "shared"
-) -> pl.DataFrame:
-    """Return the mean over rows of (own gain - the gain of a null), bits: *by, value, low, high, n, degenerate.
-
-    What a text's own vector saves beyond one that knows its kind alone: (bits without - bits with) - (bits without -
-    bits after the null). A null that could be better makes it a ceiling. Bits are those of `bits_with`; rows without
-    the null are left out, see `beside`, whose errors and those of `token_gain` are raised.
-    """
-    _check(rows, "bits_with", by=by)
-    both = beside(rows, nulls, null=null)
-    return mean(both, pl.col("null_bits") - bits_with(both), by)
-
-
-def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
-    """Return what vectors save, part by part, bits of positions 2..N: *by, kind, value, low, high, n, degenerate.
-
-    Kinds: `published gain`, bits without - bits with; `shared vector's`, bits without - bits after one vector fitted to
-    other texts; `text-specific gain`, their difference text by text; and, of sources whose own bits are known (see
-    sweep.with_source_bits), `certified`, see certified_information. Rows without the null are left out, see `beside`,
-    whose errors and those of `token_gain` are raised.
-    """
-    _check(rows, "bits_without", "bits_with", by=by)
-    both = beside(rows, nulls)
-    kinds = {
-        "published gain": mean(both, pl.col("bits_without") - bits_with(both), by),
-        "shared vector's": mean(both, pl.col("bits_without") - pl.col("null_bits"), by),
-        "text-specific gain": mean(both, pl.col("null_bits") - bits_with(both), by),
-    }
-    of_source = ["source_bits_low", "source_first_bits"]
-    if set(of_source) <= set(both.columns) and (known := both.drop_nulls(of_source)).height:
-        kinds["certified"] = certified_information(known, by=by)
-    tables = [table.select(*by, pl.lit(kind).alias("kind"), pl.exclude(by)) for kind, table in kinds.items()]
-    return pl.concat(tables)
 
 
 def utilisation(
@@ -139,7 +69,7 @@ def utilisation(
     `token_gain` and `information_gain`.
     """
     with_mem = "bits_with_min" if least else "bits_with"
-    _check(rows, "n_mem", "d_model", "vocab_size", "correct_with", "correct_without", "bits_without", with_mem, by=by)
+    check(rows, "n_mem", "d_model", "vocab_size", "correct_with", "correct_without", "bits_without", with_mem, by=by)
     capacity = pl.col("n_mem") * pl.col("d_model") * bits
     shares = {
         "tokens": (pl.col("correct_with") - pl.col("correct_without")) / (capacity / pl.col("vocab_size").log(2)),
@@ -175,15 +105,6 @@ _PASSED = 0.99  # the paper's gains see rows whose accuracy is at most this
 _GRID = 200  # places a plateau is looked for at first, evenly from 0 to the most bits of a row
 
 
-def bits_with(rows: pl.DataFrame) -> pl.Expr:
-    """Return the bits of positions 2..N with [mem]: the least over the steps, as in the paper, where they are known.
-
-    Where a recipe does not follow bits (its loss has none), the vector's own. ValueError without `bits_with`.
-    """
-    check_columns(rows, "bits_with", takes=())
-    return pl.coalesce("bits_with_min", "bits_with") if "bits_with_min" in rows.columns else pl.col("bits_with")
-
-
 def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the mean gains as the paper averages them: *by, unit (bits, tokens), value, low, high, n, degenerate.
 
@@ -195,7 +116,7 @@ def as_published(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
 
     Source: Kuratov et al. 2025, Table 1; its repository's notebooks.
     """
-    _check(rows, "length", "bits_without", "bits_with", "correct_with", "correct_without", by=by)
+    check(rows, "length", "bits_without", "bits_with", "correct_with", "correct_without", by=by)
     check_scores(rows, by=by)
     part = pl.col("length") / (pl.col("length") - 1)
     gains = {
@@ -241,7 +162,7 @@ def plateaus(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFr
     solved: every row is exact, so that the plateau is not reached and both are the most that its rows show. ValueError
     for a column that is missing or holds no numbers, and as `metrics.pooled`.
     """
-    _check(rows, "bits_without", "bits_with", "correct_with", "correct_without", by=by)
+    check(rows, "bits_without", "bits_with", "correct_with", "correct_without", by=by)
     check_scores(rows, by=by)
     made = pooled(rows, by).with_columns(
         bits_with(rows).alias("after"), exact(), (pl.col("correct_with") - pl.col("correct_without")).alias("gain")
@@ -265,7 +186,7 @@ def given_back(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Data
     longer than a token was decoded; over seeds, the mean. ValueError for a column that is missing or holds no numbers,
     and as `metrics.pooled`.
     """
-    _check(rows, "bits_without", "decoded_tokens", "length", by=by)
+    check(rows, "bits_without", "decoded_tokens", "length", by=by)
     check_columns(rows, "seed", takes=())
     check_decoded(rows, "decoded_tokens", "length")
     whole = pl.col("decoded_tokens") == pl.col("length")
@@ -289,7 +210,7 @@ def per_vector(texts: pl.DataFrame, *, by: Sequence[str] = ("model", "source")) 
     Raises ValueError where one vector was not measured on the same texts, and for a column that is missing or holds no
     numbers.
     """
-    _check(texts, "n_mem", "bits", by=by)
+    check(texts, "n_mem", "bits", by=by)
     alone = texts.filter(n_mem=1).select(*by, "text_id", pl.col("bits").alias("alone"))
     both = texts.join(alone, on=[*by, "text_id"], how="left", maintain_order="left")
     if both["alone"].null_count():

@@ -37,6 +37,7 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     """
     check_columns(rows, "source", "text_id", "length", "decoded_tokens", "scored_from", by=by, takes=("by",))
     check_decoded(rows, "decoded_tokens", "length")
+    check_numbers(rows, "scored_from", whole=True)
     if "search" in rows.columns and (rows["search"] != "fixed").any():
         raise ValueError("lengths that a search chose are no fixed ones; take certified_lengths")
     pooled(rows, [*by, "length"])
@@ -65,7 +66,7 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
     """
     names = ("source", "text_id", "seed", "status", "length", "decoded_tokens", "limit", "scored_from")
     check_columns(rows, *names, by=by, takes=("by",))
-    check_numbers(rows, "limit", "scored_from")
+    check_numbers(rows, "limit", "scored_from", whole=True)
     if "search" in rows.columns and (rows["search"] == "fixed").any():
         raise ValueError("fixed lengths were not searched for; take certified_at")
     none = pl.col("status").is_in(UNFINISHED)
@@ -73,17 +74,16 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
         pl.when(none).then(pl.lit("budget")).otherwise("status").alias("status"),
         pl.when(~none).then("decoded_tokens").alias("decoded_tokens"),
     )
-    facts = counted.group_by(by).agg(
-        pl.col("token_bits").first(), pl.col("limit").max(), given=pl.col("scored_from").max()
-    )
 
     def bits_of(part: pl.DataFrame) -> dict:
-        texts = part.group_by("text_id").agg(pl.col("exact_length").mean(), pl.col("censored").any())
-        each, limit, given = part.select("token_bits", "limit", "given").row(0)
-        bits = interval((texts["exact_length"] - given).clip(0) * each - log2(limit + 1))
+        texts = exact_lengths(part, by=by).group_by("text_id").agg(
+            pl.col("exact_length").mean(), pl.col("censored").any()
+        )  # fmt: skip
+        most = log2(part["limit"].max() + 1)  # pyright: ignore
+        bits = interval((texts["exact_length"] - part["scored_from"].max()).clip(0) * part["token_bits"][0] - most)
         return asdict(bits) | {"n_censored": int(texts["censored"].sum())}
 
-    return summarise(exact_lengths(counted, by=by).join(facts, on=by), by, bits_of)
+    return summarise(counted, by, bits_of)
 
 
 def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -91,7 +91,8 @@ def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS)
 
     The source's bits less those that the model still charges after the vector kept: H(2..N | t1) - E[bits with], or
     H(1..N) - E[bits with, t1's own among them] where t1 is predicted. Below 0 where the model charges more than the
-    source spent, for all that it gained; it is not clipped. The interval is over texts.
+    source spent, for all that it gained; it is not clipped. The interval is over texts; one whose fit diverged has no
+    vector to charge anything after, and is left out: n says how many are in the mean.
 
     Raises ValueError where the source's bits are not known, and for a column that is missing or holds no numbers.
 

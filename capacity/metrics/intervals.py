@@ -25,7 +25,7 @@ class Interval:
     value: float
     low: float | None  # None: fewer than LEAST texts, or not bounded
     high: float | None
-    n: int  # texts
+    n: int  # texts; of two samples the smaller one's
     degenerate: bool  # the interval says nothing about the spread: there is none, or no value differs from another
 
 
@@ -129,22 +129,22 @@ def proportion(flags: Sequence[bool] | pl.Series) -> Interval:
 def difference(first: Values, second: Values) -> Interval:
     """Return the mean of one sample of texts less that of another, whose texts are others, with Welch's t interval.
 
-    n: the texts of both; fewer than LEAST in one make no interval. Of the same texts take `interval` of the
+    n: the texts of the smaller; fewer than LEAST of them make no interval. Of the same texts take `interval` of the
     differences. Raises ValueError as `interval`.
     """
     sample, other = _sample(first), _sample(second)
-    few = min(len(sample), len(other)) < LEAST
-    if few or ((sample == sample[0]).all() and (other == other[0]).all()):
-        return _flagged(float(sample.mean() - other.mean()), len(sample) + len(other), few=few)
+    n = min(len(sample), len(other))
+    if n < LEAST or ((sample == sample[0]).all() and (other == other[0]).all()):
+        return _flagged(float(sample.mean() - other.mean()), n, few=n < LEAST)
     value, low, high = welch(sample, other)
-    return Interval(float(value), float(low), float(high), len(sample) + len(other), False)
+    return Interval(float(value), float(low), float(high), n, False)
 
 
 def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
     """Return the mean of one sample over that of another with Fieller's interval.
 
-    paired: both are of the same texts, in one order; n counts them once. Else n counts those of both. Where the
-    denominator is not told apart from 0 the quotient is not bounded, and low and high are None.
+    paired: both are of the same texts, in one order. Else n counts those of the smaller sample. Where the denominator
+    is not told apart from 0 the quotient is not bounded, and low and high are None.
 
     Raises ValueError as `interval`, for pairs that are none, or a denominator of 0.
 
@@ -162,15 +162,15 @@ def quotient(above: Values, below: Values, *, paired: bool = True) -> Interval:
         dividends, divisors = _sample(over), _sample(under)
     if not divisors.mean():
         raise ValueError("the denominators' mean is 0; leave these texts out")
-    n, few = len(dividends) if paired else len(dividends) + len(divisors), min(len(dividends), len(divisors)) < LEAST
+    n = min(len(dividends), len(divisors))
     value = float(dividends.sum() / divisors.sum() if paired else dividends.mean() / divisors.mean())
     off = (
         dividends - value * divisors
         if paired
         else np.concatenate([dividends - dividends.mean(), divisors - divisors.mean()])
     )
-    if few or np.abs(off).max() <= 1e-12 * max(1.0, float(np.abs(dividends).max())):
-        return _flagged(value, n, few=few)
+    if n < LEAST or np.abs(off).max() <= 1e-12 * max(1.0, float(np.abs(dividends).max())):
+        return _flagged(value, n, few=n < LEAST)
     _, low, high = (float(end) for end in fieller(dividends, divisors, paired=paired))
     return Interval(value, low, high, n, False) if np.isfinite(low) else Interval(value, None, None, n, True)
 

@@ -41,11 +41,12 @@ def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text
     """
 
     def quotient_of(part: pl.DataFrame) -> Interval:
-        pairs = part.group_by(text_id, maintain_order=True).agg(pl.col(above, below).sum()).select(above, below)
-        pairs = pairs.filter((pl.col(above) != 0) | (pl.col(below) != 0))
-        if not pairs[below].sum():
+        of_text = part.group_by(text_id, maintain_order=True)
+        pairs = of_text.agg(pl.col(above).sum().alias("_above"), pl.col(below).sum().alias("_below"))
+        pairs = pairs.filter((pl.col("_above") != 0) | (pl.col("_below") != 0))
+        if not pairs["_below"].sum():
             raise ValueError(f"{below} sums to 0 for {part.select(by).row(0, named=True)}; leave these rows out")
-        return quotient(pairs[above], pairs[below])
+        return quotient(pairs["_above"], pairs["_below"])
 
     check_columns(rows, text_id, above, below, by=by)
     check_numbers(rows, above, below)
@@ -59,17 +60,19 @@ def summarise(
 ) -> pl.DataFrame:
     """Return one row for each group of `rows`: *by, and the fields of what `summary` returns of the group's rows.
 
-    A column without a value in any row is of numbers. Raises NothingFound for no rows, ValueError for a column that is
-    missing, or a summary that is neither an Interval nor a dict.
+    No column in `by` makes one group of all rows. A column without a value in any row is of numbers. Raises
+    NothingFound for no rows, ValueError for a column that is missing, or a summary that is neither an Interval nor a
+    dict.
     """
     check_columns(rows, by=by, takes=("by",))
     each = []
-    for group, part in found(rows).group_by(list(by), maintain_order=True):
+    for group, part in found(rows).group_by(list(by), maintain_order=True) if by else [((), found(rows))]:
         made = summary(part)
         if not isinstance(made, dict | Interval):
             raise ValueError(f"the summary of a group is {str(made)[:80]!r}; return an Interval, or a dict of columns")
         each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
-    made = pl.DataFrame(each, infer_schema_length=None).sort(by)
+    made = pl.DataFrame(each, infer_schema_length=None)
+    made = made.sort(by) if by else made
     empty = {name: rows.schema[name] if name in by else pl.Int64 if name.startswith("n_") else pl.Float64
              for name, kind in made.schema.items() if kind == pl.Null}  # fmt: skip
     return made.cast(empty).with_columns(pl.col("^(low|high)$").cast(pl.Float64))  # pyright: ignore

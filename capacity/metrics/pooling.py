@@ -51,10 +51,10 @@ def check_columns(
         )
 
 
-def check_numbers(rows: pl.DataFrame, *names: str, counts: bool = False) -> None:
+def check_numbers(rows: pl.DataFrame, *names: str, counts: bool = False, whole: bool = False) -> None:
     """Raise ValueError for columns that hold no numbers; true and false count as 1 and 0, what is null is left alone.
 
-    counts: they have to be finite and from 0 on, as numbers of tokens are.
+    counts: they have to be finite and from 0 on, as numbers of tokens are. whole: and whole numbers, none of them null.
     """
     for name in names:
         column = rows[name]
@@ -64,8 +64,12 @@ def check_numbers(rows: pl.DataFrame, *names: str, counts: bool = False) -> None
                 f"pl.col({name!r}).cast(pl.{'Int64' if counts else 'Float64'})"
             )
         count = column.cast(pl.Float64)
-        if counts and len(wrong := column.filter(~(count.is_finite() & (count >= 0)))):
-            raise ValueError(f"{name} is {wrong[0]} in some rows; numbers from 0 on are allowed, leave these rows out")
+        right = count.is_finite() & (count >= 0)
+        if whole:
+            right = (right & (count % 1 == 0)).fill_null(value=False)
+        if (counts or whole) and len(wrong := column.filter(~right)):
+            allowed = f"{'whole ' if whole else ''}numbers from 0 on are allowed"
+            raise ValueError(f"{name} is {wrong[0]} in some rows; {allowed}, leave these rows out")
 
 
 def check_decoded(rows: pl.DataFrame, decoded: str, length: str) -> None:
@@ -99,7 +103,8 @@ def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     names = [name for name in ALIKE if name in rows.columns and name not in by]
     if "search" in rows.columns and "search" not in by and rows["search"].n_unique() > 1:
         names = ["search"]  # what else differs follows from it
-    groups = rows.group_by(by).agg(pl.col(names).n_unique()) if names and rows.height else None
+    several = pl.col(names).n_unique()
+    groups = (rows.group_by(by).agg(several) if by else rows.select(several)) if names and rows.height else None
     if groups is not None and (differ := [name for name in names if groups[name].max() > 1]):  # pyright: ignore
         values = "; ".join(f"{name} {rows[name].unique().sort().to_list()[:4]}" for name in differ)
         raise ValueError(

@@ -145,7 +145,7 @@ def _drawn(
 
 
 def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, length: int, seed: int = 0) -> list[Text]:
-    """Return `n_texts` texts of a source whose ids are not among those `beside`.
+    """Return `n_texts` texts of a source whose ids are not among those `beside`, nor documents that begin as they do.
 
     Where a source has too few, they are cut from further on in the same: the texts of `after:length:source`, of
     `after:2*length:source` and so on, all by one id.
@@ -157,8 +157,8 @@ def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, len
         name = f"after:{skipped}:{source}" if skipped else source
         draws = sources.named(name)(tokenizer, length, seed)
         n_draws = _TRIES * n_texts if draws.n is None else draws.n
-        drawn = list(islice((t for t in _drawn(source, draws, tokenizer, length, n_draws) if t.id not in beside),
-                            n_texts - len(texts)))  # fmt: skip
+        every = _drawn(source, draws, tokenizer, length, n_draws)
+        drawn = list(islice(_not_among(every, beside, documents=draws.n is not None), n_texts - len(texts)))
         texts += drawn
         if len(texts) == n_texts:
             return texts
@@ -168,6 +168,21 @@ def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, len
         f"{n_texts} other texts of {length} tokens asked for, but {source} has only {len(texts)} beside "
         f"{len(beside)}; ask for fewer or shorter texts"
     )
+
+
+def _not_among(texts: Iterator[Text], beside: Collection[str], *, documents: bool) -> Iterator[Text]:
+    """Yield the texts of other ids; of documents, which may be there twice, not those of the same tokens."""
+    awaited, same, kept = set(beside) if documents else set(), set[tuple[int, ...]](), list[Text]()
+    for text in texts:
+        if text.id in beside:
+            awaited.discard(text.id)
+            same.add(text.ids)
+        else:
+            kept.append(text)
+        if not awaited:  # a sample comes first in its source, so that little waits
+            yield from (one for one in kept if not (documents and one.ids in same))
+            kept.clear()
+    yield from (one for one in kept if one.ids not in same)
 
 
 def source_bits(source: str, tokenizer, ids: Sequence[int], *, seed: int = 0) -> float | None:
