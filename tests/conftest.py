@@ -33,7 +33,9 @@ SHAPED = (
 jaxtyping.install_import_hook([f"capacity.{name}" for name in SHAPED], "beartype.beartype")
 if "ATEN_CPU_CAPABILITY" in os.environ:  # graphs compiled for other kernels than the next run's abort there
     own = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), own))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(
+        tempfile.gettempdir(), own
+    )  # transformers has named one by now
 THREADS = os.environ["CAPACITY_THREADS"] = os.environ.get("CAPACITY_TEST_THREADS", "1")  # the tensors are small
 torch.set_num_threads(int(THREADS))
 

@@ -78,6 +78,8 @@ def test_the_plain_procedure_ends_with_all_tokens_right_if_asked_to(tiny: Frozen
         ("pythia-1.4b", 1_414_647_808),
         ("llama-3.2-1b", 1_235_814_400),
         ("llama-3.1-8b", 8_030_261_248),
+        ("smollm2-135m", 134_515_008),
+        ("gemma3-270m", 268_098_176),
     ],
 )
 def test_a_shape_has_the_published_number_of_parameters(shape: str, n_parameters: int) -> None:
@@ -121,6 +123,16 @@ def test_any_other_name_is_that_of_a_model(folders: dict[str, Path]) -> None:
 def test_an_unknown_random_model_is_refused_before_it_is_made(name: str, dtype: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         benchmark.load(name, device="cpu", dtype=dtype)
+
+
+def test_a_model_is_timed_on_the_threads_of_its_fits(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setenv("CAPACITY_THREADS", str(before + 1))
+    monkeypatch.setattr(benchmark, "timed", lambda *a, **k: seen.append(torch.get_num_threads()) or (1, 1.0))
+    benchmark.rates(tiny, PAPER, lengths=[2], methods=["engine"], repeats=1)
+    benchmark.growth_rate(tiny, [[1, 2]], PAPER, budget=4)
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
 
 
 # What is counted

@@ -342,6 +342,26 @@ def test_half_precision_is_scored_as_it_was_fitted(folders: dict[str, Path]) -> 
         assert int(score.correct.sum()) == n_correct
 
 
+def test_a_margin_that_rounding_hides_is_said(folders: dict[str, Path]) -> None:
+    folder, ids = str(folders["llama"]), random_ids(3, 3)
+    half, whole = (
+        models.load(folder, device="cpu", dtype=dtype, attention="eager") for dtype in ("bfloat16", "float32")
+    )
+    with torch.no_grad():
+        top = half.logits(half.embed(torch.arange(0, half.vocab_size, half.vocab_size // 64)[None, :64])).amax(-1).abs()
+    apart = (torch.nextafter(top, torch.full_like(top, float("inf"))) - top).float().mean().item()
+    assert half.logit_resolution == pytest.approx(apart)
+    small, large = (Recipe(loss="hinge", margin=size * apart, lr=0.1, steps=2) for size in (0.9, 1.1))
+    with pytest.warns(UserWarning, match="bfloat16: neighbouring logits are .* apart, .* take dtype float32"):
+        fit(half, ids, small)
+    for frozen, recipe in (
+        (half, large),
+        (whole, small),
+        (half, dataclasses.replace(large, loss="cross_entropy", margin=0.0)),
+    ):
+        fit(frozen, ids, recipe)  # a warning would be an error
+
+
 @pytest.mark.slow
 def test_a_recipe_may_be_named_and_results_are_one_line(tiny):
     ids = random_ids(3, 3)

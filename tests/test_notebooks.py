@@ -66,11 +66,12 @@ SETTINGS = {
         "model": SMALLEST, "lengths": [2, 4], "compiled_lengths": [], "n_mem": [2], "other_models": [], "busy": [1],
         "cost_length": 4, "repeats": 1, "seconds": 0.01, "search_models": [SMALLEST], "search_n_mem": [1, 2],
         "recipes": ["paper", "default"], "n_texts": 2, "longest": 3, "budget": 40, "driven": [1, 2],
-        "driven_budget": 40, "store": "searches",
+        "driven_budget": 40, "store": "searches", "shapes": [SMALLEST], "shape_texts": [1, 2], "shape_lengths": [2],
+        "shape_searched": 2,
     },
     "12_real_models": {
         "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
-        "missing": "measure", "store": "real",
+        "others": [], "missing": "measure", "store": "real",
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
@@ -629,7 +630,8 @@ def test_speed_agrees_with_the_files_and_rows_it_kept(executed):
     settings = SETTINGS["11_speed"]
     (place,) = (folder / "speed").iterdir()
     kept = {file.stem: list(csv.DictReader(file.read_text().splitlines())) for file in sorted(place.glob("*"))}
-    assert {name: len(rows) for name, rows in kept.items()} == {"costs": 2, "driver": 2, "rates": 4}
+    counts = {"costs": 2, "driver": 2, "rates": 4, "searches": 1, "shapes": 2}
+    assert {name: len(rows) for name, rows in kept.items()} == counts
     drawn, against = charts_of(notebook)
     reading = " ".join(outputs(notebook, "text/markdown"))
 

@@ -13,6 +13,7 @@ from capacity.__main__ import app
 from capacity.models import ModelError, gguf, packaged
 from capacity.models.packaged import PACKAGED, Packaged, Wheel
 
+pytestmark = pytest.mark.slow
 CONTENT = bytes(range(256)) * 40
 LICENCE = "Somebody's terms"
 
@@ -78,7 +79,6 @@ def kept():
     return [path.name for path in gguf.home().rglob("*") if path.is_file() and path.suffix not in (".lock", ".terms")]
 
 
-@pytest.mark.slow
 def test_a_fetch_takes_the_parts_out_of_their_wheels_and_installs_nothing(offered):
     assert not models.is_cached("tiny")
     folder = models.fetch("tiny", accept_terms=True)
@@ -89,7 +89,6 @@ def test_a_fetch_takes_the_parts_out_of_their_wheels_and_installs_nothing(offere
     assert models.is_cached("tiny")
 
 
-@pytest.mark.slow
 def test_terms_are_accepted_once(offered, monkeypatch):
     with pytest.raises(ModelError, match=f"tiny has terms of use: {LICENCE}; .*--accept-terms"):
         models.fetch("tiny")
@@ -103,7 +102,6 @@ def test_terms_are_accepted_once(offered, monkeypatch):
     assert models.is_cached("tiny")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -130,7 +128,6 @@ def test_what_is_not_as_pinned_is_not_kept(spoil, says, offered, index, monkeypa
     assert not models.is_cached("tiny")
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full_leaves_no_half_file(offered, monkeypatch):
     said = "Collecting\nERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
 import doctest
 import json
+import re
 import shutil
 
 import polars as pl
@@ -211,6 +212,15 @@ def test_runs_that_are_no_list_are_refused():
 
 
 # Contexts
+
+
+def test_a_grid_of_ones_own_is_named_by_its_file_and_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + b'model = "llama-64"\nlength = 4\n')
+    assert presets.read(path).grid == {"length": 4}
+    path.write_text('model = "llama-64"\nlenght = 4\n')
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: unknown setting 'lenght'; known are "):
+        presets.read(path)
 
 
 def test_what_has_no_room_is_left_out_and_a_search_is_cut(folders):

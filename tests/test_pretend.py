@@ -24,6 +24,7 @@ from capacity.fitting.search import stop
 from capacity.fitting.step import State, step
 from capacity.models import Frozen
 
+pytestmark = pytest.mark.slow
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 aten = torch.ops.aten
 
@@ -408,7 +409,6 @@ def test_keys_are_repeated_where_no_fast_kernel_shares_them(dtype: torch.dtype, 
         torch.testing.assert_close(found.cpu(), here.hidden(here.embed(torch.tensor([[1, 2, 3]]))), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
 def test_ended_texts_are_decoded_in_one_batch(gpu, tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     there, passes, carried = gpu(tiny), [], Frozen.carried
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from capacity.fitting.batch import Batch
-from capacity.fitting.recipes import Recipe
+from capacity.fitting.recipes import Recipe, check_margin
 from capacity.fitting.slots import narrowed, shape_of
 from capacity.fitting.tasks import Advance, Task
 from capacity.models import Frozen, is_exhausted
@@ -36,6 +36,7 @@ def run(
     stepped: gets the token-steps of each step, all texts' together.
     """
     recipe = recipe.of(frozen)
+    check_margin(recipe, frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length
     slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out
 

@@ -1,6 +1,7 @@
 """How a fit is optimised: named, frozen sets of settings."""
 
 import re
+import warnings
 from dataclasses import MISSING, dataclass, fields, replace
 from math import isfinite
 from typing import Any, get_origin
@@ -45,6 +46,17 @@ class Recipe:
         if not self.relative:
             return self
         return replace(self, relative=False, lr=self.lr * frozen.embedding_std, margin=self.margin * frozen.logit_std)
+
+
+def check_margin(recipe: Recipe, frozen: Frozen) -> None:
+    """Warn where a margin, in logits, is smaller than what the model's number type tells apart."""
+    if recipe.margin and frozen.dtype != "float32" and recipe.margin < (apart := frozen.logit_resolution):
+        warnings.warn(
+            f"{frozen.name} in {frozen.dtype}: neighbouring logits are {apart:.2g} apart, the recipe's margin is "
+            f"{recipe.margin:.2g}, which rounding hides: fewer tokens fit, and exact vectors may not decode; take "
+            "dtype float32, or a recipe of a larger margin",
+            stacklevel=2,
+        )
 
 
 RECIPES: dict[str, Recipe] = {

@@ -105,9 +105,19 @@ class Frozen:
     @cached_property
     def logit_std(self) -> float:
         """The standard deviation over the vocabulary of the logits, averaged over positions of evenly spaced ids."""
+        return self._some_logits().float().std(-1).mean().item()
+
+    @cached_property
+    def logit_resolution(self) -> float:
+        """How far apart the number type holds neighbouring logits of the size of the largest, averaged as logit_std."""
+        logits = self._some_logits()
+        exponent = torch.frexp(logits.float().amax(-1).abs())[1] - 1
+        return torch.finfo(logits.dtype).eps * (2.0**exponent).mean().item()
+
+    def _some_logits(self) -> Float[Tensor, "one positions vocab"]:
         ids = torch.arange(0, self.vocab_size, max(1, self.vocab_size // 64))[None, : min(64, self.context or 64)]
         with torch.no_grad():
-            return self.logits(self.embed(ids)).float().std(-1).mean().item()
+            return self.logits(self.embed(ids))
 
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
         """Return the input vectors of `ids`, as the model makes them."""

@@ -88,7 +88,7 @@ def read(path: Path) -> Preset:
     Raises ValueError for a file that can't be read, and as `parse`.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin with a byte-order mark
         described = tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}); give a TOML file of settings") from error
@@ -100,6 +100,7 @@ def read(path: Path) -> Preset:
     models = [models] if isinstance(models, str) else models
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path}: model is {models!r}; a name or a list of names is needed")
+    check(described, place=str(path))
     runs = [{"model": model, "where": str(path)} for model in models]
     return preset_of(
         {"title": "a grid of your own", "where": str(path), "grid": described, "runs": runs}, name=path.stem

@@ -7,16 +7,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from capacity import files, fitting, models, provenance, resources
+from capacity import files, fitting, provenance, resources
+from capacity.benchmark.shapes import SHAPES, load
 from capacity.fitting import Recipe, shape_of, stop
 from capacity.fitting.batch import Batch
 from capacity.fitting.slots import narrowed
@@ -27,50 +27,6 @@ __all__ = [
     "plain", "rates", "timed",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
-
-# Shapes of published models: the speed of a model does not depend on what its weights are.
-SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "pythia-160m": partial(
-        GPTNeoXConfig, vocab_size=50304, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
-        intermediate_size=3072, max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    ),
-    "pythia-1.4b": partial(
-        GPTNeoXConfig, vocab_size=50304, hidden_size=2048, num_hidden_layers=24, num_attention_heads=16,
-        intermediate_size=8192, max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    ),
-    "llama-3.2-1b": partial(
-        LlamaConfig, vocab_size=128256, hidden_size=2048, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, intermediate_size=8192, max_position_embeddings=131072,
-        tie_word_embeddings=True,
-    ),
-    "llama-3.1-8b": partial(
-        LlamaConfig, vocab_size=128256, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=128, intermediate_size=14336, max_position_embeddings=131072,
-    ),
-}  # fmt: skip
-
-
-def load(name: str, *, device: str | None = None, dtype: str = "float32") -> Frozen:
-    """Return the model `name`: of models.load, or `random:SHAPE` with a shape of SHAPES and random weights.
-
-    A random model has the tokenizer of an embedded one. Raises ModelError for a name that is neither, or a dtype that
-    does not exist.
-    """
-    shape = name.removeprefix("random:")
-    if shape == name:
-        return models.load(name, device=device, dtype=dtype)
-    if shape not in SHAPES:
-        raise models.ModelError(f"unknown shape {shape!r}; known are {', '.join(SHAPES)}")
-    if dtype not in models.DTYPES:
-        raise models.ModelError(f"unknown dtype {dtype!r}; known are {', '.join(models.DTYPES)}")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.manual_seed(0)
-    with place:
-        model = AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=models.DTYPES[dtype])
-    _, tokenizer = models.describe(name, next(iter(models.EMBEDDED.values())))
-    return models.freeze(model, tokenizer, name=name, revision="random")
 
 
 def plain(
@@ -188,6 +144,18 @@ def flop_per_token_step(frozen: Frozen, length: int, *, n_mem: int = 1, loss: st
     return on_head * n_head + below * positions / length
 
 
+def _on_its_threads(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, run on as many threads as a fit of its model, the first argument."""
+
+    @wraps(measure)
+    def on_its_threads(frozen: Frozen, *arguments: Any, **options: Any) -> Any:
+        with fitting.threads(frozen):
+            return measure(frozen, *arguments, **options)
+
+    return on_its_threads
+
+
+@_on_its_threads
 def rates(
     frozen: Frozen,
     recipe: Recipe,
@@ -201,9 +169,9 @@ def rates(
 ) -> pl.DataFrame:
     """Return token-steps a second: model, length, n_mem, texts, method, repeat, rate, share, peak (FLOP a second).
 
-    All methods and the peak of the matrix product are measured in turn, `repeats` times, so that a machine that slows
-    down slows all of them. share: of the peak, by flop_per_token_step of the recipe's loss (`plain` has the
-    cross-entropy).
+    On as many threads as a fit of the model. All methods and the peak of the matrix product are measured in turn,
+    `repeats` times, so that a machine that slows down slows all of them. share: of the peak, by flop_per_token_step of
+    the recipe's loss (`plain` has the cross-entropy).
 
     methods: of `plain` (the published procedure), `engine`, `compiled`. Raises ValueError for another.
     """
@@ -242,6 +210,7 @@ def _plain_steps(frozen: Frozen, ids: Sequence[int], recipe: Recipe, n_mem: int,
     return steps * len(ids)
 
 
+@_on_its_threads
 def growth_rate(
     frozen: Frozen, ids: Sequence[Sequence[int]], recipe: Recipe, *, budget: int, compile: bool = False
 ) -> dict[str, float]:
@@ -266,16 +235,18 @@ def growth_rate(
     return {"texts": len(ids), "rate": total / spent, "bare": total / seconds, "share": seconds / spent}
 
 
-def folder(speed: str, model: str, *, dtype: str) -> Path:
+def folder(
+    speed: str, model: str, *, dtype: str, kinds: Sequence[str] = ("rates", "compiled", "costs", "driver")
+) -> Path:
     """Return the folder of a model's rates in that of all, `speed`; "": those that travel with the project.
 
-    Raises ValueError where none travel, so that nothing is timed that was not asked for.
+    Raises ValueError where one of these `kinds` does not travel, so that nothing is timed that was not asked for.
     """
     name = f"{model.replace(':', '-').replace('/', '--')}-{dtype}"
     if speed:
         return Path(speed) / name
     place = resources.data() / "measured" / "speed" / name
-    if missing := [kind for kind in ("rates", "compiled", "costs", "driver") if not (place / f"{kind}.csv").is_file()]:
+    if missing := [kind for kind in kinds if not (place / f"{kind}.csv").is_file()]:
         raise ValueError(
             f"no {', '.join(missing)} of {model} in {dtype} travel with the project; -p speed=build/speed measures "
             "them on this machine, in minutes"
