@@ -28,7 +28,7 @@ QUICK = {  # what is measured anew on a page, and what no number below hangs on,
     },
     "09_exact_length": {},
     "10_baselines": {"prefixes": [16, 504], "copied": [8]},
-    "11_speed": {},
+    "11_speed": {"shapes": []},
 }  # fmt: skip
 
 
