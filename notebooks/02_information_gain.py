@@ -170,8 +170,8 @@ quotients.drop("degenerate").with_columns(pl.selectors.float().round(2))
 
 # %%
 own = longest_rows.select(*by, "text_id", "text_digest", gain=pl.col("null_bits") - gains.bits_with(longest_rows))
-first = own.filter(model=models[0]).select("source", "text_digest", first="gain")
-others = own.filter(pl.col("model") != models[0]).join(first, on=["source", "text_digest"])
+first = own.filter(model=models[0]).select("source", "text_id", "text_digest", first="gain")
+others = own.filter(pl.col("model") != models[0]).join(first, on=["source", "text_id", "text_digest"])
 between = metrics.mean(others, pl.col("gain") - pl.col("first"), by) if others.height else others
 between.with_columns(pl.selectors.float().round(1))
 
@@ -239,9 +239,9 @@ spread = theirs.pivot("source", index="model", values="value").select(pl.col("ra
 
 # %%
 most = [
-    f"Certified are at most {r['value']:.0f} bits ({metrics.between(r['low'], r['high'], digits=0)}, of the best of "
-    f"{alphabet['alphabet'].n_unique()} alphabets as if it had been named before), of texts of {r['alphabet']} tokens "
-    f"in `{r['model']}`; Eq. 1 has {16 * r['d_model']}."
+    f"The most that is certified are {r['value']:.0f} bits ({metrics.between(r['low'], r['high'], digits=0)}, of the "
+    f"best of {alphabet['alphabet'].n_unique()} alphabets as if it had been named before), of texts of {r['alphabet']} "
+    f"tokens in `{r['model']}`; Eq. 1 has {16 * r['d_model']}."
     for r in (alphabet.sort("value")[-1:].to_dicts() if held.height else [])
 ]
 

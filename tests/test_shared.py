@@ -147,6 +147,8 @@ def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
     assert baselines.nulls(rows, cells, folder / "none", missing="skip", travelling=False).is_empty()
     with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
         baselines.nulls(rows, cells, folder / "none", missing="refuse", travelling=False)
+    with pytest.raises(ValueError, match="missing is 'mesure'; choose one of measure, skip, refuse"):
+        baselines.nulls(rows, cells, folder, n_other=10, missing="mesure")
     monkeypatch.setenv("CAPACITY_MEASURED", str(folder / "rows"))
     assert baselines.nulls(rows, cells, folder / "none", n_other=10, missing="refuse").height == found.height
     store.write(folder / "other", pl.DataFrame({"x": [1]}))

@@ -22,7 +22,7 @@ from capacity.decoding import teacher_forced
 from capacity.files import whole_number
 from capacity.fitting import Recipe
 from capacity.models import Frozen, bos_id
-from capacity.sweep import Cell, MissingCells
+from capacity.sweep import MISSING, Cell, MissingCells
 
 NULLS = ("shared", "bos", "mean", "other")
 SCHEMA = pl.Schema({
@@ -136,6 +136,8 @@ def nulls(
 
     Raises ValueError as `fit`, TextError as texts.others, MissingCells if `missing` is `refuse` and some are.
     """
+    if missing not in MISSING:
+        raise ValueError(f"missing is {str(missing)[:80]!r}; choose one of {', '.join(MISSING)}")
     place, every = tables.places("shared", folder, travelling=travelling)
     kept = load(every)
     by_key = {cell.key: cell for cell in cells}

@@ -103,6 +103,7 @@ def certified_information(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS)
     numbers = ("scored_from", "bits_with", "first_bits_with")
     check_columns(rows, *numbers, takes=("by",))
     check_numbers(rows, *numbers)
+    check_numbers(rows, "scored_from", whole=True)
     given = pl.col("scored_from") == 1
     spent = pl.col("source_bits_low") - pl.when(given).then("source_first_bits").otherwise(0.0)
     charged = pl.col("bits_with") + pl.when(given).then(0.0).otherwise("first_bits_with")
