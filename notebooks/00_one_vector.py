@@ -21,7 +21,7 @@
 # happens is the same, and at the end a pretrained model does it.
 
 # %% tags=["parameters"]
-model: str = ""  # name or folder; empty: smollm2-135m where it was fetched (a minute), else the embedded llama-128-bos
+model: str = ""  # name or folder; empty: smollm2-135m where it was fetched, else the embedded llama-128-bos
 source: str = "embedded"  # of the text: embedded, random_words, random_tokens, file:PATH
 text_index: int = 13  # place in the seeded sample; of 16 texts, this one has the median length
 n_mem: int = 1  # vectors
@@ -47,7 +47,7 @@ charts.enable()
 # ## Measure or load
 
 # %%
-own = model or next((name for name in ["smollm2-135m"] if models.is_cached(name)), "llama-128-bos")
+own = model or ("smollm2-135m" if models.is_cached("smollm2-135m") else "llama-128-bos")
 settings = {
     "model": own,
     "source": source,

@@ -276,8 +276,8 @@ verdicts.within(
 # %% [markdown]
 # ## Limits
 #
-# The null is what an optimiser found from a few starts, at the longest length: a better shared vector may exist, and
-# for shorter texts does, so a text-specific gain is a ceiling. Its texts are windows of other passages where a source
+# The null is what an optimiser found from a few starts, at the longest length: a better shared vector may exist, above
+# all for shorter texts, so a text-specific gain is a ceiling. Its texts are windows of other passages where a source
 # has few, which begin in the middle of a sentence. Own vectors, too, are what was found within their steps; those of
 # texts that fit stop when every argmax is right, not at 0 bits. Without [mem] the first positions have no context,
 # which any vector may stand in for. Certified bits of exact lengths are floors of what a vector can hold, and say

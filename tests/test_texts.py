@@ -164,6 +164,18 @@ def test_a_document_that_is_there_twice_is_no_other_text(tmp_path, byte_pairs):
     assert {text.id for text in found} == {"lines.parquet-1", "lines.parquet-3"}
 
 
+def test_documents_that_begin_alike_are_other_texts_further_on(tmp_path, byte_pairs):
+    lines = ["bell bell bell bell " + f"{thing} " * 20 for thing in ("mill", "ferry", "harbour", "line")]
+    pl.DataFrame({"line": lines}).write_parquet(tmp_path / "lines.parquet")
+    source = f"file:{tmp_path}/lines.parquet#line"
+    mine = texts.sample(source, byte_pairs, n_texts=1, length=4)
+    found = texts.others(source, byte_pairs, beside={mine[0].id}, n_texts=3, length=4)
+    assert len({text.id for text in found}) == 3
+    assert not {text.ids for text in found} & {mine[0].ids}
+    with pytest.raises(TextError, match="has only"):  # it ends where the documents do
+        texts.others(source, byte_pairs, beside={mine[0].id}, n_texts=999, length=4)
+
+
 def test_draws_that_are_alike_by_chance_are_other_texts(byte_pairs):
     mine = texts.sample("random_tokens:2", byte_pairs, n_texts=8, length=2)  # 4 texts there are
     found = texts.others("random_tokens:2", byte_pairs, beside={text.id for text in mine}, n_texts=20, length=2)

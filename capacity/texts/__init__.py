@@ -162,8 +162,8 @@ def others(source: str, tokenizer, *, beside: Collection[str], n_texts: int, len
         texts += drawn
         if len(texts) == n_texts:
             return texts
-        if not drawn:
-            break
+        if not drawn and all(text.id in beside for text in _drawn(source, draws, tokenizer, length, n_draws)):
+            break  # and not where they only begin alike here
     raise TextError(
         f"{n_texts} other texts of {length} tokens asked for, but {source} has only {len(texts)} beside "
         f"{len(beside)}; ask for fewer or shorter texts"
