@@ -95,10 +95,10 @@ def judge(
     if len(intervals) == 1:
         ((name, interval),) = intervals.items()
         bounded = "no interval" if interval.low is None else f"{interval.low:.2f} to {interval.high:.2f}"
-        known = "not measured" if isnan(interval.value) else f"{interval.value:.2f}{unit} ({bounded})"
+        known = "not measured" if not _measured(interval) else f"{interval.value:.2f}{unit} ({bounded})"
         number = f"{name} {known}, the bound is {above:g}"
     else:
-        values = [interval.value for interval in intervals.values() if not isnan(interval.value)] or [nan]
+        values = [interval.value for interval in intervals.values() if _measured(interval)] or [nan]
         below = sum(beneath)
         number = (
             f"of {len(intervals)} intervals {sum(over)} lie above {above:g}{unit}, {below} below, "
@@ -128,21 +128,28 @@ def within(
     """
     if not intervals:
         return Verdict(outcome="cannot tell", claim=claim, number=_NOTHING, change=change)
-    known = {
+    bounded = {
         name: (interval.low, interval.high)
         for name, interval in intervals.items()
-        if not interval.degenerate and interval.n >= least
+        if not interval.degenerate and interval.n >= least and interval.low is not None and interval.high is not None
     }
-    inside = [name for name, (a, b) in known.items() if a is not None and b is not None and low <= a and b <= high]
-    outside = [name for name, (a, b) in known.items() if a is not None and b is not None and (b < low or a > high)]
+    inside = [name for name, (start, end) in bounded.items() if low <= start and end <= high]
+    outside = [name for name, (start, end) in bounded.items() if end < low or start > high]
     yes, no = ("replicated", "not replicated") if paper else ("holds", "does not hold")
     outcome = yes if len(inside) == len(intervals) else no if outside else "cannot tell"
-    values = [interval.value for interval in intervals.values() if not isnan(interval.value)] or [nan]
+    values = [interval.value for interval in intervals.values() if _measured(interval)]
+    untold = len(intervals) - len(bounded)
+    few = f", {untold} have no interval{f' of {least} texts' if least else ''}" if untold else ""
     number = (
         f"of {len(intervals)} intervals {len(inside)} lie within {low:g} to {high:g}{f' {unit}' if unit else ''}, "
-        f"{len(outside)} outside, {len(intervals) - len(inside) - len(outside)} across an end; the numbers go from "
-        f"{min(values):.2f} to {max(values):.2f}"
+        f"{len(outside)} outside, {len(bounded) - len(inside) - len(outside)} across an end{few}"
     )
-    if all(map(isnan, values)):
+    if values:
+        number += f"; the numbers go from {min(values):.2f} to {max(values):.2f}"
+    else:
         number = f"{', '.join(intervals)} not measured"
     return Verdict(outcome=outcome, claim=claim, number=number, change=change)
+
+
+def _measured(interval: Interval) -> bool:
+    return interval.value is not None and not isnan(interval.value)

@@ -29,8 +29,7 @@ recipe: str = "progressive"  # one that descends the cross-entropy: progressive 
 scored_from: int = 1  # 1: the first token is given, as in the paper; 0: it is predicted, too
 n_other: int = 80  # other texts of each source, a fifth of which stop the fit of the shared vector
 n_starts: int = 3  # random vectors that the fit of a shared one begins at, besides embeddings
-certified: list[str] = ["llama-128", "llama-128-bos"]  # models whose vectors hold texts drawn from few tokens
-alphabets: list[int] = [2, 4, 16, 64]  # tokens that those texts are drawn from; all of them besides
+alphabets: list[int] = [2, 4, 16, 64]  # tokens that further texts are drawn from; all of them besides
 budget: int = 4000  # token-steps a text, of the search for these texts' exact lengths
 longest: int = 80  # tokens, its most; half as many where texts are drawn from all tokens
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
@@ -62,12 +61,16 @@ charts.enable()
 # %%
 grid = {"source": sources, "length": lengths, "search": "fixed", "recipe": recipe, "scored_from": scored_from}
 fixed = sweep.grid(bos=bos, model=models, n_texts=n_texts, **grid)
-drawn = {"model": certified, "search": "grow", "budget": budget, "n_texts": n_texts, "bos": bos}
-searches = sweep.grid(**drawn, source=[f"random_tokens:{k}" for k in alphabets], length=longest)
-searches += sweep.grid(**drawn, source="random_tokens", length=longest // 2)
+few = {"model": models, "n_texts": n_texts, "bos": bos, "source": [f"random_tokens:{k}" for k in alphabets]}
+shorter = lengths[:-1] or lengths  # none of the longest comes back
+fixed += sweep.grid(**few | grid | {"source": few["source"], "length": shorter}) if alphabets else []
+drawn = {"search": "grow", "budget": budget}
+searches = sweep.grid(**few | drawn, length=longest) if alphabets else []
+searches += sweep.grid(**few | drawn | {"source": "random_tokens"}, length=longest // 2)
 done = sweep.measure(fixed + searches, store or None, missing=missing)
 every = sweep.with_source_bits(done.rows, done.cells).sort("d_model", "model", maintain_order=True)
-rows, held = metrics.finished(every.filter(search="fixed")), every.filter(search="grow")
+at_lengths, held = every.filter(search="fixed"), every.filter(search="grow")
+rows = metrics.finished(at_lengths.filter(pl.col("source").is_in(sources)))
 
 # %%
 nulls = baselines.nulls(rows, done.cells, store or None, n_other=n_other, n_starts=n_starts, missing=missing)
@@ -117,21 +120,16 @@ wide = wide.rename(lambda name: name.removeprefix("text-").removesuffix(" gain")
 charged.join(wide, on=by).drop("n").with_columns(pl.selectors.float().round(1))
 
 # %% [markdown]
-# Is the shared vector a weak null? Beside it vectors that cost no fit, at the longest length: bits saved by the
-# embedding of BOS, by the mean of all embeddings, and by another text's own vector. *Best*: of the four that which
-# saves most in the mean, chosen after looking; *specific*: what is left beside it. No vector at all saves 0.
+# Is the shared vector a weak null? Beside it what costs no fit, at the longest length: bits saved by the embedding of
+# BOS, by the mean of all embeddings, by another text's own vector, and by no vector at all (`none`). *Best*: of the
+# five that which saves most in the mean, chosen after looking; *specific*: what is left beside it.
 
 # %%
-free = pl.concat(
-    metrics.mean(gains.beside(rows.filter(length=max(lengths)), nulls, null=null),
-                 pl.col("bits_without") - pl.col("null_bits"), by).with_columns(null=pl.lit(null))
-    for null in baselines.NULLS if nulls.filter(null=null).height
-)  # fmt: skip
-most_saved = free.sort("value").group_by(by, maintain_order=True).last().select(*by, "null", best="null")
-strongest = nulls.join(most_saved, on=[*by, "null"]).with_columns(null=pl.lit("best"))
-beside_best = gains.beside(rows.filter(length=max(lengths)), strongest, null="best")
+free = gains.saved_by(rows.filter(length=max(lengths)), nulls, by=by)
+most_saved = free.sort("value").group_by(by, maintain_order=True).last().select(*by, best="null")
+beside_best = gains.beside(rows.filter(length=max(lengths)), nulls, null="best")
 specific = metrics.mean(beside_best, pl.col("null_bits") - gains.bits_with(beside_best), by)
-table = free.pivot("null", index=by, values="value").join(most_saved.drop("null"), on=by)
+table = free.pivot("null", index=by, values="value").join(most_saved, on=by)
 table.join(specific.select(*by, specific="value"), on=by).with_columns(pl.selectors.float().round(1))
 
 # %%
@@ -139,7 +137,7 @@ fitted = free.filter(null="shared").select(*by, shared="value")
 rivals = free.filter(pl.col("null") != "shared").group_by(by).agg(pl.col("value").max())
 weak = fitted.join(rivals, on=by).filter(pl.col("value") > pl.col("shared")).sort(by)
 Markdown(
-    f"The shared vector saves most of the four in {fitted.height - weak.height} of {fitted.height} cases"
+    f"The shared vector saves most of all in {fitted.height - weak.height} of {fitted.height} cases"
     + "".join(f"; `{r['model']}`, {r['source']}: another saves {r['value'] - r['shared']:.1f} bits more"
               for r in weak.iter_rows(named=True)) + "."
 )  # fmt: skip
@@ -148,7 +146,7 @@ Markdown(
 # ## One C for all sources?
 #
 # C of a source over C of natural text, of the same model, at the longest length: of the published gain, of what is left
-# beside the shared vector, and beside the best of the four. The texts are others, so that the quotient's interval is
+# beside the shared vector, and beside the best of the five. The texts are others, so that the quotient's interval is
 # Fieller's for two samples; `apart` is the difference in bits (Welch); n, the texts of the smaller sample. Where what
 # natural text leaves is not above 0, there is nothing to be a multiple of, and no quotient.
 
@@ -159,7 +157,7 @@ each = {
     "gain beside the best null": (beside_best, pl.col("null_bits")),
 }
 taken = pl.concat(
-    table.select(*by, kind=pl.lit(kind), bits=without - gains.bits_with(table))
+    table.select(*by, "text_id", kind=pl.lit(kind), bits=without - gains.bits_with(table))
     for kind, (table, without) in each.items()
 )
 quotients = gains.over_first(taken, "bits", sources[0], by=["kind", "model"])
@@ -183,27 +181,33 @@ between.with_columns(pl.selectors.float().round(1))
 # alphabet lets a vector hold most? Searches that ended with their budget make it a floor (`n_censored`).
 
 # %%
-facts = held.group_by(by).agg(
-    (2 ** pl.col("source_first_bits").first()).round().cast(pl.Int64).alias("alphabet"), pl.col("d_model").first()
-)
+k = (2 ** pl.col("source_token_bits").first()).round().cast(pl.Int64).alias("alphabet")
+facts = held.group_by(by).agg(k, pl.col("d_model").first())
 alphabet = gains.certified_lengths(held, by=by).join(facts, on=by).sort("model", "alphabet") if held.height else facts
 charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of few tokens are there.")
 
+# %% [markdown]
+# Beside Eq. 1's bits, and the published gain at the longest fixed length that all alphabets have.
+
 # %%
 found = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
-found if found is None else alphabet.join(found, on=by).select(
+even = at_lengths.filter(pl.col("source").str.contains(r"^random_tokens(:|$)"))
+gained = metrics.finished(even.filter(length=max(shorter)))
+gain = gains.information_gain(gained, by=by, least=True) if gained.height else facts.select(*by, value=pl.lit(None))
+found if found is None else alphabet.join(found, on=by).join(gain.select(*by, gain="value"), on=by, how="left").select(
     "model", "alphabet", "exact_length", certified="value", low="low", high="high", n="n", n_censored="n_censored",
-    eq1_bits=16 * pl.col("d_model"),
+    gain="gain", eq1_bits=16 * pl.col("d_model"),
 ).sort("model", "alphabet").with_columns(pl.selectors.float().round(1))  # fmt: skip
 
 # %% [markdown]
-# The same at the fixed lengths of the grid, which nobody chose after looking: (N − the tokens given) · log2 K + log2 of
-# the share of drawn texts that were decoded, which any of them may miss. Null where none was.
+# The same at fixed lengths, which nobody chose after looking: (N − the tokens given) · log2 K + log2 of the share of
+# drawn texts that were decoded, which any of them may miss. Null where none was.
 
 # %%
-even = every.filter(pl.col("source").str.starts_with("random_tokens"), search="fixed")
-at_lengths = gains.certified_at(even, by=by).drop("degenerate").sort("model", "length") if even.height else even
-at_lengths.with_columns(pl.selectors.float().round(1))
+drawn_alike = gains.certified_at(even, by=by).join(even.group_by(by).agg(k), on=by) if even.height else even
+drawn_alike.filter(pl.col("length") <= max(shorter)).select(
+    "model", "alphabet", "length", "value", "low", "high", "n_decoded", "n"
+).sort("model", "alphabet", "length").with_columns(pl.selectors.float().round(1)) if even.height else Markdown("")
 
 # %% [markdown]
 # ## Ours and the paper's

@@ -159,9 +159,9 @@ parted.with_columns(pl.selectors.float().round(1)) if nulls.height else Markdown
 scored = gains.beside(fixed, nulls).filter(length=max(gain_lengths)) if nulls.height else fixed.clear()
 without = {"published gain": "bits_without", "text-specific gain": "null_bits"}
 taken = pl.concat(
-    scored.select("source", kind=pl.lit(kind), bits=pl.col(column) - gains.bits_with(scored))
+    scored.select("source", "text_id", kind=pl.lit(kind), bits=pl.col(column) - gains.bits_with(scored))
     for kind, column in without.items()
-) if scored.height else scored.select("source", kind=pl.lit(""), bits=pl.lit(0.0))  # fmt: skip
+) if scored.height else scored.select("source", "text_id", kind=pl.lit(""), bits=pl.lit(0.0))  # fmt: skip
 over_first = gains.over_first(taken, "bits", gained[0], by=["kind"])
 over_first.drop("degenerate").with_columns(pl.selectors.float().round(2))
 

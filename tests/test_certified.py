@@ -12,6 +12,7 @@ BY = ["model", "source"]
 def rows(**columns):
     n = max(len(column) for column in columns.values() if isinstance(column, list))
     same = {"model": "m", "source": "random_tokens:2", "scored_from": 0, "seed": 0, "source_first_bits": 1.0}
+    same |= {"source_token_bits": 1.0}
     same |= {"status": "solved"} | columns
     return pl.DataFrame({name: value if isinstance(value, list) else [value] * n for name, value in same.items()})
 
@@ -92,3 +93,33 @@ def test_what_is_not_known_or_not_drawn_evenly_is_refused():
             call(texts, by=BY)
     with pytest.raises(ValueError, match="are not drawn evenly; give random_tokens"):
         gains.certified_at(texts.head(1).with_columns(source_bits_low=pl.lit(3.5)), by=BY)
+
+
+def test_a_bos_that_is_the_texts_own_holds_nothing():
+    """Of 9 tokens that come back 8 were drawn, whether the first is given or not."""
+    led = rows(
+        text_id=list("abcdef"), key=list("abcdef"), probe=0, length=9, limit=15, budget=100, decoded_tokens=9,
+        bos="after_mem", source_bits_low=8.0, source_first_bits=0.0, bits_with=2.0, first_bits_with=0.5,
+    )  # fmt: skip
+    for scored_from, charged in ((0, 2.5), (1, 2.0)):
+        of = led.with_columns(scored_from=pl.lit(scored_from))
+        assert gains.certified_at(of, by=BY)["value"].item() == 8
+        assert gains.certified_lengths(of, by=BY)["value"].item() == 8 - 4
+        assert gains.certified_information(of, by=BY)["value"].item() == 8 - charged
+
+
+def test_a_search_that_tried_more_than_its_most_or_ended_unknown_is_refused():
+    texts = rows(
+        text_id=list("ab"), key=list("ab"), probe=0, length=10, limit=31, budget=100, decoded_tokens=10,
+        source_bits_low=10.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="length is 10 where limit is 9"):
+        gains.certified_lengths(texts.with_columns(limit=pl.lit(9)), by=BY)
+    with pytest.raises(ValueError, match="status is null in some rows"):
+        gains.certified_lengths(texts.with_columns(status=pl.lit(None, pl.String)), by=BY)
+    at = gains.certified_at(texts, by=[*BY, "length"])
+    assert at.columns[:3] == [*BY, "length"]
+    with pytest.raises(ValueError, match="the column source_first_bits is of type String"):
+        gains.certified_at(texts.with_columns(source_first_bits=pl.lit("1")), by=BY)
+    with pytest.raises(ValueError, match="are not drawn evenly"):  # words, even of a token each
+        gains.certified_at(texts.with_columns(source_token_bits=pl.lit(None, pl.Float64)), by=BY)

@@ -45,7 +45,7 @@ def test_intervals_cover_what_they_say(n):
 def test_certified_bits_cover_what_they_say_at_least(n, share):
     """By the chance of each number of texts decoded, no draw needed: Clopper and Pearson's covers 95% or more."""
     facts = {"model": "m", "source": "s", "n_mem": 1, "recipe": "r", "scored_from": 0, "length": 8, "status": "solved"}
-    known = {"source_bits_low": 24.0, "source_first_bits": 3.0}
+    known = {"source_bits_low": 24.0, "source_first_bits": 3.0, "source_token_bits": 3.0}
     covered = 0.0
     for right in range(n + 1):
         rows = [facts | known | {"text_id": i, "decoded_tokens": 8 if i < right else 3} for i in range(n)]

@@ -224,6 +224,7 @@ def test_a_source_over_another_is_fiellers_quotient_and_welchs_difference():
     natural, words = [4.0, 6.0, 5.0, 5.0, 3.0, 7.0, 5.0], [8.0, 12.0, 10.0, 9.0, 11.0, 10.0]
     taken = pl.DataFrame({
         "model": ["m"] * 13, "source": ["embedded"] * 7 + ["words"] * 6, "bits": natural + words,
+        "text_id": [f"e{n}" for n in range(7)] + [f"w{n}" for n in range(6)],
     })  # fmt: skip
     expected, apart = metrics.quotient(words, natural, paired=False), metrics.difference(words, natural)
     for by in (["model"], []):
@@ -241,7 +242,52 @@ def test_a_source_over_another_is_fiellers_quotient_and_welchs_difference():
 @pytest.mark.parametrize("natural", [[-4.0, -6.0, -5.0, -5.0, -3.0, -7.0], [0.0] * 6, [-1.0, 1.0] * 3])
 def test_nothing_is_a_multiple_of_what_is_not_above_0(natural):
     taken = pl.DataFrame({"model": "m", "source": ["a"] * 6 + ["b"] * 6, "bits": natural + [-5.0, -6.0] * 3})
+    taken = taken.with_row_index("text_id")
     row = gains.over_first(taken, "bits", "a").row(0, named=True)
     assert math.isnan(row["value"])
     assert (row["low"], row["high"], row["degenerate"]) == (None, None, True)
     assert row["apart"] == pytest.approx(-5.5 - sum(natural) / 6)
+
+
+def test_sources_of_the_same_texts_are_paired_and_a_text_counts_once():
+    """The words of a text in another order are no other sample; two starts of a text are no two texts."""
+    own, other = [4.0, 6.0, 5.0, 5.0, 3.0, 7.0], [8.0, 12.0, 10.5, 9.5, 6.0, 14.5]
+    ids = list("abcdef")
+    taken = pl.DataFrame({
+        "source": ["embedded"] * 6 + ["shuffled:embedded"] * 6, "bits": own + other[::-1], "text_id": ids + ids[::-1],
+    })  # fmt: skip
+    row = gains.over_first(taken, "bits", "embedded", by=[]).row(0, named=True)
+    paired = metrics.quotient(other, own)
+    assert (row["value"], row["low"], row["high"], row["n"]) == (paired.value, paired.low, paired.high, 6)
+    apart = metrics.interval([a - b for a, b in zip(other, own, strict=True)])
+    assert (row["apart"], row["apart_low"], row["apart_high"]) == (apart.value, apart.low, apart.high)
+    two = pl.concat([taken.with_columns(pl.col("bits") + 1), taken.with_columns(pl.col("bits") - 1)])
+    assert gains.over_first(two, "bits", "embedded", by=[]).row(0, named=True) == pytest.approx(row)
+
+
+def test_columns_of_any_name_are_compared_and_what_cannot_be_is_said():
+    taken = pl.DataFrame({
+        "over": "m", "every": ["a"] * 6 + ["b"] * 6, "bits": [1.0, 2, 3, 4, 5, 6] * 2, "doc": range(12)
+    })  # fmt: skip
+    columns = {"by": ["over"], "source": "every", "text_id": "doc"}
+    assert gains.over_first(taken, "bits", "a", **columns)["value"].item() == 1
+    unknown = taken.with_columns(every=pl.when(pl.col("every") == "b").then(pl.lit(None)).otherwise("every"))
+    assert gains.over_first(unknown, "bits", "a", **columns)["every"].to_list() == [None]  # a source like another
+    nothing = taken.with_columns(bits=pl.when(pl.col("every") == "b").then("bits"))
+    for wrong, says, changes in (
+        (nothing, "bits is no finite number in some rows", {}),
+        (taken.with_columns(bits=pl.lit(math.inf)), "bits is no finite number in some rows", {}),
+        (taken, "name one column twice", {"by": ["bits"]}),
+        (taken, "name one column twice", {"by": ["every"]}),
+        (taken.rename({"over": "n"}), "by names n, which the result has as columns of its own", {"by": ["n"]}),
+    ):
+        with pytest.raises(ValueError, match=says):
+            gains.over_first(wrong, "bits", "a", **columns | changes)
+
+
+def test_a_mean_of_nothing_names_the_columns_it_is_of():
+    rows = pl.DataFrame({"text_id": ["a", "b"], "bits_with": [1.0, None], "status": ["solved", None]})
+    with pytest.raises(ValueError, match=r"what a mean is asked of \(bits_with\) is null in some rows"):
+        metrics.mean(rows, pl.col("bits_with") * 2, [])
+    filled = rows.with_columns(pl.col("bits_with").fill_null(3.0))
+    assert metrics.mean(filled, "bits_with", [])["value"].item() == 2  # how a fit ended may be unknown

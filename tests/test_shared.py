@@ -240,3 +240,76 @@ def test_what_vectors_save_part_by_part(measured):
     )
     assert gains.by_kind(known, found, by=by).filter(kind="certified").height == value.height
     assert gains.by_kind(gains.beside(rows, found), found, by=by).equals(every)
+
+
+def test_parts_of_a_sample_have_one_shared_vector(measured, tmp_path):
+    """Measured in parts a kind had two of them, one for each part's texts; whole, it is fitted once."""
+    rows, cells, found, _ = measured
+    same = {"n_other": 10, "travelling": False, "n_starts": 1}
+    for part in (rows.filter(pl.col("text_index") < 2), rows.filter(pl.col("text_index") == 2)):
+        baselines.nulls(part, cells, tmp_path, **same)
+    of_shared = pl.col("null") == "shared"
+    assert baselines.load([tmp_path / "shared"]).filter(of_shared)["vector"].n_unique() == 2
+    kept = baselines.nulls(rows, cells, tmp_path, missing="skip", **same).filter(of_shared)
+    assert (kept["vector"].n_unique(), kept["text_id"].n_unique()) == (1, 2)  # that of most texts
+    with pytest.raises(sweep.MissingCells, match="2 of 6 texts have no null"):
+        baselines.nulls(rows, cells, tmp_path, missing="refuse", **same)
+    whole = baselines.nulls(rows, cells, tmp_path, **same).filter(of_shared)
+    assert (whole["vector"].n_unique(), whole.height) == (1, 6)
+    assert found.filter(of_shared)["vector"].null_count() == 0
+
+
+def test_another_texts_vector_is_of_the_same_protocol(measured):
+    """How a text's own vector was fitted decides what it does for another; what is fitted to others it leaves alone."""
+    rows, cells, found, folder = measured
+    again = rows.with_columns(seed=pl.lit(1, pl.Int64))
+    same = {"n_other": 10, "travelling": False}
+    kept = baselines.nulls(again, cells, folder, missing="skip", **same)
+    assert sorted(kept["null"].unique()) == ["bos", "mean", "shared"]
+    with pytest.raises(sweep.MissingCells, match="6 of 6 texts have no null"):
+        baselines.nulls(again, cells, folder, missing="refuse", **same)
+    assert {*found.filter(null="other").select("scored_from", "seed").rows()} == {(1, 0)}
+    old = found.drop("vector", "scored_from", "seed")  # of before these were recorded: of the first token given, seed 0
+    store.write(folder / "old" / "shared", old)
+    assert baselines.nulls(rows, cells, folder / "old", missing="refuse", **same).height == found.height
+
+
+def test_no_vector_is_a_null_and_the_best_is_chosen_by_its_mean(measured):
+    rows, _, found, _ = measured
+    by = ["model", "length"]
+    saved = gains.saved_by(rows, found, by=by)
+    assert saved.filter(null="none")["value"].to_list() == [0.0, 0.0]
+    assert gains.text_specific_gain(rows, found, by=by, null="none").equals(
+        gains.information_gain(rows, by=by, least=True)
+    )
+    best = gains.beside(rows, found, null="best")
+    assert best.height == 6
+    for length in (3, 5):
+        of_length = saved.filter(length=length).sort("value")
+        assert best.filter(length=length)["null"].unique().to_list() == [of_length["null"][-1]]
+        left = (best.filter(length=length).select(pl.col("bits_without") - pl.col("null_bits"))).to_series().mean()
+        assert left == pytest.approx(of_length["value"][-1])
+    worse = found.with_columns(pl.col("null_bits") + 1e6)
+    assert gains.beside(rows, worse, null="best")["null"].unique().to_list() == ["none"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"train": torch.zeros(0, 5, dtype=torch.long)}, "0 texts to fit and 2 to stop the fit"),
+        ({"held_out": torch.zeros(0, 5, dtype=torch.long)}, "2 texts to fit and 0 to stop the fit"),
+        ({"also": [torch.tensor([[math.nan]])]}, r"a start of shape \(1, 1\); give finite ones, \(1, 1\)"),
+        ({"also": [torch.zeros(2, 1)]}, r"a start of shape \(2, 1\); give finite ones, \(1, 1\)"),
+    ],
+)
+def test_a_fit_to_nothing_or_from_nothing_is_refused(arguments, says):
+    texts = torch.tensor([[3, 0, 1, 2, 0], [3, 1, 1, 2, 0]])
+    with pytest.raises(ValueError, match=says):
+        baselines.fit(TooSure(), **{"train": texts, "held_out": texts} | arguments)
+
+
+def test_other_texts_are_counted_in_whole_numbers(measured):
+    rows, cells, _, folder = measured
+    for n_other in ("10", 9, 10.5):
+        with pytest.raises(ValueError, match="n_other is"):
+            baselines.nulls(rows, cells, folder, n_other=n_other)

@@ -619,11 +619,29 @@ def test_rows_say_what_their_source_spent_and_old_ones_are_told(folders, tokeniz
     ]  # fmt: skip
     old = rows.with_columns(source_bits_low=pl.lit(None, pl.Float64), source_bits_high=pl.lit(None, pl.Float64))
     told = sweep.with_source_bits(old, sweep.cells(wanted))
-    assert told.drop("source_first_bits").equals(rows)
+    added = ("source_first_bits", "source_token_bits")
+    assert told.drop(added).equals(rows)
+    assert sweep.with_source_bits(told, sweep.cells(wanted)).equals(told)  # told twice
     first = {source: value and value / 3 for source, value in bits.items()}
     away = sweep.with_source_bits(rows, [])  # their models are elsewhere
-    assert away.drop("source_first_bits").equals(rows)
+    assert away.drop(added).equals(rows)
     for found in (told, away):
-        assert found["source_first_bits"].to_list() == [
-            first[source] and pytest.approx(first[source]) for source in rows["source"]
-        ]  # fmt: skip
+        for name in added:
+            assert found[name].to_list() == [
+                first[source] and pytest.approx(first[source]) for source in rows["source"]
+            ]  # fmt: skip
+    with pytest.raises(ValueError, match="the frame has no column bos"):
+        sweep.with_source_bits(rows.drop("bos"), [])
+
+
+@pytest.mark.parametrize("source", ["random_tokens:4", "random_words"])
+def test_a_bos_of_the_texts_own_was_not_drawn(folders, source, tmp_path):
+    wanted = grid(folders["llama"], source=source, length=5, search="fixed", bos="after_mem", n_texts=2, scored_from=1)
+    rows = run(wanted, tmp_path)
+    for cells in (sweep.cells(wanted), []):
+        told = sweep.with_source_bits(rows, cells)
+        if source == "random_tokens:4":
+            assert told["source_bits_low"].to_list() == [8.0, 8.0]
+            assert told["source_token_bits"].to_list() == [2.0, 2.0]
+        if cells or source == "random_tokens:4":
+            assert told["source_first_bits"].to_list() == [0.0, 0.0]

@@ -109,6 +109,8 @@ def test_a_range_is_not_held_by_many_texts_beside_few():
     found = {"quotient": metrics.quotient(first, second, paired=False)}
     assert verdicts.within("c", found, low=0.8, high=1.25, change="x").outcome == "holds"
     assert verdicts.within("c", found, low=0.8, high=1.25, change="x", least=16).outcome == "cannot tell"
+    few = verdicts.within("c", found, low=0.8, high=1.25, change="x", least=16)
+    assert "0 across an end, 1 have no interval of 16 texts" in few.number
 
 
 def test_a_quotient_that_cannot_be_leaves_the_others_their_numbers():

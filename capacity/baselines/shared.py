@@ -4,6 +4,7 @@ A vector that makes a model less sure of itself, or tells it what kind of text c
 kind. What is left of a gain beside such a vector is about the text (gains.text_specific_gain).
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,10 +39,15 @@ SCHEMA = pl.Schema({
     "versions": pl.String,  # of the libraries, JSON; null: not recorded
     "source_first_bits": pl.Float64,  # that the source spent on the first token; null: not known or not recorded
     "n_starts": pl.Int32,  # random vectors that the fit began at, bos and mean besides; null: one alone
+    "vector": pl.String,  # digest of the shared vector; null: not recorded
+    "scored_from": pl.Int32,  # of the fits whose vectors are `other`; null for the others, or not recorded: 1
+    "seed": pl.Int64,  # likewise; null: 0
 })  # fmt: skip
 _KIND = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_seed"]  # has one shared vector
 _SAME = [*_KIND, "text_digest"]
 _BATCH = 8  # texts a step
+_FITS = {"scored_from": 1, "seed": 0}  # what `other` hangs on besides, and what older tables are of
+_LATER = ["source_first_bits", "n_starts", "vector", "scored_from", "seed"]  # columns that older tables lack
 _PATIENCE = 8  # epochs without a better mean over the texts held out
 
 
@@ -66,11 +72,17 @@ def fit(
     of the rate. So from `n_starts` random vectors, drawn as a fit's, and from those given as `also`: one start may end
     far above another. The best of all is returned, a floor of what such a vector can do.
 
-    Raises ValueError for a recipe of another loss than the cross-entropy, or no start.
+    Raises ValueError for a recipe of another loss than the cross-entropy, no text, no start, or a start that is no
+    n_mem finite vectors of the model's width.
     """
     if (loss := fitting.recipe(recipe).loss) != "cross_entropy":
         raise ValueError(f"recipe {recipe!r} descends {loss}; give one of the cross-entropy, as progressive")
     whole_number("n_starts", n_starts, least=0 if len(also) else 1)
+    if not len(train) or not len(held_out):
+        raise ValueError(f"{len(train)} texts to fit and {len(held_out)} to stop the fit; give one of each at least")
+    for start in also:
+        if tuple(start.shape) != (n_mem, frozen.dim) or not start.isfinite().all():
+            raise ValueError(f"a start of shape {tuple(start.shape)}; give finite ones, ({n_mem}, {frozen.dim})")
     settings = fitting.recipe(recipe).of(frozen)
     random = torch.Generator().manual_seed(seed)
     starts = [torch.randn(n_mem, frozen.dim, generator=random) * frozen.embedding_std for _ in range(n_starts)]
@@ -129,7 +141,7 @@ def nulls(
         cells: those that the rows were measured of, or that they are some of.
         folder: of the store; None takes store.default_path().
         missing: `measure` what is not there, `skip` it, or `refuse` to go on.
-        n_other: other texts of a source, to fit and to stop.
+        n_other: other texts of a source, to fit and to stop, at least 10.
         n_starts: random vectors that the fit of a shared one begins at, besides the embeddings that cost no fit.
         travelling: take the tables that travel with the project for there, too.
         progress: show what is measured, on standard error.
@@ -138,18 +150,27 @@ def nulls(
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {str(missing)[:80]!r}; choose one of {', '.join(MISSING)}")
+    whole_number("n_other", n_other, least=10)  # a fifth stops the fit
     place, every = tables.places("shared", folder, travelling=travelling)
     kept = load(every)
     by_key = {cell.key: cell for cell in cells}
     here = rows.with_columns(pl.col("text_seed").fill_null(0)).join(_longest(cells), on=_KIND, how="left")
-    here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)))
-    here = here.sort("model", "source", "length", "text_index")
+    here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)), *map(_typed, _FITS))
+    here = here.sort("model", "source", "length", "text_index", "seed", "scored_from")
     here = here.unique(_SAME, keep="first", maintain_order=True)
     alike = pl.col("n_train") + pl.col("n_held_out") == n_other, pl.col("n_starts").fill_null(1) >= n_starts
-    fitted = kept.filter(*alike).sort("n_starts", maintain_order=True, nulls_last=False)
-    fitted = fitted.join(here.select(*_SAME, "fit_length"), on=[*_SAME, "fit_length"], how="semi")
-    parts = [fitted, kept.filter(pl.col("null") != "shared").join(fitted.select(_SAME), on=_SAME, how="semi")]
+    fitted = kept.filter(*alike).join(here.select(*_SAME, "fit_length"), on=[*_SAME, "fit_length"], how="semi")
+    fitted = _of_one_vector(fitted)
+    free = kept.filter(~pl.col("null").is_in(["shared", "other"])).join(fitted.select(_SAME), on=_SAME, how="semi")
+    # Another text's own vector hangs on how that was fitted.
+    of_others = kept.filter(null="other").with_columns(pl.col(name).fill_null(old) for name, old in _FITS.items())
+    of_others = of_others.join(fitted.select(_SAME), on=_SAME, how="semi").join(here, on=[*_SAME, *_FITS], how="semi")
+    parts = [fitted, free, of_others]
+    group = [*_KIND, "length"]
+    several = (pl.len().over(group) > 1) & pl.col("mem").is_not_null().all().over(group)
+    without = here.filter(several).join(of_others.select(_SAME), on=_SAME, how="anti")
     todo = here.join(fitted.select(_SAME), on=_SAME, how="anti")
+    todo = pl.concat([todo, without]).unique(_SAME, maintain_order=True)
     if todo.height and missing == "refuse":
         raise MissingCells(f"{todo.height} of {here.height} texts have no null; measure them with missing='measure'")
     todo = here.join(todo, on=_KIND, how="semi").filter(pl.col("key").is_in(list(by_key)))  # whole kinds, in one fit
@@ -161,6 +182,21 @@ def nulls(
         store.write(place, table)
         parts.append(table)
     return pl.concat(parts).unique([*_SAME, "null"], keep="last", maintain_order=True)
+
+
+def _typed(name: str) -> pl.Expr:
+    return pl.col(name).cast(SCHEMA[name])
+
+
+def _of_one_vector(fitted: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the vector of each kind that most texts were scored after, from most starts."""
+    which = [*_KIND, "vector"]
+    texts, starts = pl.col("text_digest").n_unique().alias("texts"), pl.col("n_starts").max().alias("starts")
+    vectors = fitted.group_by(which, maintain_order=True).agg(texts, starts)
+    best = vectors.sort("texts", "starts", nulls_last=False, maintain_order=True)
+    best = best.unique(_KIND, keep="last", maintain_order=True)
+    rows = fitted.join(best, on=which, how="semi", nulls_equal=True)
+    return rows.sort("n_starts", nulls_last=False, maintain_order=True)
 
 
 def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
@@ -179,12 +215,10 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
 
 def load(folders: Sequence[Path]) -> pl.DataFrame:
     """Return the tables of nulls in these folders as one, in SCHEMA; see tables.load."""
-    return tables.load(folders, SCHEMA, later=["source_first_bits", "n_starts"])
+    return tables.load(folders, SCHEMA, later=_LATER)
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int, n_starts: int) -> Iterator[tuple]:
-    if n_other < 10:
-        raise ValueError(f"n_other is {n_other}; a vector is fitted to four fifths of these texts, 10 are needed")
     experiment, longest = cells[0].experiment, rows["fit_length"].item(0)
     frozen = experiment.load()
     lead = cells[0].text.ids[:1] if experiment.bos == "after_mem" else ()
@@ -206,12 +240,12 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int, n_starts:
     )  # fmt: skip
     facts = {"shared": (len(train), len(held_out), longest, shared.epochs)}
     constant = free | {"shared": shared.mem}
+    vector = hashlib.sha256(shared.mem.cpu().numpy().tobytes()).hexdigest()[:16]
     own, versions = dict(zip(rows["key"], rows["mem"], strict=True)), json.dumps(provenance.versions())
+    first = {cell.key: cell.text.ids[len(lead) : 1] for cell in cells}  # none of a BOS that is the text's own
     spent = {
-        cell.key: texts.source_bits(
-            experiment.source, frozen.tokenizer, cell.text.ids[len(lead) : len(lead) + 1], seed=experiment.text_seed
-        )
-        for cell in cells
+        key: texts.source_bits(experiment.source, frozen.tokenizer, ids, seed=experiment.text_seed)
+        for key, ids in first.items()
     }
     for length, group in groupby(sorted(cells, key=lambda cell: len(cell.text.ids)), lambda cell: len(cell.text.ids)):
         some = list(group)
@@ -226,7 +260,8 @@ def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int, n_starts:
                     frozen.name, frozen.revision, frozen.bos, frozen.dtype, experiment.source, experiment.recipe,
                     experiment.n_mem, length, cell.text.id, cell.text.digest, name, cell_bits,
                     *facts.get(name, (None,) * 4), experiment.text_seed, versions, spent[cell.key],
-                    n_starts if name == "shared" else None,
+                    *((n_starts, vector) if name == "shared" else (None, None)),
+                    *((experiment.scored_from, experiment.seed) if name == "other" else (None, None)),
                 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def places(name: str, folder: Path | str | None, *, travelling: bool) -> tuple[P
 def load(folders: Sequence[Path], schema: pl.Schema, *, later: Sequence[str] = ()) -> pl.DataFrame:
     """Return the tables of these folders as one, in a schema.
 
-    later: columns at the end of the schema that older tables lack, which are null there.
+    later: columns that older tables lack, which are null there.
 
     A table whose bytes do not hash to its name is left out, with a StoreWarning; raises ValueError for one of other
     columns.
@@ -28,7 +28,9 @@ def load(folders: Sequence[Path], schema: pl.Schema, *, later: Sequence[str] = (
     for path in (path for folder in folders for path in store.valid(folder, set(), set_aside=False)):
         table = pl.read_parquet(path, glob=False)
         lacking = [pl.lit(None, schema[name]).alias(name) for name in later if name not in table.columns]
-        if (filled := table.with_columns(lacking)).schema != schema:
+        filled = table.with_columns(lacking)
+        filled = filled.select(schema.names()) if {*filled.columns} == {*schema} else filled
+        if filled.schema != schema:
             raise ValueError(f"{path} has the columns {table.columns}, such a table has {schema.names()}; remove it")
         tables.append(filled)
     return pl.concat(tables)

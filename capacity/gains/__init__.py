@@ -12,7 +12,7 @@ import polars as pl
 from scipy import optimize
 
 from capacity.gains.certified import certified_at, certified_information, certified_lengths
-from capacity.gains.references import beside, bits_with, by_kind, check, over_first, text_specific_gain
+from capacity.gains.references import beside, bits_with, by_kind, check, over_first, saved_by, text_specific_gain
 from capacity.metrics import (
     CONDITIONS,
     NothingFound,
@@ -33,7 +33,7 @@ from capacity.metrics import (
 __all__ = [
     "as_published", "beside", "bits_with", "by_kind", "capacities", "certified_at", "certified_information",
     "certified_lengths", "given_back", "information_gain", "over_first", "per_vector", "plateau_of", "plateaus",
-    "text_specific_gain", "token_gain", "utilisation",
+    "saved_by", "text_specific_gain", "token_gain", "utilisation",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

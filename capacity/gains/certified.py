@@ -1,6 +1,7 @@
 """Bits that vectors must hold, whatever the model: of texts from a source whose entropy is known.
 
-Rows need the columns of `sweep.with_source_bits`. Tokens that are given (`scored_from=1`: t1) are not held.
+Rows need the columns of `sweep.with_source_bits`. Tokens that are given (`scored_from=1`: t1) or were not drawn (a BOS
+of the text's own, `bos="after_mem"`) are not held.
 """
 
 from collections.abc import Sequence
@@ -40,18 +41,20 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
     check_numbers(rows, "scored_from", whole=True)
     if "search" in rows.columns and (rows["search"] != "fixed").any():
         raise ValueError("lengths that a search chose are no fixed ones; take certified_lengths")
-    pooled(rows, [*by, "length"])
+    groups = [*dict.fromkeys([*by, "length"])]
+    pooled(rows, groups)
     decoded = (pl.col("decoded_tokens") == pl.col("length")).fill_null(value=False).all()
 
     def bits_of(part: pl.DataFrame) -> dict:
         texts = part.group_by("text_id").agg(decoded.alias("decoded"))["decoded"]
-        n, right, held = len(texts), int(texts.sum()), part["token_bits"][0] * (part["length"] - part["scored_from"])[0]
+        n, right, held = len(texts), int(texts.sum()), part["source_token_bits"][0] * part["length"][0]
+        held -= part["source_token_bits"][0] * part["unheld"][0]
         ends = stats.binomtest(right, n).proportion_ci(method="exact") if n >= LEAST else (0.0, 0.0)
         value, low, high = (held + log2(share) if share else None for share in (right / n, *ends))
         few = {"degenerate": n < LEAST, "n_decoded": right}
         return {"value": value, "low": low, "high": high, "n": n} | few
 
-    table = summarise(_even(rows), [*by, "length"], bits_of)
+    table = summarise(_even(rows), groups, bits_of)
     return table.with_columns(pl.col("value").cast(pl.Float64))
 
 
@@ -67,6 +70,10 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
     names = ("source", "text_id", "seed", "status", "length", "decoded_tokens", "limit", "scored_from")
     check_columns(rows, *names, by=by, takes=("by",))
     check_numbers(rows, "limit", "scored_from", whole=True)
+    if (beyond := rows.filter(pl.col("length") > pl.col("limit"))).height:
+        raise ValueError(f"length is {beyond['length'][0]} where limit is {beyond['limit'][0]}, the most that is tried")
+    if rows["status"].null_count():
+        raise ValueError("status is null in some rows; say how each fit ended, or leave these rows out")
     if "search" in rows.columns and (rows["search"] == "fixed").any():
         raise ValueError("fixed lengths were not searched for; take certified_at")
     none = pl.col("status").is_in(UNFINISHED)
@@ -80,7 +87,8 @@ def certified_lengths(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> 
             pl.col("exact_length").mean(), pl.col("censored").any()
         )  # fmt: skip
         most = log2(part["limit"].max() + 1)  # pyright: ignore
-        bits = interval((texts["exact_length"] - part["scored_from"].max()).clip(0) * part["token_bits"][0] - most)
+        held = (texts["exact_length"] - part["unheld"].max()).clip(0)  # pyright: ignore
+        bits = interval(held * part["source_token_bits"][0] - most)
         return asdict(bits) | {"n_censored": int(texts["censored"].sum())}
 
     return summarise(counted, by, bits_of)
@@ -115,12 +123,19 @@ def _known(rows: pl.DataFrame) -> None:
     if missing := [name for name in columns if name not in rows.columns or rows[name].null_count()]:
         sources = rows["source"].unique().sort().to_list()
         raise ValueError(f"{missing} are not known of all rows of {sources}; give sweep.with_source_bits(rows, cells)")
+    check_numbers(rows, *columns)
 
 
 def _even(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows with `token_bits`, what each of a text's tokens holds."""
+    """Return the rows with `unheld`, tokens of a text that were given or not drawn, each drawn one as likely."""
     _known(rows)
-    off = rows.filter((pl.col("source_bits_low") - pl.col("length") * pl.col("source_first_bits")).abs() > 1e-6)
+    if "source_token_bits" not in rows.columns:
+        raise ValueError("the rows have no column source_token_bits; give sweep.with_source_bits(rows, cells)")
+    check_numbers(rows, "source_token_bits")
+    led = pl.col("bos").eq_missing("after_mem") if "bos" in rows.columns else pl.lit(False)
+    rows = rows.with_columns(unheld=pl.max_horizontal("scored_from", led.cast(pl.Int64)))
+    drawn = (pl.col("length") - led.cast(pl.Int64)) * pl.col("source_token_bits")
+    off = rows.filter(((pl.col("source_bits_low") - drawn).abs() <= 1e-6).fill_null(value=False).not_())
     if off.height:
         raise ValueError(f"the tokens of {off['source'].unique().to_list()} are not drawn evenly; give random_tokens")
-    return rows.with_columns(token_bits="source_first_bits")
+    return rows

@@ -14,6 +14,7 @@ from capacity.metrics import (
     check_columns,
     check_numbers,
     difference,
+    interval,
     mean,
     quotient,
     summarise,
@@ -35,10 +36,18 @@ def bits_with(rows: pl.DataFrame) -> pl.Expr:
     return pl.coalesce("bits_with_min", "bits_with") if "bits_with_min" in rows.columns else pl.col("bits_with")
 
 
+_WITHOUT = "none"  # the null that is no vector at all
+_BEST = "best"  # of all nulls, no vector among them, that which saves most in the mean
+
+
 def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> pl.DataFrame:
     """Return the rows of texts that a null was scored on, with its bits of positions 2..N as `null_bits`.
 
     `source_first_bits`, what the source spent on t1, is the nulls' where the rows don't have it.
+
+    null: one of baselines.NULLS; `none`, no vector at all, after which there are `bits_without`; or `best`, for each
+    model, source, recipe and length that of them all with the least bits in the mean, chosen after looking and named
+    in the column `null`.
 
     nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, and
     for a column that is missing in one of both.
@@ -47,22 +56,39 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     check_columns(rows, *same, takes=())
     check_columns(nulls, *same, "null", "null_bits", takes=())
     check_numbers(nulls, "null_bits")
+    if null == _BEST:
+        return _best(rows, nulls)
     kept = [name for name in ("null_bits", "source_first_bits") if name in nulls.columns]
-    of_null = nulls.filter(pl.col("null") == null)
+    check_numbers(nulls, *kept)
+    scored = nulls.filter(pl.col("null") == null) if null != _WITHOUT else nulls
     if "text_seed" in rows.columns and "text_seed" in nulls.columns:  # each sample has its own shared vector
         same, seed = [*same, "text_seed"], pl.col("text_seed").fill_null(0).cast(pl.Int64)
-        rows, of_null = rows.with_columns(seed), of_null.with_columns(seed)
-    if of_null.select(same).is_duplicated().any():
+        rows, scored = rows.with_columns(seed), scored.with_columns(seed)
+    scored = scored.unique(same, maintain_order=True) if null == _WITHOUT else scored
+    if scored.select(same).is_duplicated().any():
         raise ValueError(f"the null {null!r} is there twice for some texts; give the nulls of one fit a text")
     joined = rows.drop("null_bits", strict=False).join(
-        of_null.select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
+        scored.select(*same, *kept), on=same, maintain_order="left", suffix="_kept"
     )
     if "source_first_bits_kept" in joined.columns:  # of rows whose tokenizer is not here
         first = pl.coalesce("source_first_bits", "source_first_bits_kept")
         joined = joined.with_columns(source_first_bits=first).drop("source_first_bits_kept")
     if joined.is_empty():
         raise NothingFound(f"no row of {rows.height} has bits after the null {null!r}; measure it: baselines.nulls")
-    return joined
+    return joined.with_columns(null_bits="bits_without") if null == _WITHOUT else joined
+
+
+def _best(rows: pl.DataFrame, nulls: pl.DataFrame) -> pl.DataFrame:
+    """Return `beside` of the null with the least mean bits, by model, source, recipe and length."""
+    check(rows, "bits_without", "length", by=["model", "source"])
+    names = [*nulls["null"].unique().sort(), _WITHOUT]
+    group = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "length"]
+    each = pl.concat(
+        [beside(rows, nulls, null=name).with_columns(null=pl.lit(name)) for name in names], how="vertical_relaxed"
+    )
+    means = each.group_by([*group, "null"], maintain_order=True).agg(pl.col("null_bits").mean())
+    least = means.sort("null_bits", maintain_order=True).unique(group, keep="first", maintain_order=True)
+    return each.join(least.select(*group, "null"), on=[*group, "null"], how="semi", maintain_order="left")
 
 
 def text_specific_gain(
@@ -72,7 +98,7 @@ def text_specific_gain(
 
     What a text's own vector saves beyond one that knows its kind alone: (bits without - bits with) - (bits without -
     bits after the null). A null that could be better makes it a ceiling. Bits are those of `bits_with`; rows without
-    the null are left out, see `beside`, whose errors and those of `token_gain` are raised.
+    the null are left out, see `beside`, whose nulls there are and whose errors and those of `token_gain` are raised.
     """
     check(rows, "bits_with", by=by)
     both = beside(rows, nulls, null=null)
@@ -101,45 +127,72 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
     return pl.concat(tables)
 
 
+def saved_by(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
+    """Return the bits that each null saves of the texts, the mean: *by, null, value, low, high, n, degenerate.
+
+    Of all in `nulls`, and `none`, no vector at all, which saves 0. Errors are those of `beside` and `token_gain`.
+    """
+    check(rows, "bits_without", by=by)
+    check_columns(nulls, "null", takes=())
+    parts = []
+    for null in [*nulls["null"].unique(maintain_order=True), _WITHOUT]:
+        saved = mean(beside(rows, nulls, null=null), pl.col("bits_without") - pl.col("null_bits"), by)
+        parts.append(saved.select(*by, pl.lit(null).alias("null"), pl.exclude(by)))
+    return pl.concat(parts)
+
+
 def over_first(
-    taken: pl.DataFrame, value: str, first: str, *, by: Sequence[str] = ("model",), source: str = "source"
-) -> pl.DataFrame:
+    taken: pl.DataFrame, value: str, first: str, *, by: Sequence[str] = ("model",), source: str = "source",
+    text_id: str = "text_id",
+) -> pl.DataFrame:  # fmt: skip
     """Return what each source's texts have on average over what those of the first source have, bits.
 
-    Columns: *by, source, value, low, high, n, degenerate (the quotient, Fieller's interval of two samples; n: texts of
-    the smaller sample), apart, apart_low, apart_high (the difference, Welch's). Where the first source's mean is not
-    above 0 there is nothing to be a multiple of: the quotient is NaN, without an interval. Groups without texts of the
-    first source are left out; the table is empty where no group has two sources.
+    Columns: *by, source, value, low, high, n, degenerate (the quotient), apart, apart_low, apart_high (the difference).
+    The sources' texts are others: Fieller's interval of two samples, Welch's, and n counts the smaller. Where both have
+    the same texts, as a source and its `shuffled:` one, they are paired. A text that is there several times counts
+    once, with its mean. Where the first source's mean is not above 0 there is nothing to be a multiple of: the quotient
+    is NaN, without an interval. Groups without texts of the first source are left out; the table is empty where no
+    group has two sources.
 
     Args:
-        taken: a row a text.
+        taken: a row a text and start.
         value: the column of what a vector takes out of the text, bits.
         first: the source that others are measured by.
         by: what quotients are told apart by.
         source: the column of sources.
+        text_id: the column that names the text.
 
-    Raises ValueError for a column that is missing, or a value that is no finite number.
+    Raises ValueError for a column that is missing or named twice, or a value that is no finite number.
     """
-    check_columns(taken, value, source, by=by, takes=("by", "value", "source"))
+    check_columns(taken, value, source, text_id, by=by, takes=("by", "value", "source", "text_id"))
     check_numbers(taken, value)
+    if len({value, source, text_id, *by}) < 3 + len(by):
+        raise ValueError(
+            f"by {[*by]}, value {value!r}, source {source!r} and text_id {text_id!r} name one column twice"
+        )
+    if not taken[value].cast(pl.Float64).is_finite().fill_null(value=False).all():
+        raise ValueError(f"{value} is no finite number in some rows; leave these out")
+    texts = taken.group_by([*by, source, text_id], maintain_order=True).agg(pl.col(value).cast(pl.Float64).mean())
+    groups = {at: part.drop(*by, source) for at, part in texts.group_by([*by, source], maintain_order=True)}
 
     def compared(part: pl.DataFrame) -> dict:
-        mine, theirs = part[value], part["over"][0]
-        quotients = quotient(mine, theirs, paired=False) if theirs.mean() > 0 else None
-        apart = difference(mine, theirs)
-        none = Interval(math.nan, None, None, min(len(mine), len(theirs)), True)
-        ends = {"apart": apart.value, "apart_low": apart.low, "apart_high": apart.high}
-        return asdict(quotients or none) | ends
+        mine, theirs = part.drop(*by, source), groups[*part.select(by).row(0), first] if by else groups[(first,)]
+        same = mine.join(theirs, on=text_id, suffix="_over")
+        paired = same.height == mine.height == theirs.height
+        if paired:
+            mine, theirs = same.select(value), same.select(pl.col(f"{value}_over").alias(value))
+        above, below = mine[value], theirs[value]
+        apart = interval(above - below) if paired else difference(above, below)
+        none = Interval(math.nan, None, None, apart.n, True)
+        quotients = quotient(above, below, paired=paired) if below.mean() > 0 else none  # pyright: ignore
+        return asdict(quotients) | {"apart": apart.value, "apart_low": apart.low, "apart_high": apart.high}
 
-    on = [*by, "every"]  # so that there may be no column to tell them apart by
-    taken = taken.with_columns(every=pl.lit(0))
-    base = taken.filter(pl.col(source) == first).group_by(on).agg(pl.col(value).alias("over"))
-    others = taken.filter(pl.col(source) != first).join(base, on=on, nulls_equal=True, maintain_order="left")
-    ends = ["low", "high", "apart_low", "apart_high"]
+    with_first = [at for at in groups if (*at[:-1], first) in groups and at[-1] != first]
+    here = pl.DataFrame(with_first, {name: texts.schema[name] for name in (*by, source)}, orient="row")
+    others = texts.join(here, on=[*by, source], how="semi", nulls_equal=True, maintain_order="left")
+    ends = ["value", "low", "high", "apart", "apart_low", "apart_high"]
     if others.is_empty():
-        numbers = pl.Schema({"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64})
-        differences = dict.fromkeys(("apart", "apart_low", "apart_high"), pl.Float64)
-        return others.select(*by, source).hstack(
-            pl.DataFrame(schema=numbers | {"degenerate": pl.Boolean} | differences)
-        )
+        floats = dict.fromkeys(ends, pl.Float64)
+        made = pl.DataFrame(schema=floats | {"n": pl.Int64, "degenerate": pl.Boolean})
+        return others.select(*by, source).hstack(made.select(*ends[:3], "n", "degenerate", *ends[3:]))
     return summarise(others, [*by, source], compared).with_columns(pl.col(ends).cast(pl.Float64))

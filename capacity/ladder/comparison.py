@@ -79,10 +79,10 @@ def held(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     joined = table.join(
         length.select("model", "low", "high", n_texts="n", tokens_held="value"), on="model", maintain_order="left"
     )  # fmt: skip
-    even = rows.filter(drawn).with_columns(source_first_bits=pl.col("source_bits_low") / pl.col("length"))
+    even = rows.filter(drawn)
     if even.is_empty():
         return joined.with_columns(bits=pl.lit(None, pl.Float64))
-    certified = gains.certified_lengths(even, by=["model"]).select("model", bits="value")
+    certified = gains.certified_lengths(sweep.with_source_bits(even, []), by=["model"]).select("model", bits="value")
     return joined.join(certified, on="model", how="left", maintain_order="left")
 
 

@@ -8,6 +8,8 @@ import polars as pl
 from capacity.metrics.intervals import Interval, quotient
 from capacity.metrics.pooling import check_columns, check_numbers, found, pooled
 
+_VALUE, _ONE = "the value of a row", "one a row"  # names of columns that no frame has
+
 
 def mean(rows: pl.DataFrame, value: pl.Expr | str, by: Sequence[str], *, text_id: str = "text_id") -> pl.DataFrame:
     """Return the mean of `value` over rows: *by, value, low, high, n, degenerate; its interval is that of `ratio`.
@@ -25,8 +27,11 @@ def mean(rows: pl.DataFrame, value: pl.Expr | str, by: Sequence[str], *, text_id
     except pl.exceptions.PolarsError as error:
         types = ", ".join(f"{column} of {rows.schema[column]}" for column in dict.fromkeys(value.meta.root_names()))
         raise ValueError(f"no mean of {types} as given: {str(error).splitlines()[0]}; cast what is text") from error
-    rows = rows.with_columns(value.alias("above"), pl.lit(1).alias("below"))
-    return ratio(rows, "above", "below", by=by, text_id=text_id)
+    rows = rows.with_columns(value.alias(_VALUE), pl.lit(1).alias(_ONE))
+    if pooled(rows, by)[_VALUE].null_count():
+        of = ", ".join(dict.fromkeys(value.meta.root_names()))
+        raise ValueError(f"what a mean is asked of ({of}) is null in some rows, and no number; leave these rows out")
+    return ratio(rows, _VALUE, _ONE, by=by, text_id=text_id)
 
 
 def ratio(rows: pl.DataFrame, above: str, below: str, *, by: Sequence[str], text_id: str = "text_id") -> pl.DataFrame:
@@ -70,7 +75,10 @@ def summarise(
         made = summary(part)
         if not isinstance(made, dict | Interval):
             raise ValueError(f"the summary of a group is {str(made)[:80]!r}; return an Interval, or a dict of columns")
-        each.append(dict(zip(by, group, strict=True)) | (made if isinstance(made, dict) else asdict(made)))
+        fields = made if isinstance(made, dict) else asdict(made)
+        if twice := [name for name in by if name in fields]:
+            raise ValueError(f"by names {', '.join(twice)}, which the result has as columns of its own; rename yours")
+        each.append(dict(zip(by, group, strict=True)) | fields)
     made = pl.DataFrame(each, infer_schema_length=None)
     made = made.sort(by) if by else made
     empty = {name: rows.schema[name] if name in by else pl.Int64 if name.startswith("n_") else pl.Float64

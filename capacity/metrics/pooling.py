@@ -86,7 +86,8 @@ def check_decoded(rows: pl.DataFrame, decoded: str, length: str) -> None:
 def finished(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of fits with a result: not those that diverged or ran out of memory."""
     check_columns(rows)
-    return rows.filter(~pl.col("status").is_in(UNFINISHED)) if "status" in rows.columns else rows
+    unfinished = pl.col("status").is_in(UNFINISHED).fill_null(value=False)  # a null was not recorded
+    return rows.filter(~unfinished) if "status" in rows.columns else rows
 
 
 def pooled(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from capacity import fitting, models, provenance, texts
+from capacity import fitting, metrics, models, provenance, texts
 from capacity.decoding import AT_ONCE, Ended, Score, all_decoded_back, counts, decoded_back, teacher_forced
 from capacity.fitting import Probe, Task
 from capacity.models import Frozen, is_exhausted
@@ -163,24 +163,35 @@ def known_bits(tokenizer, cell: Cell, length: int) -> float | None:
 def with_source_bits(rows: pl.DataFrame, cells: Sequence[Cell]) -> pl.DataFrame:
     """Return rows with the bits that their source spent on them, where it is known, also in rows of before it was kept.
 
-    `source_bits_low` and `source_bits_high` are filled where they are null; `source_first_bits` is added, of t1 alone.
+    `source_bits_low` and `source_bits_high` are filled where they are null. Added are `source_first_bits`, of the
+    text's first token (0 for a BOS that is its own: it was not drawn), and, where tokens are drawn evenly,
+    `source_token_bits`, of each that was drawn. ValueError for a column that is missing or holds no numbers.
     """
+    bits = ("source_bits_low", "source_bits_high")
+    metrics.check_columns(rows, "key", "length", "source", "bos", *bits, takes=())
+    metrics.check_numbers(rows, "length", *bits)
     names = {cell.experiment.model for cell in cells}
     tokenizers = {name: models.describe(name, models.locate(name))[1] for name in names}
     known = {cell.key: cell for cell in cells}
     wanted = [(key, length) for key, length in rows.select("key", "length").unique().iter_rows() if key in known]
+    numbers = dict.fromkeys(["spent", "source_first_bits"], pl.Float64)
     spent = pl.DataFrame(
         [
             (key, length, *(known_bits(tokenizers[known[key].experiment.model], known[key], n) for n in (length, 1)))
             for key, length in wanted
         ],
-        schema={"key": pl.String, "length": pl.Int32, "spent": pl.Float64, "source_first_bits": pl.Float64},
+        schema={"key": pl.String, "length": rows.schema["length"]} | numbers,
         orient="row",
     )
+    rows = rows.drop("source_first_bits", "source_token_bits", strict=False)  # of an earlier call
     joined = rows.join(spent, on=["key", "length"], how="left", maintain_order="left")
+    led = pl.col("bos").eq_missing("after_mem")
+    even = pl.col("source").str.contains(r"^random_tokens(:|$)")
+    joined = joined.with_columns(pl.coalesce(name, "spent").alias(name) for name in bits).drop("spent")
     joined = joined.with_columns(
-        pl.coalesce(name, "spent").alias(name) for name in ("source_bits_low", "source_bits_high")
-    ).drop("spent")
-    drawn = pl.col("length") - (pl.col("bos") == "after_mem").cast(pl.Int32)
-    even = pl.when(pl.col("source").str.contains(r"^random_tokens(:|$)")).then(pl.col("source_bits_low") / drawn)
-    return joined.with_columns(pl.coalesce("source_first_bits", even))  # of models that are not here, as well
+        source_token_bits=pl.when(even, pl.col("length") > led).then(
+            pl.col("source_bits_low") / (pl.col("length") - led)
+        )
+    )
+    of_first = pl.when(led).then(0.0 * pl.col("source_bits_low")).otherwise("source_token_bits")
+    return joined.with_columns(pl.coalesce("source_first_bits", of_first))  # of models that are not here, as well

@@ -102,6 +102,8 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
         length: tokens a text, at least 1.
         seed: of the order of documents, or of the draws; 0 or more.
 
+    A document that is there several times is one text.
+
     Raises TextError for an unknown source or when fewer texts are long enough; it says how many there are.
     """
     try:
@@ -113,12 +115,14 @@ def sample(source: str, tokenizer, *, n_texts: int, length: int, seed: int = 0) 
     draws = sources.named(source)(tokenizer, length, seed)
     n_draws = _TRIES * n_texts if draws.n is None else draws.n
     short: list[int] = []
-    texts = list(islice(_drawn(source, draws, tokenizer, length, n_draws, short), n_texts))
+    again: list[str] = []
+    texts = list(islice(_drawn(source, draws, tokenizer, length, n_draws, short, again), n_texts))
     if len(texts) == n_texts:
         return texts
     raise TextError(
         f"{n_texts} texts of {length} tokens asked for, but {source} has only {len(texts)} "
-        f"({len(short)} are shorter); {_asked_instead(n_texts - len(texts), len(texts), short)}"
+        f"({len(short)} are shorter{f', {len(again)} are there a second time' if again else ''}); "
+        f"{_asked_instead(n_texts - len(texts), len(texts), short)}"
     )
 
 
@@ -130,13 +134,30 @@ def _asked_instead(n_lacking: int, n_found: int, short: list[int]) -> str:
     return f"ask for {' or '.join(ways)}" if ways else "give a source with longer texts"
 
 
+def _whole(draws: sources.Draws, tokenizer, n_draws: int, again: list[str] | None = None) -> Iterator:
+    """Yield id and token ids of the first draws; of a document that is there several times the first, `again` the rest.
+
+    Means over texts take each for a sample of its own. What is drawn at random may well come twice.
+    """
+    seen = set[bytes]()
+    for name, drawn in map(draws.at, range(n_draws)):
+        data = drawn.encode("utf-8", "surrogatepass") if isinstance(drawn, str) else str(drawn).encode()
+        key = hashlib.sha256(data).digest()
+        if drawn and draws.n is not None and key in seen:
+            if again is not None:
+                again.append(name)
+            continue
+        seen.add(key)
+        yield name, _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
+
+
 def _drawn(
-    source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int, short: list[int] | None = None
-) -> Iterator[Text]:
+    source: str, draws: sources.Draws, tokenizer, length: int, n_draws: int, short: list[int] | None = None,
+    again: list[str] | None = None,
+) -> Iterator[Text]:  # fmt: skip
     """Yield the texts among the first draws that are long enough, cut to `length` tokens; `short` gets the rest."""
     index = 0
-    for name, drawn in map(draws.at, range(n_draws)):
-        ids = _ids(tokenizer, drawn) if isinstance(drawn, str) else drawn
+    for name, ids in _whole(draws, tokenizer, n_draws, again):
         if len(ids) >= length:
             yield Text(source=source, index=index, id=name, ids=tuple(ids[:length]))
             index += 1
@@ -200,8 +221,7 @@ def whole_lengths(source: str, tokenizer, *, n_texts: int, seed: int = 0) -> lis
     Empty for a source that draws texts as long as asked for; fewer than `n_texts` where there are fewer.
     """
     draws = sources.named(source)(tokenizer, 1, seed)
-    texts = [draws.at(index)[1] for index in range(min(n_texts, draws.n or 0))]
-    return sorted(len(_ids(tokenizer, text)) for text in texts if isinstance(text, str))
+    return sorted(len(ids) for _, ids in islice(_whole(draws, tokenizer, draws.n or 0), n_texts))
 
 
 def drawn_lengths(n_texts: int, *, longest: int, seed: int = 0) -> list[int]:
