@@ -47,8 +47,9 @@ class Plan:
         eager = [("rates", shape, "bfloat16", str(n)) for shape in self.shapes for n in self.lengths]
         full = [("rates", shape, "float32", str(n)) for shape in self.shapes[:2] for n in self.lengths[:2]]
         compiled = [("compiled", shape, "bfloat16", str(n)) for n in self.lengths for shape in self.shapes]
+        captured = [("captured", shape, "bfloat16", str(n)) for n in self.lengths for shape in self.shapes]
         arithmetic = [("arithmetic", name, dtype) for name in self.real for dtype in models.DTYPES]
-        return [("suite",), *eager, *arithmetic, *compiled, *full]
+        return [("suite",), *eager, *arithmetic, *captured, *compiled, *full]
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +58,7 @@ def loaded(shape: str, dtype: str, device: str) -> Frozen:
     return benchmark.load(f"random:{shape}", device=device, dtype=dtype)
 
 
-def memory(frozen: Frozen, recipe: fitting.Recipe, length: int, *, compile: bool) -> dict[str, int]:
+def memory(frozen: Frozen, recipe: fitting.Recipe, length: int, *, compile: bool | str) -> dict[str, int]:
     """Return slots, predicted and taken bytes of a batch at this length, the weights included, at its peak."""
     on_gpu = frozen.device.type == "cuda"
     if on_gpu:
@@ -83,7 +84,7 @@ def rates(plan: Plan, kind: str, shape: str, dtype: str, length: str) -> pl.Data
     for name, methods in asked.items():
         recipe = fitting.recipe(name)
         taken = [
-            {"method": method} | memory(frozen, recipe.of(frozen), int(length), compile=method == "compiled")
+            {"method": method} | memory(frozen, recipe.of(frozen), int(length), compile=benchmark.WAYS[method])
             for method in methods if method != "plain"
         ]  # fmt: skip
         table = benchmark.rates(
@@ -185,7 +186,7 @@ def measure(folder: Path, plan: Plan, run: Callable[..., bool] = apart) -> int:
 def told(folder: Path, parts: Sequence[Sequence[str]]) -> str:
     """Return the parts that are there as Markdown: rates with their ratio, share and memory; exact lengths by dtype."""
     lines = []
-    tables = [pl.read_csv(path_of(folder, part)) for part in parts if part[0] in ("rates", "compiled")]
+    tables = [pl.read_csv(path_of(folder, part)) for part in parts if part[0] in ("rates", "captured", "compiled")]
     if tables:
         lines += [
             "| model, dtype, recipe | length | texts | method | token-steps/s | times plain | share of the peak | "

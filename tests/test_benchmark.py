@@ -261,7 +261,7 @@ def test_a_compiled_rate_is_one_of_compiled_steps(tiny: Frozen, monkeypatch: pyt
     peaks(monkeypatch)
     made = []
 
-    def compiled(frozen: Frozen, recipe: Recipe, *, like: tuple, **options) -> step.Step:
+    def compiled(frozen: Frozen, recipe: Recipe, *, like: tuple, how: bool | str, **options) -> step.Step:
         made.append(like[1].shape)
         return step.step(frozen, recipe, **options)
 
@@ -269,13 +269,17 @@ def test_a_compiled_rate_is_one_of_compiled_steps(tiny: Frozen, monkeypatch: pyt
     options = {"lengths": [2], "texts": 1, "repeats": 1, "seconds": 0.0}
     benchmark.rates(tiny, PAPER, methods=["engine"], **options)
     assert made == []
-    found = benchmark.rates(tiny, PAPER, methods=["compiled"], **options)
-    assert made == [(SLOTS, 7, 32)] * 3  # one call first, then two for the clock
-    assert found["method"].to_list() == ["compiled"]
+    for method in ("compiled", "captured"):
+        made.clear()
+        found = benchmark.rates(tiny, PAPER, methods=[method], **options)
+        assert made == [(SLOTS, 7, 32)] * 3  # one call first, then two for the clock
+        assert found["method"].to_list() == [method]
 
 
 def test_unknown_methods_are_refused(tiny: Frozen) -> None:
-    with pytest.raises(ValueError, match=r"unknown methods \['fast', 'lazy'\]; known are plain, engine, compiled"):
+    with pytest.raises(
+        ValueError, match=r"unknown methods \['fast', 'lazy'\]; known are plain, engine, captured, compiled"
+    ):
         benchmark.rates(tiny, PAPER, lengths=[2], methods=["lazy", "engine", "fast"])
 
 

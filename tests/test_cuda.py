@@ -39,7 +39,7 @@ def there(frozen: Frozen) -> Frozen:
     return models.load(frozen.name, device=str(DEVICE))
 
 
-def filled(frozen: Frozen, recipe: Recipe, shape: Shape, **options: bool) -> Batch:
+def filled(frozen: Frozen, recipe: Recipe, shape: Shape, **options: bool | str) -> Batch:
     batch = Batch(frozen, recipe, shape, **options)
     size = min(shape.bucket, 7)
     batch.fill([
@@ -129,9 +129,10 @@ def test_attention_is_a_fast_kernels(dtype: str, kernel: SDPBackend, loaded: dic
 
 
 @on_gpu
-def test_a_compiled_step_is_replayed_and_is_the_step(tiny: Frozen) -> None:
+@pytest.mark.parametrize("how", [True, "capture"])
+def test_a_compiled_or_recorded_step_is_replayed_and_is_the_step(how: bool | str, tiny: Frozen) -> None:
     there = models.load(tiny.name, device=str(DEVICE))
-    one, other = (filled(there, HINGE, Shape(1, 8, 4), compile=compile) for compile in (False, True))
+    one, other = (filled(there, HINGE, Shape(1, 8, 4), compile=compile) for compile in (False, how))
     for _ in range(3):
         assert one.step(stop) == other.step(stop) == []
     torch.testing.assert_close(one.state.mem, other.state.mem, atol=1e-2, rtol=0)

@@ -52,7 +52,8 @@ def test_all_parts_are_measured_once(plan: gpu.Plan, tmp_path: Path, capsys: pyt
     assert set(made) == {
         "suite", *(f"arithmetic-llama-64-{dtype}" for dtype in models.DTYPES),
         *(f"{kind}-small-{dtype}-{n}" for kind, dtype in [("rates", "bfloat16"), ("rates", "float32"),
-                                                           ("compiled", "bfloat16")] for n in (2, 9)),
+                                                           ("captured", "bfloat16"), ("compiled", "bfloat16")]
+          for n in (2, 9)),
     }  # fmt: skip
     for table in made.values():
         assert {"machine", "versions", "date", "device"} <= set(table.columns)
@@ -70,9 +71,9 @@ def test_all_parts_are_measured_once(plan: gpu.Plan, tmp_path: Path, capsys: pyt
     for dtype in models.DTYPES:
         assert made[f"arithmetic-llama-64-{dtype}"].select("dtype", "n").rows() == [(dtype, 2)]
     summary = (tmp_path / "out" / "summary.md").read_text().splitlines()
-    assert sum(line.startswith("| random:small, bfloat16, paper | 9 |") for line in summary) == 4
+    assert sum(line.startswith("| random:small, bfloat16, paper | 9 |") for line in summary) == 6
     assert sum(line.startswith("| llama-64 | bfloat16 |") for line in summary) == 1
-    assert "10 parts are in" in capsys.readouterr().out
+    assert "12 parts are in" in capsys.readouterr().out
 
 
 def test_what_was_cut_goes_on_and_what_fails_stops_no_other(plan: gpu.Plan, tmp_path: Path) -> None:
@@ -98,6 +99,7 @@ def test_what_was_cut_goes_on_and_what_fails_stops_no_other(plan: gpu.Plan, tmp_
         assert gpu.measure(out, plan, run) == 3
         assert first == [
             ["suite"], ["rates-small-bfloat16-2", "rates-small-bfloat16-9"], searches,
+            ["captured-small-bfloat16-2"], ["captured-small-bfloat16-9"],
             ["compiled-small-bfloat16-2"], ["compiled-small-bfloat16-9"],
             ["rates-small-float32-2", "rates-small-float32-9"],
         ]  # fmt: skip

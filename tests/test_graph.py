@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import weakref
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from inputs import close, inputs
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten
 from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from capacity import fitting, models
@@ -147,3 +150,79 @@ def test_a_model_is_given_up_after_use_traced_or_not(
     del traced, untraced
     gc.collect()
     assert [one() for one in kept] == [None, None]
+
+
+def recorded(call, spoil=lambda tensor: tensor):
+    """Record on the processor: what was traced reads the tensors that it was traced with, and writes over its own."""
+    traced = make_fx(call)()
+    found = call()
+    mine, _ = tree_flatten(found)
+
+    def replay() -> None:
+        for place, tensor in zip(mine, tree_flatten(traced())[0], strict=True):
+            if place is not None:
+                place.copy_(spoil(tensor))
+
+    return replay, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "loss"), [("llama", "hinge"), ("neox", "cross_entropy"), ("gemma", "wrong_tokens")])
+def test_a_recorded_step_is_the_step(kind: str, loss: str, loaded: dict[str, Frozen]) -> None:
+    frozen, recipe = loaded[kind], Recipe(loss=loss, margin=0.05, lr=0.1)
+    plain = step(frozen, recipe, n_mem=2, follow_bits=True)
+    moved = graph._captured(plain, inputs(frozen, n_mem=2), recorded)
+    first = moved(*inputs(frozen, n_mem=2, seed=1))
+    kept = first.state.mem.clone()
+    close(first, plain(*inputs(frozen, n_mem=2, seed=1)), atol=1e-6)
+    close(moved(*inputs(frozen, n_mem=2, seed=2)), plain(*inputs(frozen, n_mem=2, seed=2)), atol=1e-6)
+    assert torch.equal(first.state.mem, kept)  # a replay leaves what was found before alone
+
+
+def test_a_record_of_other_numbers_is_not_taken(tiny: Frozen) -> None:
+    plain = step(tiny, HINGE, n_mem=1, follow_bits=True)
+    for spoil in (torch.zeros_like, lambda tensor: tensor * 1.5 if tensor.is_floating_point() else tensor):
+        with pytest.raises(RuntimeError, match="the recorded step gives other numbers"):
+            graph._captured(plain, inputs(tiny), partial(recorded, spoil=spoil))
+
+
+class OnGpu(Frozen):
+    """A model that claims to lie on a GPU."""
+
+    name, device = "there", torch.device("cuda")
+
+    def __init__(self):
+        pass
+
+    def inputs(self, mem, context):
+        return context
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where recording fails it is said once; out of memory is not taken for that."""
+    frozen, plain = OnGpu(), step(tiny, HINGE, n_mem=1, follow_bits=True)
+    options = {"n_mem": 1, "follow_bits": True, "like": inputs(tiny), "how": "capture"}
+
+    def fails(error: Exception):
+        def record(call):
+            raise error
+
+        monkeypatch.setattr(graph, "_record", record)
+        monkeypatch.setattr(graph, "_COMPILED", weakref.WeakKeyDictionary())
+        monkeypatch.setattr(graph, "step", lambda *args, **options: plain)
+
+    fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    with pytest.warns(UserWarning, match="^there runs unrecorded: RuntimeError: operation not permitted") as caught:
+        assert [compiled(frozen, HINGE, **options) for _ in range(2)] == [plain] * 2
+    assert len(caught) == 1
+    fails(RuntimeError("CUDA error: out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compiled(frozen, HINGE, **options)
+
+
+def test_a_way_to_run_a_step_is_one_of_three(tiny: Frozen) -> None:
+    recipe = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=3)
+    one, other = (fitting.fit(tiny, [[1, 2, 3]], recipe, compile=how) for how in (False, "capture"))
+    assert torch.equal(one.mem, other.mem)  # there is nothing to record on a processor
+    with pytest.raises(ValueError, match="compile is 'captured'; True, False and 'capture' are allowed"):
+        fitting.fit(tiny, [[1, 2, 3]], recipe, compile="captured")

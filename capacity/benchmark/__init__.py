@@ -23,10 +23,12 @@ from capacity.fitting.slots import narrowed
 from capacity.models import Frozen
 
 __all__ = [
-    "SHAPES", "Bench", "bench", "flop_per_token_step", "folder", "growth_rate", "kept", "load", "medians", "peak_flops",
-    "plain", "rates", "timed",
+    "SHAPES", "WAYS", "Bench", "bench", "flop_per_token_step", "folder", "growth_rate", "kept", "load", "medians",
+    "peak_flops", "plain", "rates", "timed",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
+
+WAYS: dict[str, bool | str] = {"engine": False, "captured": "capture", "compiled": True}  # `compile` of fitting.run
 
 
 def plain(
@@ -83,7 +85,13 @@ class Bench:
 
 
 def bench(
-    frozen: Frozen, recipe: Recipe, *, length: int, n_mem: int = 1, texts: int | None = None, compile: bool = False
+    frozen: Frozen,
+    recipe: Recipe,
+    *,
+    length: int,
+    n_mem: int = 1,
+    texts: int | None = None,
+    compile: bool | str = False,
 ) -> Bench:
     """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
     recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem, compile=compile)
@@ -173,10 +181,10 @@ def rates(
     `repeats` times, so that a machine that slows down slows all of them. share: of the peak, by flop_per_token_step of
     the recipe's loss (`plain` has the cross-entropy).
 
-    methods: of `plain` (the published procedure), `engine`, `compiled`. Raises ValueError for another.
+    methods: of `plain` (the published procedure) and WAYS. Raises ValueError for another.
     """
-    if unknown := sorted(set(methods) - {"plain", "engine", "compiled"}):
-        raise ValueError(f"unknown methods {unknown}; known are plain, engine, compiled")
+    if unknown := sorted(set(methods) - {"plain", *WAYS}):
+        raise ValueError(f"unknown methods {unknown}; known are plain, {', '.join(WAYS)}")
     rows = []
     for length in lengths:
         work: dict[str, Callable[[], int]] = {}
@@ -186,7 +194,7 @@ def rates(
                 ids = list(range(1, length + 1))
                 work[method] = partial(_plain_steps, frozen, ids, recipe, n_mem)
             else:
-                own_bench = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=method == "compiled")
+                own_bench = bench(frozen, recipe, length=length, n_mem=n_mem, texts=texts, compile=WAYS[method])
                 work[method], busy[method] = own_bench.step, own_bench.tasks
             work[method]()  # the first call allocates, or compiles
         losses = {method: "cross_entropy" if method == "plain" else recipe.loss for method in methods}
@@ -212,7 +220,7 @@ def _plain_steps(frozen: Frozen, ids: Sequence[int], recipe: Recipe, n_mem: int,
 
 @_on_its_threads
 def growth_rate(
-    frozen: Frozen, ids: Sequence[Sequence[int]], recipe: Recipe, *, budget: int, compile: bool = False
+    frozen: Frozen, ids: Sequence[Sequence[int]], recipe: Recipe, *, budget: int, compile: bool | str = False
 ) -> dict[str, float]:
     """Return what searches by growth over all `ids` make of the engine's own rate.
 

@@ -25,6 +25,7 @@ def sweep_grid(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU or a share of the cores.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, by a short probe.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="One compiled graph a step: slower to start.")] = False,
+    capture: Annotated[bool, typer.Option("--capture", help="On a GPU: each step recorded, and replayed.")] = False,
     own: With = None,
 ) -> None:
     """Run a grid or a published protocol; rows that the store has are not measured again."""
@@ -63,7 +64,9 @@ def sweep_grid(
         expected.keep(place, (cell.key for cell in sweep.cells(wanted)), found)
         return
     started = time.perf_counter()
-    done = sweep.measure(wanted, place, travelling=False, compile=compile, jobs=jobs, engine=engine)
+    done = sweep.measure(
+        wanted, place, travelling=False, compile=compile or (capture and "capture"), jobs=jobs, engine=engine
+    )
     seconds = time.perf_counter() - started
     ended = done.ended or "nothing was asked for"
     say(f"{done.rows['key'].n_unique():,} cells are in {place}, {done.rows.height:,} rows: {ended}")

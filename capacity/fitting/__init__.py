@@ -60,7 +60,7 @@ def fit(
     init: Float[Tensor, "batch n_mem dim"] | None = None,
     scored_from: int = 0,
     trace: bool = False,
-    compile: bool = False,
+    compile: bool | str = False,
 ) -> Fit:
     """Return the [mem] vectors of texts at their full length.
 

@@ -25,7 +25,7 @@ def _on(device: torch.device, tensor: Tensor) -> Tensor:
 class Batch:
     """The tensors of a fixed number of slots; idle ones hold dummies, so that the shapes never change."""
 
-    def __init__(self, frozen: Frozen, recipe: Recipe, shape: Shape, *, compile: bool = False):
+    def __init__(self, frozen: Frozen, recipe: Recipe, shape: Shape, *, compile: bool | str = False):
         self.frozen, self.recipe, self.shape, self.compile = frozen, recipe, shape, compile
         device, slots = frozen.device, shape.slots
         self.tasks: list[Task | None] = [None] * slots
@@ -123,7 +123,8 @@ class Batch:
         options = {"n_mem": self.shape.n_mem, "follow_bits": follow}
         inputs = (self.state, self.context, self.targets, self.weights)
         if self.compile:
-            return partial(graph.compiled(self.frozen, self.recipe, like=inputs, **options), *inputs)
+            moved = graph.compiled(self.frozen, self.recipe, like=inputs, how=self.compile, **options)
+            return partial(moved, *inputs)
         return partial(step.step(self.frozen, self.recipe, **options), *inputs)
 
     def step(self, advance: Advance) -> list[Task]:

@@ -9,6 +9,7 @@ text whose curve is traced.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from capacity.fitting import graph
 from capacity.fitting.batch import Batch
 from capacity.fitting.recipes import Recipe, check_margin
 from capacity.fitting.slots import narrowed, shape_of
@@ -22,7 +23,7 @@ def run(
     recipe: Recipe,
     advance: Advance,
     *,
-    compile: bool = False,
+    compile: bool | str = False,
     stepped: Callable[[int], object] = lambda token_steps: None,
 ) -> Iterator[Task]:
     """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
@@ -32,9 +33,11 @@ def run(
     Where memory runs out, the batch is halved and its tasks go on as they were before the step; a text that does not
     fit alone ends with status `oom`.
 
-    compile: step in one compiled graph; a minute or less for each bucket of lengths, then faster.
+    compile: True, step in one compiled graph: a minute or less for each bucket of lengths, then faster. `capture`, on
+    a GPU: the step recorded and replayed: seconds for each bucket, then as fast as its kernels.
     stepped: gets the token-steps of each step, all texts' together.
     """
+    graph.check(compile)
     recipe = recipe.of(frozen)
     check_margin(recipe, frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length

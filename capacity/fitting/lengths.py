@@ -43,7 +43,7 @@ def exact_length(
     budget: int = BUDGET,
     scored_from: int = 0,
     search: str = "grow",
-    compile: bool = False,
+    compile: bool | str = False,
     stepped: Callable[[int, int], object] = lambda token_steps, held: None,
 ) -> list[Longest]:
     """Return what was found of each text, in the order given, each at its own length, all texts at once.

@@ -33,7 +33,7 @@ def bucket_of(length: int, *, most: int | None = None, few: bool = False) -> int
     return bucket if most is None else min(bucket, most)
 
 
-def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool = False) -> Shape:
+def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool | str = False) -> Shape:
     """Return the shape that texts of a length run at: the same whenever it is asked on one machine.
 
     As many texts at once as the least power of two that fills POSITIONS, from 8 to SLOTS, halved until the prediction
@@ -43,7 +43,7 @@ def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool = False) 
     compile: whether the step will be compiled: on a GPU there are fewer lengths then.
     """
     kind = frozen.device.type if frozen.device.type in SLOTS else "cpu"
-    few = compile and kind == "cuda"
+    few = compile is True and kind == "cuda"
     padded = bucket_of(length, few=few)
     positions = FEW if kind == "cpu" and frozen.dim >= WIDE else POSITIONS[kind]
     slots = min(SLOTS[kind], max(8, 1 << (-(-positions // padded) - 1).bit_length()))
@@ -58,7 +58,7 @@ def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool = False) 
 _ALIKE: WeakKeyDictionary[Frozen, dict[tuple, dict[int, bool]]] = WeakKeyDictionary()
 
 
-def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, compile: bool) -> Shape:
+def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, compile: bool | str) -> Shape:
     """Return the shape with the fewest slots, a power-of-two part of them, that hold the tasks and give the same bits.
 
     A matrix product may add in another order at another size. Whether it does on this machine is tried, once for each

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -90,7 +90,7 @@ def _head(
     return slope.view(hidden.shape), right.view(targets.shape), bits
 
 
-@lru_cache
+@cache  # all of them: what was recorded reads them where they are
 def _corrections(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return AdamW's corrections of rate and second moment after 0, 1, 2, ... updates; the last entry holds for ever.
 

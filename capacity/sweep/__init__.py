@@ -65,7 +65,7 @@ def measure(
     *,
     missing: str = "measure",
     travelling: bool = True,
-    compile: bool = False,
+    compile: bool | str = False,
     progress: bool = True,
     jobs: int | None = None,
     engine: str = "local",

@@ -37,7 +37,7 @@ _QUIET = {
 class Worker:
     """A process that holds the model of the cells that it was given last."""
 
-    def __init__(self, n_processors: int, compile: bool):
+    def __init__(self, n_processors: int, compile: bool | str):
         self._n_processors, self._compile = n_processors, compile
         self._frozen: Frozen | None = None
         self._loaded: tuple = ()
@@ -119,7 +119,7 @@ def connected(jobs: int | None) -> Iterator[Any]:
 
 
 def distributed(
-    cells: Sequence[Cell], kept: Store, *, jobs: int | None = None, compile: bool = False, show: bool = True
+    cells: Sequence[Cell], kept: Store, *, jobs: int | None = None, compile: bool | str = False, show: bool = True
 ) -> int:
     """Measure cells by workers of a Ray cluster, into a store that this process writes; return how many were measured.
 
@@ -151,7 +151,7 @@ class Driver:
         bar: Any,
         *,
         jobs: int | None,
-        compile: bool,
+        compile: bool | str,
         worker: type = Worker,
     ):
         self._ray, self._kept, self._claims, self._bar = ray, kept, claims, bar

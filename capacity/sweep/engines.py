@@ -32,7 +32,7 @@ def local(
     cells: Sequence[Cell],
     kept: Store,
     *,
-    compile: bool = False,
+    compile: bool | str = False,
     progress: bool = True,
     n_processors: int | None = None,
     ended: Callable[[int, int | None], object] = lambda n, token_steps: None,

@@ -19,7 +19,9 @@ from capacity.sweep.experiment import Cell
 _POLL_SECONDS = 0.5
 
 
-def processes(cells: Sequence[Cell], folder: Path | str, *, jobs: int, compile: bool = False, show: bool = True) -> int:
+def processes(
+    cells: Sequence[Cell], folder: Path | str, *, jobs: int, compile: bool | str = False, show: bool = True
+) -> int:
     """Measure cells in `jobs` processes, which write rows to a store as they end; return how many were measured here.
 
     Where there are GPUs, process i sees GPU i alone (modulo their number); on processors each has its share of the
@@ -64,7 +66,7 @@ def processes(cells: Sequence[Cell], folder: Path | str, *, jobs: int, compile: 
     return n_measured
 
 
-def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool, threads: int, gpu: int | None) -> None:
+def _work(cells: list[Cell], folder: Path, ended: Any, compile: bool | str, threads: int, gpu: int | None) -> None:
     """Measure a part in this process; told to end, it writes what waits and leaves."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent tells

@@ -27,7 +27,7 @@ def run(
     frozen: Frozen,
     cells: Iterable[Cell],
     *,
-    compile: bool = False,
+    compile: bool | str = False,
     stepped: Callable[[int], object] = lambda token_steps: None,
 ) -> Iterator[list[dict]]:
     """Yield the rows of each cell as it ends: one a probe, as they ended; cells run side by side.

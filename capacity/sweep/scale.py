@@ -23,7 +23,7 @@ _KINDS = 10  # models of the simulated cells
 class Sleeper:
     """A worker that sleeps for each cell, and gives a row of no meaning."""
 
-    def __init__(self, n_processors: int, compile: bool): ...
+    def __init__(self, n_processors: int, compile: bool | str): ...
 
     def ready(self) -> None:
         """Return once it is there."""
