@@ -249,6 +249,17 @@ most = [
     for r in (alphabet.sort("value")[-1:].to_dicts() if held.height else [])
 ]
 
+# %%
+fewest = gained.filter(source=f"random_tokens:{min(alphabets)}") if alphabets else gained.clear()
+most += [
+    f" Texts of {max(shorter)} tokens drawn from {min(alphabets)} hold {spent:.0f} bits behind the first one; the "
+    f"published gain of their vectors is {of.min():.0f} to {of.max():.0f}."
+    for spent, of in [((fewest["source_bits_low"] - fewest["source_first_bits"]).mean(),
+                       gain.filter(source=f"random_tokens:{min(alphabets)}")["value"])]
+] if fewest.height else []  # fmt: skip
+
+# %%
+
 
 def rise(part: pl.DataFrame) -> dict:
     half = np.interp(part["length"].max() / 2, part["length"], part["value"])
