@@ -243,9 +243,9 @@ spread = theirs.pivot("source", index="model", values="value").select(pl.col("ra
 
 # %%
 most = [
-    f"The most that is certified are {r['value']:.0f} bits ({metrics.between(r['low'], r['high'], digits=0)}, of the "
-    f"best of {alphabet['alphabet'].n_unique()} alphabets as if it had been named before), of texts of {r['alphabet']} "
-    f"tokens in `{r['model']}`; Eq. 1 has {16 * r['d_model']}."
+    f"Of {alphabet.height} models and alphabets exact lengths certify most in `{r['model']}`, of texts of "
+    f"{r['alphabet']} tokens: {r['value']:.0f} bits ({metrics.between(r['low'], r['high'], digits=0)}, as if named "
+    f"before); Eq. 1 has {16 * r['d_model']}."
     for r in (alphabet.sort("value")[-1:].to_dicts() if held.height else [])
 ]
 

@@ -123,3 +123,35 @@ def test_a_search_that_tried_more_than_its_most_or_ended_unknown_is_refused():
         gains.certified_at(texts.with_columns(source_first_bits=pl.lit("1")), by=BY)
     with pytest.raises(ValueError, match="are not drawn evenly"):  # words, even of a token each
         gains.certified_at(texts.with_columns(source_token_bits=pl.lit(None, pl.Float64)), by=BY)
+
+
+def test_what_did_not_finish_is_of_the_same_source_or_refused():
+    """Their tokens' bits would be taken for those of the texts that came back."""
+    two = rows(text_id=list("abcdef"), length=20, source_bits_low=20.0, decoded_tokens=[20] * 6)
+    big = two.with_columns(
+        source=pl.lit("random_tokens:64"), source_bits_low=pl.lit(120.0), status=pl.lit("oom"),
+        source_token_bits=pl.lit(6.0), source_first_bits=pl.lit(6.0), decoded_tokens=pl.lit(None, pl.Int64),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="rows to be pooled differ in source"):
+        gains.certified_at(pl.concat([big, two]), by=["model"])
+
+
+def test_lengths_and_groups_that_were_chosen_after_looking_certify_nothing():
+    texts = rows(
+        text_id=list("abcdef"), key=list("abcdef"), probe=0, length=[5, 7, 9, 11, 30, 30], limit=31, budget=100,
+        decoded_tokens=[5, 7, 9, 11, 30, 30], source_bits_low=[5.0, 7, 9, 11, 30, 30], bits_with=0.0,
+        first_bits_with=0.0,
+    )  # fmt: skip
+    for by in (BY, []):
+        with pytest.raises(metrics.NothingFound, match="lengths have other texts"):
+            gains.certified_at(texts, by=by)
+    with pytest.raises(ValueError, match="lengths that a search chose are no fixed ones"):
+        gains.certified_information(texts.with_columns(search=pl.lit("grow")), by=BY)
+    for call in (gains.certified_at, gains.certified_lengths, gains.certified_information):
+        for name in ("status", "decoded_tokens"):
+            with pytest.raises(ValueError, match=f"by names {name}, known only after a fit"):
+                call(texts, by=[*BY, name])
+    with pytest.raises(ValueError, match="by names length, known only after a fit"):
+        gains.certified_lengths(texts, by=[*BY, "length"])
+    with pytest.raises(ValueError, match="the column status is of type Int"):
+        gains.certified_lengths(texts.with_columns(status=pl.lit(1)), by=BY)

@@ -261,6 +261,9 @@ def test_sources_of_the_same_texts_are_paired_and_a_text_counts_once():
     assert (row["value"], row["low"], row["high"], row["n"]) == (paired.value, paired.low, paired.high, 6)
     apart = metrics.interval([a - b for a, b in zip(other, own, strict=True)])
     assert (row["apart"], row["apart_low"], row["apart_high"]) == (apart.value, apart.low, apart.high)
+    less = gains.over_first(taken[:-1], "bits", "embedded", by=[]).row(0, named=True)  # of one text a fit diverged
+    assert less["n"] == 5
+    assert less["value"] == pytest.approx(sum(other[1:]) / sum(own[1:]))
     two = pl.concat([taken.with_columns(pl.col("bits") + 1), taken.with_columns(pl.col("bits") - 1)])
     assert gains.over_first(two, "bits", "embedded", by=[]).row(0, named=True) == pytest.approx(row)
 

@@ -313,3 +313,46 @@ def test_other_texts_are_counted_in_whole_numbers(measured):
     for n_other in ("10", 9, 10.5):
         with pytest.raises(ValueError, match="n_other is"):
             baselines.nulls(rows, cells, folder, n_other=n_other)
+
+
+def test_a_null_of_whole_texts_is_none_of_their_beginnings(measured):
+    rows, cells, found, folder = measured
+    searched = rows.with_columns(search=pl.lit("grow"))
+    for call in (gains.beside, gains.by_kind, gains.text_specific_gain):
+        with pytest.raises(ValueError, match="rows of a search are of parts"):
+            call(searched, found)
+    with pytest.raises(ValueError, match="rows of a search are of parts"):
+        baselines.nulls(searched, cells, folder)
+    part = rows.with_columns(length=pl.lit(2, pl.Int32)).drop("search")
+    with pytest.raises(ValueError, match="no row of 6 has bits after the null"):
+        gains.beside(part, found)
+
+
+def test_the_best_null_is_one_that_all_texts_have(measured):
+    rows, _, found, _ = measured
+    same = found.filter(null="shared", length=5).with_columns(null_bits=pl.Series([10.0, 20.0, 30.0]))
+    one = same[:1].with_columns(null=pl.lit("other"), null_bits=pl.lit(12.0))  # the worse of the text that has it
+    of = rows.filter(length=5).with_columns(bits_without=pl.lit(100.0))
+    best = gains.beside(of, pl.concat([same, one]), null="best")
+    assert {*best.select("null", "null_bits").rows()} == {("shared", 10.0), ("shared", 20.0), ("shared", 30.0)}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda rows, found: gains.beside(rows, found, null="bso"),
+            "null is 'bso'; there are bos, mean, other, shared,",
+        ),
+        (lambda rows, found: gains.beside(rows.with_columns(pl.col("source").cast(pl.Categorical)), found), "cast"),
+        (lambda rows, found: gains.beside(rows.with_columns(pl.col("n_mem").cast(pl.String)), found), "other kinds"),
+        (lambda rows, found: gains.by_kind(rows, found, by=["model", "kind"]), "by names kind|no column kind"),
+        (lambda rows, found: gains.saved_by(rows, found, by=["model", "null"]), "by names null|no column null"),
+        (lambda rows, found: baselines.nulls(rows.drop("mem"), []), "the frame has no column mem"),
+        (lambda rows, found: baselines.nulls(pl.DataFrame(), []), "the frame has no column revision"),
+    ],
+)
+def test_frames_that_nulls_cannot_be_beside_are_refused_in_a_sentence(measured, call, says):
+    rows, _, found, _ = measured
+    with pytest.raises(ValueError, match=says):
+        call(rows.with_columns(kind=pl.lit("a"), null=pl.lit("a")) if "by names" in says else rows, found)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from capacity import fitting, provenance, store, texts
+from capacity import fitting, metrics, provenance, store, texts
 from capacity.baselines import tables
 from capacity.decoding import teacher_forced
 from capacity.files import whole_number
@@ -146,11 +146,15 @@ def nulls(
         travelling: take the tables that travel with the project for there, too.
         progress: show what is measured, on standard error.
 
-    Raises ValueError as `fit`, TextError as texts.others, MissingCells if `missing` is `refuse` and some are.
+    Raises ValueError as `fit` and for rows of a search, TextError as texts.others, MissingCells if `missing` is
+    `refuse` and some are.
     """
     if missing not in MISSING:
         raise ValueError(f"missing is {str(missing)[:80]!r}; choose one of {', '.join(MISSING)}")
     whole_number("n_other", n_other, least=10)  # a fifth stops the fit
+    metrics.check_columns(rows, *_SAME, "model", "length", "text_index", "key", "mem", "search", *_FITS, takes=())
+    if rows.height and rows["search"].unique().to_list() != ["fixed"]:
+        raise ValueError("nulls are scored on whole texts, and rows of a search are of parts; give fixed lengths")
     place, every = tables.places("shared", folder, travelling=travelling)
     kept = load(every)
     by_key = {cell.key: cell for cell in cells}

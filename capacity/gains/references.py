@@ -46,18 +46,31 @@ def beside(rows: pl.DataFrame, nulls: pl.DataFrame, *, null: str = "shared") -> 
     `source_first_bits`, what the source spent on t1, is the nulls' where the rows don't have it.
 
     null: one of baselines.NULLS; `none`, no vector at all, after which there are `bits_without`; or `best`, for each
-    model, source, recipe and length that of them all with the least bits in the mean, chosen after looking and named
-    in the column `null`.
+    model, source, recipe and length that with the least bits in the mean of those that all texts have, chosen after
+    looking and named in the column `null`.
 
-    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, and
-    for a column that is missing in one of both.
+    nulls: of baselines.nulls. Rows of texts that are not in it are left out. Raises ValueError where none is left, for
+    rows of a search (a null is scored on whole texts), a null that is not there, and a column that is missing in one of
+    both or of another kind.
     """
     same = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "text_digest"]
     check_columns(rows, *same, takes=())
     check_columns(nulls, *same, "null", "null_bits", takes=())
     check_numbers(nulls, "null_bits")
-    if null == _BEST:
-        return _best(rows, nulls)
+    if "search" in rows.columns and (rows["search"].cast(pl.String) != "fixed").any():
+        raise ValueError("a null is scored on whole texts, and rows of a search are of parts; give fixed lengths")
+    known = [*nulls["null"].unique().sort(), _WITHOUT, _BEST]
+    if nulls.height and null not in known:
+        raise ValueError(f"null is {str(null)[:80]!r}; there are {', '.join(known)}")
+    if {"length"} <= {*rows.columns} & {*nulls.columns}:
+        same.append("length")
+    try:
+        return _best(rows, nulls) if null == _BEST else _beside(rows, nulls, null, same)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"rows and nulls are of other kinds: {str(error).splitlines()[0]}; cast {same}") from error
+
+
+def _beside(rows: pl.DataFrame, nulls: pl.DataFrame, null: str, same: list[str]) -> pl.DataFrame:
     kept = [name for name in ("null_bits", "source_first_bits") if name in nulls.columns]
     check_numbers(nulls, *kept)
     scored = nulls.filter(pl.col("null") == null) if null != _WITHOUT else nulls
@@ -86,7 +99,8 @@ def _best(rows: pl.DataFrame, nulls: pl.DataFrame) -> pl.DataFrame:
     each = pl.concat(
         [beside(rows, nulls, null=name).with_columns(null=pl.lit(name)) for name in names], how="vertical_relaxed"
     )
-    means = each.group_by([*group, "null"], maintain_order=True).agg(pl.col("null_bits").mean())
+    means = each.group_by([*group, "null"], maintain_order=True).agg(pl.col("null_bits").mean(), pl.len().alias("rows"))
+    means = means.filter(pl.col("rows") == pl.col("rows").max().over(group))  # of the same texts
     least = means.sort("null_bits", maintain_order=True).unique(group, keep="first", maintain_order=True)
     return each.join(least.select(*group, "null"), on=[*group, "null"], how="semi", maintain_order="left")
 
@@ -114,6 +128,7 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
     whose errors and those of `token_gain` are raised.
     """
     check(rows, "bits_without", "bits_with", by=by)
+    _check_name("kind", by)
     both = beside(rows, nulls)
     kinds = {
         "published gain": mean(both, pl.col("bits_without") - bits_with(both), by),
@@ -127,12 +142,18 @@ def by_kind(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = COND
     return pl.concat(tables)
 
 
+def _check_name(name: str, by: Sequence[str]) -> None:
+    if name in by:
+        raise ValueError(f"by names {name}, which the result has as a column of its own; rename yours")
+
+
 def saved_by(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
     """Return the bits that each null saves of the texts, the mean: *by, null, value, low, high, n, degenerate.
 
     Of all in `nulls`, and `none`, no vector at all, which saves 0. Errors are those of `beside` and `token_gain`.
     """
     check(rows, "bits_without", by=by)
+    _check_name("null", by)
     check_columns(nulls, "null", takes=())
     parts = []
     for null in [*nulls["null"].unique(maintain_order=True), _WITHOUT]:
@@ -148,9 +169,9 @@ def over_first(
     """Return what each source's texts have on average over what those of the first source have, bits.
 
     Columns: *by, source, value, low, high, n, degenerate (the quotient), apart, apart_low, apart_high (the difference).
-    The sources' texts are others: Fieller's interval of two samples, Welch's, and n counts the smaller. Where both have
-    the same texts, as a source and its `shuffled:` one, they are paired. A text that is there several times counts
-    once, with its mean. Where the first source's mean is not above 0 there is nothing to be a multiple of: the quotient
+    The sources' texts are others: Fieller's interval of two samples, Welch's, and n counts the smaller. Where at least
+    half of the smaller's are the other's, as of a source and its `shuffled:` one, these are paired and alone. A text
+    that is there several times counts once, with its mean. Where the first source's mean is not above 0 there is nothing to be a multiple of: the quotient
     is NaN, without an interval. Groups without texts of the first source are left out; the table is empty where no
     group has two sources.
 
@@ -178,7 +199,7 @@ def over_first(
     def compared(part: pl.DataFrame) -> dict:
         mine, theirs = part.drop(*by, source), groups[*part.select(by).row(0), first] if by else groups[(first,)]
         same = mine.join(theirs, on=text_id, suffix="_over")
-        paired = same.height == mine.height == theirs.height
+        paired = 2 * same.height >= min(mine.height, theirs.height)
         if paired:
             mine, theirs = same.select(value), same.select(pl.col(f"{value}_over").alias(value))
         above, below = mine[value], theirs[value]
