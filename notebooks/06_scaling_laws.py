@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 models: list[str] = ["llama-64", "llama-128", "llama-192"]  # one family, one training each but for the width
-pretrained: str = "smollm2-135m"  # foretold by the laws of the ladder; its rows travel, it is not measured here
+pretrained: list[str] = ["smollm2-135m", "gemma3-270m"]  # foretold by the ladder's laws; not measured here
 source: str = "embedded"  # of the texts
 n_texts: int = 16  # texts
 budget: int = 4000  # token-steps a text of the search for the exact length
@@ -114,8 +114,8 @@ ladder.verdict("tokens", trends.get("tokens"))
 # ## The ladder: three laws, and what they foretell
 #
 # Fitted to rung means of all widths and depths. *Left out*: root mean square error of the logarithm of a rung that the
-# law has not seen (0.1 is about 10%). Below, what each law foretells of the width that was held out and of a
-# pretrained model, and how many standard errors it misses by.
+# law has not seen (0.1 is about 10%). Below, what each law foretells of the width that was held out and of
+# pretrained models, and how many standard errors it misses by.
 
 # %%
 main = pl.concat([parts["width"], parts["depth"]]).unique("model", maintain_order=True)
@@ -234,8 +234,8 @@ verdicts.Verdict(
 # Published models differ in width, depth, data, tokenizer and family at once: an exponent over them is no law of width.
 # Information gain counts what a vector tells of the kind of text, too. Models cut to their first layers were not
 # trained that way. The ladder is small models trained briefly, at one budget: what a larger budget would find, it does
-# not say. A checkpoint is a model in the middle of a cosine, not one whose training ended there. The pretrained model
-# has another vocabulary, and BOS before [mem].
+# not say. A checkpoint is a model in the middle of a cosine, not one whose training ended there. Pretrained models
+# have other vocabularies, and BOS before [mem].
 
 # %%
 print(done, trained, sep="\n")

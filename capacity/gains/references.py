@@ -171,9 +171,9 @@ def over_first(
     Columns: *by, source, value, low, high, n, degenerate (the quotient), apart, apart_low, apart_high (the difference).
     The sources' texts are others: Fieller's interval of two samples, Welch's, and n counts the smaller. Where at least
     half of the smaller's are the other's, as of a source and its `shuffled:` one, these are paired and alone. A text
-    that is there several times counts once, with its mean. Where the first source's mean is not above 0 there is nothing to be a multiple of: the quotient
-    is NaN, without an interval. Groups without texts of the first source are left out; the table is empty where no
-    group has two sources.
+    that is there several times counts once, with its mean. Where the first source's mean is not above 0 there is
+    nothing to be a multiple of: the quotient is NaN, without an interval. Groups without texts of the first source are
+    left out; the table is empty where no group has two sources.
 
     Args:
         taken: a row a text and start.

@@ -21,7 +21,7 @@ _ROW: dict[str, tuple[pl.DataType, str]] = {
     "tokenizer_digest": (_TEXT, "digest of the tokenizer"),
     "bos": (_TEXT, "policy for the beginning-of-sequence token: none, before_mem or after_mem"),
     "attention": (_TEXT, "implementation of attention"),
-    "dtype": (_TEXT, "number type of the model's weights"),
+    "dtype": (_TEXT, "number type of the model's weights, and of the steps"),
     "source": (_TEXT, "name of the source of texts"),
     "text_index": (_INT, "place of the text in its seeded sample, from 0"),
     "text_id": (_TEXT, "name of the text in its source"),
