@@ -74,7 +74,7 @@ SETTINGS = {
     },
     "12_real_models": {
         "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
-        "others": [], "missing": "measure", "store": "real",
+        "others": [], "gain_lengths": [3, 6], "gain_recipe": "progressive:30", "missing": "measure", "store": "real",
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
