@@ -224,6 +224,8 @@ beside = [
     for r in ours.filter(pl.col("model") != model).iter_rows(named=True)
     for n_bits in counted.filter(model=r["model"])["bits"]
 ]
+
+# %%
 about = [
     f" Of the {own_gain:.0f} bits that a vector takes out of {length} tokens of {source} text, one fitted to other "
     f"texts takes out {shared:.0f}."
