@@ -743,10 +743,10 @@ def test_a_page_without_its_rows_runs_and_says_so(name, case, executed, in_proce
     if case == "short of a text":
         given |= {"store": str(executed.folder / SETTINGS[name].get("store", "store")), "n_texts": 4, "text_index": 9}
         executed[name]
-    if case == "budget of 1":
-        given |= {"missing": "measure", "budget": 1}
     source = resources.notebooks() / f"{name}.py"
     known = parameters.declared(source)
+    if case == "budget of 1":
+        given |= {"missing": "measure"} | {name: 1 for name in known if name.endswith("budget")}
     if case == "budget of 1" and "budget" not in known:
         pytest.skip("nothing is searched here")
     shown = in_process(source, {key: value for key, value in given.items() if key in known})
