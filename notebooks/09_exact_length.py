@@ -201,7 +201,7 @@ metrics.mean(ended, pl.col("value"), ["model", "steps_allowed"]).drop("degenerat
 
 # %%
 small = [recipe_budget / 2**halvings for halvings in range(5, -1, -1)]
-by_recipe = rows.filter(search="grow", budget=recipe_budget)
+by_recipe = rows.filter(search="grow", budget=recipe_budget, seed=0)  # one search, where others have this budget, too
 part = metrics.reached(by_recipe, cost="token_steps", at=[*small[:-1], 1.01 * recipe_budget], by=["model", "recipe"])
 part = part.join(ends.filter(pl.col("tokens") > 0).select("model", "text_id", "tokens"), on=["model", "text_id"])
 part = metrics.found(part.with_columns(share=pl.col("value") / pl.col("tokens")))
