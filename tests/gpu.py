@@ -21,6 +21,7 @@ import polars as pl
 import torch
 
 from capacity import benchmark, files, fitting, metrics, models, sweep
+from capacity.fitting import graph
 from capacity.models import Frozen
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ class Plan:
     device: str = "cuda"
     shapes: Sequence[str] = ("pythia-160m", "llama-3.2-1b", "pythia-1.4b", "llama-3.1-8b")  # of benchmark.SHAPES
     lengths: Sequence[int] = (64, 512, 1568)  # tokens
+    launched: Sequence[int] = (8, 64)  # tokens, where launching kernels weighs most: recorded and compiled beside
     tests: str = str(HERE / "test_cuda.py")
     real: Sequence[str] = (*models.EMBEDDED, *(name for name in models.PACKAGED if models.is_cached(name)))
     repeats: int = 3  # turns
@@ -47,9 +49,9 @@ class Plan:
         eager = [("rates", shape, "bfloat16", str(n)) for shape in self.shapes for n in self.lengths]
         full = [("rates", shape, "float32", str(n)) for shape in self.shapes[:2] for n in self.lengths[:2]]
         compiled = [("compiled", shape, "bfloat16", str(n)) for n in self.lengths for shape in self.shapes]
-        captured = [("captured", shape, "bfloat16", str(n)) for n in self.lengths for shape in self.shapes]
+        captured = [("captured", shape, "bfloat16", str(n)) for n in self.launched for shape in self.shapes[:2]]
         arithmetic = [("arithmetic", name, dtype) for name in self.real for dtype in models.DTYPES]
-        return [("suite",), *eager, *arithmetic, *captured, *compiled, *full]
+        return [("suite",), *eager, *captured, *arithmetic, *compiled, *full]
 
 
 @lru_cache(maxsize=1)
@@ -58,28 +60,41 @@ def loaded(shape: str, dtype: str, device: str) -> Frozen:
     return benchmark.load(f"random:{shape}", device=device, dtype=dtype)
 
 
-def memory(frozen: Frozen, recipe: fitting.Recipe, length: int, *, compile: bool | str) -> dict[str, int]:
-    """Return slots, predicted and taken bytes of a batch at this length, the weights included, at its peak."""
+def memory(frozen: Frozen, recipe: fitting.Recipe, length: int, *, compile: bool | str) -> dict[str, float | None]:
+    """Return slots, predicted and taken bytes of a batch at this length, the weights included, at its peak.
+
+    reserved_bytes: on a GPU, with what a record keeps; made_seconds: the first step, which compiles or records;
+    fell_back: that it could not.
+    """
     on_gpu = frozen.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(frozen.device)
     one = benchmark.bench(frozen, recipe, length=length, compile=compile)
-    for _ in range(2):
-        one.step()
+    started = time.perf_counter()
+    one.step()
+    made_seconds = time.perf_counter() - started
+    one.step()
     shape = one.batch.shape
     return {
         "slots": shape.slots,
         "bucket": shape.bucket,
         "predicted_bytes": fitting.predicted_bytes(frozen, shape),
         "taken_bytes": fitting.peak_bytes(frozen.device),  # on a processor the whole process, imports included
+        "reserved_bytes": torch.cuda.max_memory_reserved(frozen.device) if on_gpu else None,
+        "made_seconds": made_seconds,
+        "fell_back": any(made is None for name, made in graph._COMPILED.get(frozen, {}).items() if name[0] == compile),
     }
 
 
 def rates(plan: Plan, kind: str, shape: str, dtype: str, length: str) -> pl.DataFrame:
     """Return benchmark.rates of one shape at one length, beside the recipe, memory predicted and taken."""
     frozen = loaded(shape, dtype, plan.device)
-    asked = {"paper": ["plain", "engine"], "default": ["engine"]} if kind == "rates" else {"paper": ["plain", kind]}
+    asked = (
+        {"paper": ["plain", "engine"], "default": ["engine"]}
+        if kind == "rates"
+        else {"paper": ["plain", "engine", kind]}
+    )
     found = []
     for name, methods in asked.items():
         recipe = fitting.recipe(name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,6 +122,35 @@ def test_a_task_put_aside_goes_on_as_if_it_had_not_been(tiny: Frozen) -> None:
     assert one.probes[0].curve == other.probes[0].curve
     assert one.probes[0].bits_min == other.probes[0].bits_min
     assert other.probes[0].seconds > 0
+
+
+def test_seconds_are_those_of_steps_shared_evenly_and_not_of_compiling(
+    tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a text that leaves in the step: those that stay do not pay for it. By a clock that the calls move on."""
+    now, mover = [0.0], Batch._mover
+
+    def compiling(self: Batch):
+        now[0] += 100.0
+        move = mover(self)
+
+        def timed():
+            now[0] += 6.0
+            return move()
+
+        return timed
+
+    monkeypatch.setattr(Batch, "_mover", compiling)
+    monkeypatch.setattr("capacity.fitting.batch.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    batch = batch_of(tiny, dataclasses.replace(STILL, steps=1))
+    tasks = [task_of(tiny, *random_ids(size)) for size in (4, 5)]
+    left = []
+    for slot, task in enumerate(tasks):
+        batch.put(slot, task)
+        left.append(batch.step(stop))
+    assert left == [[], tasks[:1]]
+    assert batch.step(stop) == tasks[1:]
+    assert [task.probes[0].seconds for task in tasks] == [6.0 + 3.0, 3.0 + 6.0]
 
 
 def test_it_is_asked_where_a_fit_was_solved_or_stalled(tiny: Frozen) -> None:

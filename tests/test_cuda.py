@@ -4,6 +4,8 @@ Where there is no GPU, what a processor can do of it is rehearsed there. `make g
 """
 
 import dataclasses
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -137,6 +139,25 @@ def test_a_compiled_or_recorded_step_is_replayed_and_is_the_step(how: bool | str
         assert one.step(stop) == other.step(stop) == []
     torch.testing.assert_close(one.state.mem, other.state.mem, atol=1e-2, rtol=0)
     assert all(move is not None for known in graph._COMPILED.values() for move in known.values())
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_records_of_several_shapes_and_models_are_the_steps(dtype: str, kind: str, loaded: dict[str, Frozen]) -> None:
+    """Of two lengths in turn, with bits, and of a second model once the first is gone."""
+    recipe = Recipe(loss="cross_entropy", lr=0.1)
+    for _ in range(2):
+        there = models.load(loaded[kind].name, device=str(DEVICE), dtype=dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for bucket in (8, 12, 8):
+                one, other = (filled(there, recipe, Shape(1, bucket, 4), compile=how) for how in (False, "capture"))
+                for _ in range(3):
+                    assert one.step(stop) == other.step(stop) == []
+                torch.testing.assert_close(one.state.mem, other.state.mem, atol=5e-2, rtol=0)
+        del there, one, other
+        gc.collect()
 
 
 @on_gpu

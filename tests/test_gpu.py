@@ -40,8 +40,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Plan:
     tests = tmp_path / "test_some.py"
     tests.write_text(TESTS.format(True))
     return gpu.Plan(
-        device="cpu", shapes=["small"], lengths=[2, 9], tests=str(tests), real=["llama-64"], repeats=1, seconds=0.0,
-        n_texts=2, longest=4, budget=12,
+        device="cpu", shapes=["small"], lengths=[2, 9], launched=[2, 9], tests=str(tests), real=["llama-64"], repeats=1,
+        seconds=0.0, n_texts=2, longest=4, budget=12,
     )  # fmt: skip
 
 
@@ -65,13 +65,16 @@ def test_all_parts_are_measured_once(plan: gpu.Plan, tmp_path: Path, capsys: pyt
         ("paper", "plain", 9), ("paper", "engine", 9), ("default", "engine", 9)
     ]  # fmt: skip
     assert rates["predicted_bytes"].null_count() == 1  # of the plain procedure
-    assert rates.drop_nulls().select("slots", "bucket").unique().rows() == [(2, 12)]
+    assert rates.drop_nulls("slots").select("slots", "bucket").unique().rows() == [(2, 12)]
     assert (rates["rate"] > 0).all()
-    assert made["compiled-small-bfloat16-2"]["method"].to_list() == ["plain", "compiled"]
+    assert made["compiled-small-bfloat16-2"]["method"].to_list() == ["plain", "engine", "compiled"]
+    assert made["compiled-small-bfloat16-2"]["fell_back"].to_list() == [None, False, False]
+    assert made["captured-small-bfloat16-2"]["fell_back"].to_list() == [None, False, True]  # no GPU to record on
+    assert (made["captured-small-bfloat16-2"]["made_seconds"].drop_nulls() > 0).all()
     for dtype in models.DTYPES:
         assert made[f"arithmetic-llama-64-{dtype}"].select("dtype", "n").rows() == [(dtype, 2)]
     summary = (tmp_path / "out" / "summary.md").read_text().splitlines()
-    assert sum(line.startswith("| random:small, bfloat16, paper | 9 |") for line in summary) == 6
+    assert sum(line.startswith("| random:small, bfloat16, paper | 9 |") for line in summary) == 8
     assert sum(line.startswith("| llama-64 | bfloat16 |") for line in summary) == 1
     assert "12 parts are in" in capsys.readouterr().out
 
@@ -98,8 +101,8 @@ def test_what_was_cut_goes_on_and_what_fails_stops_no_other(plan: gpu.Plan, tmp_
         first, asked = asked, []
         assert gpu.measure(out, plan, run) == 3
         assert first == [
-            ["suite"], ["rates-small-bfloat16-2", "rates-small-bfloat16-9"], searches,
-            ["captured-small-bfloat16-2"], ["captured-small-bfloat16-9"],
+            ["suite"], ["rates-small-bfloat16-2", "rates-small-bfloat16-9"],
+            ["captured-small-bfloat16-2"], ["captured-small-bfloat16-9"], searches,
             ["compiled-small-bfloat16-2"], ["compiled-small-bfloat16-9"],
             ["rates-small-float32-2", "rates-small-float32-9"],
         ]  # fmt: skip

@@ -186,6 +186,41 @@ def test_a_record_of_other_numbers_is_not_taken(tiny: Frozen) -> None:
             graph._captured(plain, inputs(tiny), partial(recorded, spoil=spoil))
 
 
+@pytest.mark.parametrize("place", range(7))
+def test_a_record_that_does_not_read_one_of_its_inputs_is_not_taken(place: int, tiny: Frozen) -> None:
+    plain, like = step(tiny, HINGE, n_mem=1, follow_bits=True), inputs(tiny)
+    old, recording = [tensor.clone() for tensor in (*like[0], *like[1:])], []
+
+    def stale(state, *rest):
+        flat = [*state, *rest]
+        if recording:
+            flat[place] = old[place]
+        return plain(type(state)(*flat[:4]), *flat[4:])
+
+    def record(call):
+        recording.append(True)
+        replay, found = recorded(call)
+        recording.clear()
+        return replay, found
+
+    with pytest.raises(RuntimeError, match="the recorded step gives other numbers"):
+        graph._captured(stale, like, record)
+
+
+def test_a_record_may_be_off_as_a_step_itself_is(tiny: Frozen) -> None:
+    """Where attention adds up in any order, two steps of the same differ, in bfloat16 by a hundredth."""
+    plain, random = step(tiny, HINGE, n_mem=1, follow_bits=True), torch.Generator().manual_seed(0)
+
+    def noisy(state, *rest):
+        moved = plain(state, *rest)
+        noise = 0.02 * torch.randn(moved.state.first.shape, generator=random)
+        return moved._replace(state=moved.state._replace(first=moved.state.first * (1 + noise)))
+
+    before = torch.get_rng_state()
+    graph._captured(noisy, inputs(tiny), recorded)
+    assert torch.equal(torch.get_rng_state(), before)  # whoever draws goes on as before
+
+
 class OnGpu(Frozen):
     """A model that claims to lie on a GPU."""
 
@@ -197,6 +232,18 @@ class OnGpu(Frozen):
     def inputs(self, mem, context):
         return context
 
+    @property
+    def model(self):
+        return SimpleNamespace(parameters=lambda: [SimpleNamespace(device=self.device)])
+
+
+class OnTwo(OnGpu):
+    """A model that claims to lie on two GPUs."""
+
+    @property
+    def model(self):
+        return SimpleNamespace(parameters=lambda: [SimpleNamespace(device=torch.device(f"cuda:{n}")) for n in (0, 1)])
+
 
 def test_what_cannot_be_recorded_runs_as_it_is(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where recording fails it is said once; out of memory is not taken for that."""
@@ -204,7 +251,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(tiny: Frozen, monkeypatch: pytest
     options = {"n_mem": 1, "follow_bits": True, "like": inputs(tiny), "how": "capture"}
 
     def fails(error: Exception):
-        def record(call):
+        def record(call, device, pool):
             raise error
 
         monkeypatch.setattr(graph, "_record", record)
@@ -218,6 +265,28 @@ def test_what_cannot_be_recorded_runs_as_it_is(tiny: Frozen, monkeypatch: pytest
     fails(RuntimeError("CUDA error: out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         compiled(frozen, HINGE, **options)
+    with pytest.warns(UserWarning, match="runs unrecorded: RuntimeError: the model lies on several devices"):
+        assert compiled(OnTwo(), HINGE, **options) is plain
+
+
+def test_records_of_a_model_share_their_memory(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as one is there: a pool that nothing uses any more is no pool to record into."""
+    pools, plain = [], step(tiny, HINGE, n_mem=1, follow_bits=True)
+    monkeypatch.setattr(graph, "_COMPILED", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(graph, "step", lambda *args, **options: plain)
+
+    def record(call, device, pool):
+        pools.append(pool)
+        replay, found = recorded(call)
+        replay.pool = pool or (0, len(pools))
+        return replay, found
+
+    monkeypatch.setattr(graph, "_record", record)
+    one, other = OnGpu(), OnGpu()
+    for frozen in (one, one, other):
+        options = {"n_mem": 1, "follow_bits": len(pools) == 1, "like": inputs(tiny), "how": "capture"}
+        assert compiled(frozen, HINGE, **options) is not plain
+    assert pools == [None, (0, 1), None]
 
 
 def test_a_way_to_run_a_step_is_one_of_three(tiny: Frozen) -> None:
