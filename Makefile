@@ -7,7 +7,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 READY := .venv/.installed
 
-.PHONY: report test quick faults check install measured picture real train ladder gpu clean
+.PHONY: report test quick fast faults check install measured picture real train ladder gpu clean
 
 report: $(READY)
 	$(BIN)/python -m capacity report
@@ -19,7 +19,11 @@ PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
 test: check
 	$(PYTEST)
 
-quick: check
+# Lint, types and the fast tests, side by side.
+quick: $(READY)
+	$(MAKE) --jobs 2 --output-sync check fast
+
+fast: $(READY)
 	$(PYTEST) -m "not slow"
 
 # Every fault that is to be survived, each for real, as a table; kills at ten random moments where `make test` has two.

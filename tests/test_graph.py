@@ -179,6 +179,7 @@ def test_a_recorded_step_is_the_step(kind: str, loss: str, loaded: dict[str, Fro
     assert torch.equal(first.state.mem, kept)  # a replay leaves what was found before alone
 
 
+@pytest.mark.slow
 def test_a_record_of_other_numbers_is_not_taken(tiny: Frozen) -> None:
     plain = step(tiny, HINGE, n_mem=1, follow_bits=True)
     for spoil in (torch.zeros_like, lambda tensor: tensor * 1.5 if tensor.is_floating_point() else tensor):
@@ -186,6 +187,7 @@ def test_a_record_of_other_numbers_is_not_taken(tiny: Frozen) -> None:
             graph._captured(plain, inputs(tiny), partial(recorded, spoil=spoil))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(7))
 def test_a_record_that_does_not_read_one_of_its_inputs_is_not_taken(place: int, tiny: Frozen) -> None:
     plain, like = step(tiny, HINGE, n_mem=1, follow_bits=True), inputs(tiny)
@@ -207,6 +209,7 @@ def test_a_record_that_does_not_read_one_of_its_inputs_is_not_taken(place: int, 
         graph._captured(stale, like, record)
 
 
+@pytest.mark.slow
 def test_a_record_may_be_off_as_a_step_itself_is(tiny: Frozen) -> None:
     """Where attention adds up in any order, two steps of the same differ, in bfloat16 by a hundredth."""
     plain, random = step(tiny, HINGE, n_mem=1, follow_bits=True), torch.Generator().manual_seed(0)
@@ -269,6 +272,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(tiny: Frozen, monkeypatch: pytest
         assert compiled(OnTwo(), HINGE, **options) is plain
 
 
+@pytest.mark.slow
 def test_records_of_a_model_share_their_memory(tiny: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as one is there: a pool that nothing uses any more is no pool to record into."""
     pools, plain = [], step(tiny, HINGE, n_mem=1, follow_bits=True)

@@ -10,6 +10,8 @@ from capacity import baselines, gains, models, store, sweep
 from capacity.baselines import shared
 from capacity.decoding import teacher_forced
 
+pytestmark = pytest.mark.slow
+
 OVER = optimize.brentq(lambda s: 4 * math.log2(math.exp(s) + 3) - s / math.log(2) - 8 - 10, 0, 50)
 
 
@@ -113,7 +115,6 @@ def measured(tmp_path_factory):
     return rows, cells, baselines.nulls(rows, cells, folder, n_other=10, travelling=False), folder
 
 
-@pytest.mark.slow
 def test_nulls_are_what_plain_loops_say(measured):
     rows, cells, found, _ = measured
     frozen = models.load("llama-64", device="cpu")

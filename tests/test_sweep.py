@@ -142,6 +142,7 @@ def test_cells_refuse_models_and_texts_that_cannot_be_had(folders, monkeypatch, 
         sweep.cells(wanted)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_loaded_without_the_model(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=3, scored_from=[0, 1])
     first = run(wanted, tmp_path)
@@ -158,6 +159,7 @@ def test_what_was_measured_is_loaded_without_the_model(folders, tmp_path, monkey
     assert sorted(tmp_path.rglob("*.parquet")) == files
 
 
+@pytest.mark.slow
 def test_a_part_is_loaded_and_the_rest_is_measured(folders, tmp_path, monkeypatch):
     wanted = grid(folders["llama"], n_texts=4)
     part = run(wanted[1:3], tmp_path)
@@ -275,6 +277,7 @@ def test_repeated_experiments_are_one_cell(folders, tmp_path):
     assert not found.select("key", "probe").is_duplicated().any()
 
 
+@pytest.mark.slow
 def test_rows_of_other_cells_stay_out(folders, tmp_path):
     run(grid(folders["llama"], seed=[0, 1]), tmp_path)
     assert set(run(grid(folders["llama"], seed=1), tmp_path)["seed"]) == {1}
@@ -436,6 +439,7 @@ def flip(path, at):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_the_weights_is_another_cell(folders, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(folders["llama"], folder)
@@ -634,6 +638,7 @@ def test_rows_say_what_their_source_spent_and_old_ones_are_told(folders, tokeniz
         sweep.with_source_bits(rows.drop("bos"), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["random_tokens:4", "random_words"])
 def test_a_bos_of_the_texts_own_was_not_drawn(folders, source, tmp_path):
     wanted = grid(folders["llama"], source=source, length=5, search="fixed", bos="after_mem", n_texts=2, scored_from=1)
