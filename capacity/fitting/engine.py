@@ -34,7 +34,7 @@ def run(
     fit alone ends with status `oom`.
 
     compile: True, step in one compiled graph: a minute or less for each bucket of lengths, then faster. `capture`, on
-    a GPU: the step recorded and replayed: seconds for each bucket, then as fast as its kernels.
+    a GPU: the step recorded, once for each bucket, and replayed, without launching kernel by kernel.
     stepped: gets the token-steps of each step, all texts' together.
     """
     graph.check(compile)

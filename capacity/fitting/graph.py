@@ -36,7 +36,7 @@ def compiled(
     """Return the step for the shapes of `like`, forward, backward and update in one graph, made once a process.
 
     how: True compiles it, and on CUDA the graph is replayed (mode `reduce-overhead`); CAPTURE records the step's own
-    kernels there, which takes seconds and saves what launching them costs, and is the step as it is elsewhere.
+    kernels there, which saves what launching them one by one costs, and is the step as it is elsewhere.
 
     Where the model can't be traced or recorded, there is no compiler, or the record gives other numbers, the step as it
     is comes back, with a warning that says why.
