@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from capacity import baselines, gains, models, store, sweep
+from capacity import baselines, gains, metrics, models, store, sweep
 from capacity.baselines import shared
 from capacity.decoding import teacher_forced
 
@@ -290,6 +290,12 @@ def test_no_vector_is_a_null_and_the_best_is_chosen_by_its_mean(measured):
         assert best.filter(length=length)["null"].unique().to_list() == [of_length["null"][-1]]
         left = (best.filter(length=length).select(pl.col("bits_without") - pl.col("null_bits"))).to_series().mean()
         assert left == pytest.approx(of_length["value"][-1])
+    foreign = found.filter(null="bos").with_columns(revision=pl.lit("another model's"), null=pl.lit("pad"))
+    both = pl.concat([found, foreign])  # a null that only another model has
+    assert gains.saved_by(rows, both, by=by).equals(saved)
+    assert gains.beside(rows, both, null="best").equals(best)
+    with pytest.raises(metrics.NothingFound):
+        gains.saved_by(rows, foreign, by=by)
     worse = found.with_columns(pl.col("null_bits") + 1e6)
     assert gains.beside(rows, worse, null="best")["null"].unique().to_list() == ["none"]
 

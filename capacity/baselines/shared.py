@@ -159,7 +159,8 @@ def nulls(
     kept = load(every)
     by_key = {cell.key: cell for cell in cells}
     here = rows.with_columns(pl.col("text_seed").fill_null(0)).join(_longest(cells), on=_KIND, how="left")
-    here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)), *map(_typed, _FITS))
+    here = here.with_columns(pl.coalesce("fit_length", pl.col("length").max().over(_KIND)))
+    here = here.cast({name: SCHEMA[name] for name in _FITS})
     here = here.sort("model", "source", "length", "text_index", "seed", "scored_from")
     here = here.unique(_SAME, keep="first", maintain_order=True)
     alike = pl.col("n_train") + pl.col("n_held_out") == n_other, pl.col("n_starts").fill_null(1) >= n_starts
@@ -186,10 +187,6 @@ def nulls(
         store.write(place, table)
         parts.append(table)
     return pl.concat(parts).unique([*_SAME, "null"], keep="last", maintain_order=True)
-
-
-def _typed(name: str) -> pl.Expr:
-    return pl.col(name).cast(SCHEMA[name])
 
 
 def _of_one_vector(fitted: pl.DataFrame) -> pl.DataFrame:

@@ -26,10 +26,11 @@ from capacity.metrics import (
     summarise,
 )
 
+# What is known of a fit afterwards.
 _LOOKED = (
     "status", "decoded_tokens", "probe", "steps", "token_steps", "n_scored", "correct_with", "correct_without",
     "bits_with", "bits_with_min", "first_bits_with", "seconds",
-)  # fmt: skip  # what is known of a fit afterwards
+)  # fmt: skip
 
 
 def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.DataFrame:
@@ -60,8 +61,8 @@ def certified_at(rows: pl.DataFrame, *, by: Sequence[str] = CONDITIONS) -> pl.Da
 
     def bits_of(part: pl.DataFrame) -> dict:
         texts = part.group_by("text_id").agg(decoded.alias("decoded"))["decoded"]
-        n, right, held = len(texts), int(texts.sum()), part["source_token_bits"][0] * part["length"][0]
-        held -= part["source_token_bits"][0] * part["unheld"][0]
+        n, right = len(texts), int(texts.sum())
+        held = part["source_token_bits"][0] * (part["length"][0] - part["unheld"][0])
         ends = stats.binomtest(right, n).proportion_ci(method="exact") if n >= LEAST else (0.0, 0.0)
         value, low, high = (held + log2(share) if share else None for share in (right / n, *ends))
         few = {"degenerate": n < LEAST, "n_decoded": right}

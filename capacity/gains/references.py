@@ -1,7 +1,8 @@
 """Gains beside what knows a text's kind alone, part by part, and those of one source over those of another."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import polars as pl
@@ -94,15 +95,22 @@ def _beside(rows: pl.DataFrame, nulls: pl.DataFrame, null: str, same: list[str])
 def _best(rows: pl.DataFrame, nulls: pl.DataFrame) -> pl.DataFrame:
     """Return `beside` of the null with the least mean bits, by model, source, recipe and length."""
     check(rows, "bits_without", "length", by=["model", "source"])
-    names = [*nulls["null"].unique().sort(), _WITHOUT]
     group = ["revision", "bos", "dtype", "source", "recipe", "n_mem", "length"]
     each = pl.concat(
-        [beside(rows, nulls, null=name).with_columns(null=pl.lit(name)) for name in names], how="vertical_relaxed"
+        [both.with_columns(null=pl.lit(name)) for name, both in _each(rows, nulls)], how="vertical_relaxed"
     )
     means = each.group_by([*group, "null"], maintain_order=True).agg(pl.col("null_bits").mean(), pl.len().alias("rows"))
     means = means.filter(pl.col("rows") == pl.col("rows").max().over(group))  # of the same texts
     least = means.sort("null_bits", maintain_order=True).unique(group, keep="first", maintain_order=True)
     return each.join(least.select(*group, "null"), on=[*group, "null"], how="semi", maintain_order="left")
+
+
+def _each(rows: pl.DataFrame, nulls: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the nulls that these rows have by name, no vector last, and `beside` of each; NothingFound for none."""
+    for name in nulls["null"].unique().sort():
+        with contextlib.suppress(NothingFound):  # of other rows, as `bos` where only other models have one
+            yield name, beside(rows, nulls, null=name)
+    yield _WITHOUT, beside(rows, nulls, null=_WITHOUT)
 
 
 def text_specific_gain(
@@ -156,8 +164,8 @@ def saved_by(rows: pl.DataFrame, nulls: pl.DataFrame, *, by: Sequence[str] = CON
     _check_name("null", by)
     check_columns(nulls, "null", takes=())
     parts = []
-    for null in [*nulls["null"].unique(maintain_order=True), _WITHOUT]:
-        saved = mean(beside(rows, nulls, null=null), pl.col("bits_without") - pl.col("null_bits"), by)
+    for null, both in _each(rows, nulls):
+        saved = mean(both, pl.col("bits_without") - pl.col("null_bits"), by)
         parts.append(saved.select(*by, pl.lit(null).alias("null"), pl.exclude(by)))
     return pl.concat(parts)
 
