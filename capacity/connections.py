@@ -144,7 +144,7 @@ def fit_curves(
     n_mem, n_tokens = ends.shape[2], ids.shape[1]
     shape = shape_of(frozen, n_tokens, n_mem=n_mem)
     width = max(1, shape.slots * shape.bucket // n_tokens // _DRAWS)
-    recipe = recipe.of(frozen)
+    recipe = recipe.scaled_to(frozen)
     fitted, first = [], 0
     while first < len(ends):
         here = torch.arange(first, first + width).clamp(max=len(ends) - 1)

@@ -17,11 +17,11 @@ def known(kind: str) -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    found = dict.fromkeys(models.EMBEDDED, "embedded")
+    meanings = dict.fromkeys(models.EMBEDDED, "embedded")
     for name, packaged in models.PACKAGED.items():
         state = "packaged, on this machine" if models.is_cached(name) else "packaged, not fetched yet"
-        found[name] = f"{state}: {packaged.offer()}"
-    return found | {
+        meanings[name] = f"{state}: {packaged.offer()}"
+    return meanings | {
         f"{models.TRAINED}NAME": "trained here, by ladder.train (`make train`)",
         "OWNER/NAME": "safetensors on the hub; OWNER/NAME@REVISION pins a commit, branch or tag",
         "hub:OWNER/NAME/FILE.gguf": "a GGUF file on the hub",

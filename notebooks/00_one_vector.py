@@ -59,7 +59,7 @@ settings = {
 }
 cell = sweep.grid(bos=bos, **settings, search="grow", trace=True, n_texts=text_index + 1)[-1:]
 done = sweep.measure(cell, store or None, missing=missing)
-rows = metrics.found(done.rows)
+rows = metrics.not_empty(done.rows)
 
 # %% [markdown]
 # ## There and back

@@ -113,7 +113,7 @@ by_paper = theirs.pivot("source", index="model", values="value").sort("pg19")
 by_paper
 
 # %%
-natural = metrics.found(exact.filter(source=sources[0])).sort("value")
+natural = metrics.not_empty(exact.filter(source=sources[0])).sort("value")
 most, least = natural.row(-1, named=True), natural.row(0, named=True)
 eq1 = limit.filter(model=most["model"], unit="tokens")["value"].item()
 by_source = exact.filter(model=most["model"]).select(pl.format("{} {}", "source", pl.col("value").round(1)))
@@ -133,7 +133,7 @@ each = metrics.exact_lengths(rows.filter(search="grow"))
 held = {key: part["exact_length"] for key, part in each.group_by("model", "source")}
 pairs = {model: [held.get((model, source), []) for source in (sources[0], other)] for model in models}
 fall = {model: metrics.difference(*pair) for model, pair in pairs.items() if all(map(len, pair))}
-unseen = [(one.high - one.low) / 2 for one in fall.values() if one.low is not None]
+unseen = [(interval.high - interval.low) / 2 for interval in fall.values() if interval.low is not None]
 verdicts.judge(
     f"one vector holds fewer tokens of {other} than of {sources[0]} text, on every model",
     fall, unit="tokens", paper=True,

@@ -190,7 +190,7 @@ charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of
 # Beside Eq. 1's bits, and the published gain at the longest fixed length that all alphabets have.
 
 # %%
-found = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
+lengths = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
 even = at_lengths.filter(pl.col("source").str.contains(r"^random_tokens(:|$)"))
 gained = metrics.finished(even.filter(length=max(shorter)))
 gain = gains.information_gain(gained, by=by, least=True) if gained.height else facts.select(*by, value=pl.lit(None))
@@ -253,8 +253,8 @@ most = [
 fewest = gained.filter(source=f"random_tokens:{min(alphabets)}") if alphabets else gained.clear()
 most += [
     f" Texts of {max(shorter)} tokens drawn from {min(alphabets)} hold {spent:.0f} bits behind the first one; the "
-    f"published gain of their vectors is {of.min():.0f} to {of.max():.0f}."
-    for spent, of in [((fewest["source_bits_low"] - fewest["source_first_bits"]).mean(),
+    f"published gain of their vectors is {published_gain.min():.0f} to {published_gain.max():.0f}."
+    for spent, published_gain in [((fewest["source_bits_low"] - fewest["source_first_bits"]).mean(),
                        gain.filter(source=f"random_tokens:{min(alphabets)}")["value"])]
 ] if fewest.height else []  # fmt: skip
 

@@ -117,7 +117,7 @@ follows = rows.filter(search="fixed")["bits_with_min"].null_count() == 0
 gained = gains.plateaus(rows.filter(search="fixed"), by=by)
 parts = {"given back": gains.given_back(rows.filter(search="grow"), by=by)} | ({"gain": gained} if follows else {})
 carried = pl.concat(
-    gains.per_vector(texts, by=["model"]).with_columns(pl.lit(what).alias("what")) for what, texts in parts.items()
+    gains.per_vector(texts, by=["model"]).with_columns(pl.lit(figure).alias("what")) for figure, texts in parts.items()
 )
 bits = pl.col("information_gain") / pl.col("n_mem") / math.log(2)
 paper = theirs.drop_nulls("information_gain").sort("model", "n_mem").with_columns(bits.alias("value")).select(
@@ -140,7 +140,7 @@ both.with_columns(pl.selectors.float().round(2)).sort("series", "n_mem")
 # over texts), and the optimiser steps that a token of the longest prefix took in all.
 
 # %%
-searched = metrics.found(rows.filter(search="grow"))
+searched = metrics.not_empty(rows.filter(search="grow"))
 most = max(sizes)
 rules = {f"budget as n^{p}": p for p in sorted({1, power})}
 then = pl.concat(
@@ -161,9 +161,9 @@ table_of_budget.with_columns(pl.selectors.float().round(2)).sort("model", "n_mem
 spent = then.filter(n_mem=most).pivot("rule", index=["model", "text_id"], values="value").sort("model", "text_id")
 slow, fast = next(iter(rules)), list(rules)[-1]
 more = {
-    model: replace(one, degenerate=one.low is None)  # all alike: no gain
+    model: replace(quotient, degenerate=quotient.low is None)  # all alike: no gain
     for (model,), part in spent.group_by("model", maintain_order=True) if part[slow].sum() and most > 1
-    for one in [metrics.quotient(part[fast], part[slow])]
+    for quotient in [metrics.quotient(part[fast], part[slow])]
 }  # fmt: skip
 verdicts.judge(
     f"with a budget that grows as n alone it is the budget that ends {most} vectors: as n^{power} they hold at least "

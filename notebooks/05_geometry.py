@@ -71,19 +71,19 @@ else:
     exact = sweep.run(searches, store or None, missing=missing)
     asked = {f"{share:g} of the exact length": sweep.one_length(searches, exact, share=share, seeds=starts)
              for share in parts}  # fmt: skip
-grid = list(dict.fromkeys(one for fits in asked.values() for one in fits))
+grid = list(dict.fromkeys(experiment for fits in asked.values() for experiment in fits))
 done = sweep.measure(grid, store or None, missing=missing)
 
 # %%
 places = pl.DataFrame(
-    [(part, one.text_index, one.length) for part, fits in asked.items() for one in fits],
+    [(part, experiment.text_index, experiment.length) for part, fits in asked.items() for experiment in fits],
     schema={"part": pl.String, "text_index": pl.Int32, "length": pl.Int32}, orient="row",
 ).unique()  # fmt: skip
-rows = metrics.found(done.rows.join(places, on=["text_index", "length"])).with_columns(
+rows = metrics.not_empty(done.rows.join(places, on=["text_index", "length"])).with_columns(
     group=pl.format("{}, {}", "part", "text_id")
 ).sort("part", "text_index", "seed")  # fmt: skip
 is_solved = pl.col("status") == "solved"
-solved = metrics.found(rows.filter(is_solved).filter(pl.len().over("group") > 1))
+solved = metrics.not_empty(rows.filter(is_solved).filter(pl.len().over("group") > 1))
 rows.group_by("part").agg(
     texts=pl.col("text_id").n_unique(), tokens=pl.col("length").mean(), fits=pl.len(), solved=is_solved.sum(),
     texts_with_two=pl.col("group").filter(pl.col("group").is_in(solved["group"].unique().implode())).n_unique(),
@@ -212,7 +212,7 @@ vectors = torch.from_numpy(mem)
 every, chain = (geometry.pairs(names, chained=chained) for chained in (False, True))
 score = partial(connections.accuracy, frozen, points=points)
 bend = partial(connections.fit_curves, frozen, recipe=fitting.recipe(recipe), steps=steps)
-first, joined = [ids[one] for one, _ in every], [ids[one] for one, _ in chain]
+first, joined = [ids[own_index] for own_index, _ in every], [ids[own_index] for own_index, _ in chain]
 on_lines = np.stack(connections.by_length(score, vectors[torch.tensor(every)], first))
 curves = torch.stack(connections.by_length(bend, vectors[torch.tensor(chain)], joined))
 on_curves = np.stack(connections.by_length(score, curves, joined))
@@ -249,8 +249,8 @@ Markdown(
     + " ".join(
         f"At {part} {100 * held[part, 'line']:.0f}% of the lines hold the text all along, of the fitted curves "
         f"{100 * held[part, 'fitted curve']:.0f}% at all {points} places, of the lines of the same pairs "
-        f"{100 * held[part, 'line, same pairs']:.0f}%; all solutions are connected in {n} of {of} texts."
-        for part, n, of in all_hold.sort("part").iter_rows()
+        f"{100 * held[part, 'line, same pairs']:.0f}%; all solutions are connected in {n} of {n_all} texts."
+        for part, n, n_all in all_hold.sort("part").iter_rows()
     )
     + f" In the middle of the lines {100 * on_lines[:, points // 2].mean():.0f}% of the tokens are right. The curves "
     f"that hold are {long}."
@@ -283,18 +283,18 @@ sets = {
     "token embeddings, as many": table[draws.permutation(len(table))[: len(own)]],
     "random vectors, as many": draws.standard_normal(own.shape),
 }
-spectra = {name: geometry.spectrum(one) for name, one in sets.items()}
+spectra = {name: geometry.spectrum(vector_set) for name, vector_set in sets.items()}
 cumulative = pl.concat([
-    pl.DataFrame({"series": name, "component": range(1, len(one) + 1), "cumulative": np.cumsum(one)})
-    for name, one in spectra.items()
+    pl.DataFrame({"series": name, "component": range(1, len(spectrum) + 1), "cumulative": np.cumsum(spectrum)})
+    for name, spectrum in spectra.items()
 ])  # fmt: skip
 charts.variance_by_component(cumulative, shares=shares)
 
 # %%
 components = pl.DataFrame([
-    {"series": name, "points": len(sets[name]), "components": len(one)}
-    | {f"for {100 * share:g}%": geometry.n_components(one, share) for share in shares}
-    for name, one in spectra.items()
+    {"series": name, "points": len(sets[name]), "components": len(spectrum)}
+    | {f"for {100 * share:g}%": geometry.n_components(spectrum, share) for share in shares}
+    for name, spectrum in spectra.items()
 ])  # fmt: skip
 components
 

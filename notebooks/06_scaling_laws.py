@@ -64,9 +64,10 @@ held = ladder.held(table, trained.rows).filter(pl.col("tokens_held") > 0)
 parts = {axis: ladder.along(held, axis) for axis in ("width", "depth", "tokens")}
 trends = {axis: scaling.trend(part[axis], part["tokens_held"]) for axis, part in parts.items() if part.height}
 pl.DataFrame([
-    {"along": axis, "of": of, "b": law.exponent, "low": law.low if law.freedom else None,
-     "high": law.high if law.freedom else None, "n": law.n, "ends": math.exp(one.rise), "seeds": math.exp(one.seeds)}
-    for axis, one in trends.items() for of, law in (("rung means", one.means), ("trainings", one.trainings))
+    {"along": axis, "of": over, "b": law.exponent, "low": law.low if law.freedom else None,
+     "high": law.high if law.freedom else None, "n": law.n,
+     "ends": math.exp(trend.rise), "seeds": math.exp(trend.seeds)}
+    for axis, trend in trends.items() for over, law in (("rung means", trend.means), ("trainings", trend.trainings))
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
@@ -79,9 +80,9 @@ pl.DataFrame([
 drawn = {
     axis: (
         parts[axis].select(x=axis, y="tokens_held", rung="model", series=pl.format("seed {}", "seed")),
-        ladder.lines({"rung means": one.means}, sorted(set(parts[axis][axis]))),
+        ladder.lines({"rung means": trend.means}, sorted(set(parts[axis][axis]))),
     )
-    for axis, one in trends.items()
+    for axis, trend in trends.items()
 }
 none = Markdown("Models trained alike were not measured: *cannot tell*.")
 up = "exact length (tokens)"
@@ -125,9 +126,9 @@ laws_here = {
     for y, rungs in means.items() if rungs["width"].n_unique() > 1
 }  # fmt: skip
 pl.DataFrame([
-    {"of": y, "law": name, "b": one.law.exponent, "low": one.law.low, "high": one.law.high, "rungs": one.law.n,
-     "spread (ln)": one.law.spread, "left out (ln)": one.left_out}
-    for y, laws in laws_here.items() for name, one in laws.items()
+    {"of": y, "law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high, "rungs": named.law.n,
+     "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
+    for y, laws in laws_here.items() for name, named in laws.items()
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %%
@@ -152,7 +153,7 @@ rungs = rungs.with_columns(family=pl.col("model").str.extract(r"/([A-Za-z]+)")).
 laws = scaling.named(rungs["d_model"], rungs["n_parameters"], rungs["bits"])
 
 # %%
-by_width = {name: one.law for name, one in laws.items() if one.of_width}
+by_width = {name: named.law for name, named in laws.items() if named.of_width}
 widths = sorted(set(rungs["d_model"]))
 charts.laws(
     rungs.select(x="d_model", y="bits", rung="model", series="family"),
@@ -162,9 +163,9 @@ charts.laws(
 
 # %%
 pl.DataFrame([
-    {"law": name, "b": one.law.exponent, "low": one.law.low, "high": one.law.high, "rungs": one.law.n,
-     "spread (ln)": one.law.spread, "left out (ln)": one.left_out}
-    for name, one in laws.items()
+    {"law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high, "rungs": named.law.n,
+     "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
+    for name, named in laws.items()
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
@@ -206,7 +207,7 @@ own = scaling.fit(here["d_model"], here["value"]) if here.height > 1 else None
 power, line = laws["a · d_model^b"].law, laws["a · d_model"].law
 best = min(laws, key=lambda name: laws[name].left_out)
 grows = deeper.filter(pl.col("low") > 0).height
-wrong = {name: f"{math.exp(one.left_out):.2f}" for name, one in laws.items()}
+wrong = {name: f"{math.exp(named.left_out):.2f}" for name, named in laws.items()}
 Markdown(
     f"**Reading.** Over {power.n} published models bits grow as d_model^{power.exponent:.2f} ({power.low:.2f} to "
     f"{power.high:.2f}); as a constant they are {line.scale:.2f} bits a dimension, of Eq. 1's 16, and a width left "

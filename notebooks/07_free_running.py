@@ -68,14 +68,14 @@ grid = [
 done = sweep.measure([*grid, *both_ways], store or None, missing=missing)
 here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
 wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
-rows = metrics.found(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
+rows = metrics.not_empty(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
 
 # %%
 ids = {cell.key: cell.text.ids for cell in sweep.cells([*grid, *both_ways, *wide])}
 first = rows.filter(~pl.col("key").is_in([cell.key for cell in sweep.cells(both_ways)]))
 names = [name for name in [*models, *here] if (rows["model"] == name).any()]
 loaded = {name: load(name, bos="auto" if name in here else bos) for name in names}
-held = metrics.found(determinism.longest(first.filter(search="grow")))
+held = metrics.not_empty(determinism.longest(first.filter(search="grow")))
 missed = [f"; not on this machine, or without rows: {name}" for name in pretrained if name not in names]
 Markdown(f"{held.height} vectors that decode, of {', '.join(names)}{''.join(missed)}.")
 
@@ -115,9 +115,9 @@ charts.numbers_by_kind(wrong, "kind", title="share of scored tokens, fits that a
 
 # %%
 lost = [
-    f"of {one['fits']} on `{one['model']}` {one['teacher-forced']:.0%} of the tokens are right teacher-forced, and "
-    f"{one['free, leading']:.0%} come back before the first wrong one"
-    for one in table.filter(~pl.col("exact"), pl.col("fits").str.starts_with("fixed")).sort(by).iter_rows(named=True)
+    f"of {row['fits']} on `{row['model']}` {row['teacher-forced']:.0%} of the tokens are right teacher-forced, and "
+    f"{row['free, leading']:.0%} come back before the first wrong one"
+    for row in table.filter(~pl.col("exact"), pl.col("fits").str.starts_with("fixed")).sort(by).iter_rows(named=True)
 ]  # fmt: skip
 Markdown(
     "**Reading.** Short of exact, accuracy is not what decodes: "
@@ -225,9 +225,9 @@ for (name, how), part in outcome.group_by("model", "condition", maintain_order=T
     for predictor, score in scores.items():
         split = [part.filter(pl.col("unchanged") == which).select(score).to_series() for which in (False, True)]
         if min(map(len, split)) >= determinism.LEAST_OUTCOMES:
-            found = determinism.auc(*split)
-            by_margin.append({"model": name, "condition": how, "by": predictor, "value": found.value, "low": found.low,
-                              "high": found.high, "changed": len(split[0]), "unchanged": len(split[1])})  # fmt: skip
+            area = determinism.auc(*split)
+            by_margin.append({"model": name, "condition": how, "by": predictor, "value": area.value, "low": area.low,
+                              "high": area.high, "changed": len(split[0]), "unchanged": len(split[1])})  # fmt: skip
 
 # %%
 auc = pl.DataFrame(by_margin).with_columns(pl.selectors.float().round(2)) if by_margin else None
@@ -245,13 +245,13 @@ charts.texts_by_source(
 # %%
 told_apart = [row for row in by_margin if row["by"] == "least margin" and not row["condition"].endswith("batch of 8")]
 if told_apart:
-    found = {
+    areas = {
         f"{row['model']}, {row['condition']}": metrics.Interval(
             row["value"], row["low"], row["high"], row["changed"] + row["unchanged"], False
         )
         for row in told_apart
     }
-    end = verdicts.judge("the least margin tells which vectors change: the AUC is above 0.5", found, above=0.5, unit="",
+    end = verdicts.judge("the least margin tells which vectors change: the AUC is above 0.5", areas, above=0.5, unit="",
                          change="more texts: each outcome occurs some dozen times at most")  # fmt: skip
 else:
     end = verdicts.nothing(f"no condition changes and keeps {determinism.LEAST_OUTCOMES} vectors each")
@@ -264,7 +264,7 @@ by_text = again.group_by("condition", "source", "text_id").agg(pl.col("unchanged
 pooled = {how: metrics.proportion(by_text.filter(condition=how)["unchanged"]) for how in order}
 share = {how: again.filter(condition=how)["unchanged"].mean() for how in order}
 in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat16", "bfloat16, batch of 8")]
-alike = sum(one == other for one, other in zip(*in_half, strict=True))
+alike = sum(alone == batched for alone, batched in zip(*in_half, strict=True))
 at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
 far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
 

@@ -64,12 +64,12 @@ wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
 both = pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")])
 made = sweep.cells([*grid, *wide])
 ids = {cell.key: cell.text.ids for cell in made}
-rows = sweep.with_source_bits(metrics.found(both), made)
+rows = sweep.with_source_bits(metrics.not_empty(both), made)
 
 # %%
 names = [name for name in [*models, *here] if (rows["model"] == name).any()]
 loaded = {name: load(name, bos="auto" if name in here else bos) for name in names}
-held = metrics.found(determinism.longest(rows)).sort("model", "source", "text_index")
+held = metrics.not_empty(determinism.longest(rows)).sort("model", "source", "text_index")
 held = held.with_columns(text_id=pl.format("{} {}", "source", "text_id"))  # two sources name their draws alike
 vectors = {name: geometry.vectors(held.filter(model=name)) for name in names if (held["model"] == name).any()}
 missed = [f"; not on this machine, or without rows: {name}" for name in pretrained if name not in vectors]
@@ -267,7 +267,7 @@ of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.select
 
 # %%
 exact = rows.filter(metrics.exact(), pl.col("model").is_in(models), source=sources[0]).sort("model", "key", "length")
-exact = metrics.found(exact)
+exact = metrics.not_empty(exact)
 exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
 lengths = []
 for (name,), part in exact.group_by("model", maintain_order=True):

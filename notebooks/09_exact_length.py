@@ -66,8 +66,8 @@ grid = partial(sweep.grid, model=models, source=source, n_texts=n_texts, length=
 searched = grid(search=searches, seed=seeds, recipe=recipes[0], budget=budget)
 compared = grid(search="grow", recipe=recipes, budget=recipe_budget)
 done = sweep.limits([*searched, *compared], store or None, seeds=fresh, missing=missing)
-rows = metrics.found(metrics.finished(done.rows))
-full = metrics.found(rows.filter(pl.col("search").is_in(searches), recipe=recipes[0], budget=budget))
+rows = metrics.not_empty(metrics.finished(done.rows))
+full = metrics.not_empty(rows.filter(pl.col("search").is_in(searches), recipe=recipes[0], budget=budget))
 
 # %% [markdown]
 # ## The limit of each text
@@ -138,11 +138,11 @@ together = {
     name: metrics.quotient(own["twice"], own["once"])
     for (name,), own in best.group_by("model", maintain_order=True) if own["once"].sum()
 }  # fmt: skip
-pl.DataFrame([{"model": name, "twice over once": one.value, "low": one.low, "high": one.high, "n": one.n}
-              for name, one in together.items()])  # fmt: skip
+pl.DataFrame([{"model": name, "twice over once": q.value, "low": q.low, "high": q.high, "n": q.n}
+              for name, q in together.items()])  # fmt: skip
 
 # %%
-known_ends = {name: replace(one, degenerate=one.low is None) for name, one in together.items()}  # all alike: no gain
+known_ends = {name: replace(q, degenerate=q.low is None) for name, q in together.items()}  # all alike: no gain
 verdicts.within(
     f"the last doubling of the budget, to {budget:,} token-steps, lengthens the longest of all searches by less than "
     f"{100 * bound - 100:.0f}%",
@@ -167,8 +167,8 @@ against = {
     for (model,), part in wide.select("model", searches[0], name).drop_nulls().group_by("model", maintain_order=True)
     if part[name].sum()
 }
-pl.DataFrame([{f"{searches[0]} over": name, "value": one.value, "low": one.low, "high": one.high, "n": one.n}
-              for name, one in against.items()]).with_columns(pl.selectors.float().round(3))  # fmt: skip
+pl.DataFrame([{f"{searches[0]} over": name, "value": q.value, "low": q.low, "high": q.high, "n": q.n}
+              for name, q in against.items()]).with_columns(pl.selectors.float().round(3))  # fmt: skip
 
 # %%
 verdicts.judge(
@@ -204,7 +204,7 @@ small = [recipe_budget / 2**halvings for halvings in range(5, -1, -1)]
 by_recipe = rows.filter(search="grow", budget=recipe_budget, seed=0)  # one search, where others have this budget, too
 part = metrics.reached(by_recipe, cost="token_steps", at=[*small[:-1], 1.01 * recipe_budget], by=["model", "recipe"])
 part = part.join(ends.filter(pl.col("tokens") > 0).select("model", "text_id", "tokens"), on=["model", "text_id"])
-part = metrics.found(part.with_columns(share=pl.col("value") / pl.col("tokens")))
+part = metrics.not_empty(part.with_columns(share=pl.col("value") / pl.col("tokens")))
 of_limit = metrics.mean(part, pl.col("share"), ["model", "recipe", "spent"]).sort("model", "recipe", "spent")
 charts.exact_length_by_cost(of_limit, title="token-steps a text", value="share of the longest exact length")
 
@@ -255,9 +255,9 @@ pl.DataFrame(medians) if medians else Markdown("No text's limit is known.")
 
 # %%
 Markdown(" ".join(
-    f"`{one['model']}`: half of the texts hold no more than {one['median']:g} tokens; of the cut ones no more than "
-    f"{two['median']:g} by Kaplan and Meier, and than {three['median']:g} if ends are taken for limits."
-    for one, two, three in zip(*[iter(medians)] * 3, strict=True)
+    f"`{every['model']}`: half of the texts hold no more than {every['median']:g} tokens; of the cut ones no more than "
+    f"{cut['median']:g} by Kaplan and Meier, and than {naive['median']:g} if ends are taken for limits."
+    for every, cut, naive in zip(*[iter(medians)] * 3, strict=True)
 ) or "Nothing was cut.")  # fmt: skip
 
 # %% [markdown]
@@ -276,8 +276,8 @@ charts.lengths_by_text(bounds) if bounds.height else Markdown("No rows of a pret
 
 # %%
 gains = [
-    metrics.doubled(one, cost="token_steps", at=[spent / 2], by=["model", "search", "budget"])
-    for (spent,), one in own.filter(pl.col("search") != "fixed").group_by("budget", maintain_order=True)
+    metrics.doubled(part, cost="token_steps", at=[spent / 2], by=["model", "search", "budget"])
+    for (spent,), part in own.filter(pl.col("search") != "fixed").group_by("budget", maintain_order=True)
 ]
 further = pl.concat(gains).sort("budget", "search") if gains else doubled.clear()
 further.with_columns(pl.selectors.float().round(3)) if gains else Markdown("Nothing can be told of it.")

@@ -58,7 +58,7 @@ grown = {"model": models, "source": sources, "length": longest, "search": "grow"
 paper = {"model": prefix_models, "source": later, "length": continuation, "search": "fixed", "recipe": recipe}
 cells = [e for settings in (grown, paper) for e in sweep.grid(bos=bos, n_texts=n_texts, **settings)]
 done = sweep.measure(cells, store or None, missing=missing)
-rows = metrics.found(done.rows)
+rows = metrics.not_empty(done.rows)
 loaded = {name: load(name, bos=bos) for name in dict.fromkeys([*models, *prefix_models])}
 
 # %% [markdown]
@@ -144,7 +144,7 @@ copy_table.with_columns(pl.selectors.float().round(3))
 # %%
 exact = rows.filter(pl.col("decoded_tokens") > 0, search="grow")
 held = {name: ledgers.held(frozen, exact.filter(model=name)) for name, frozen in loaded.items()}
-ledger = metrics.found(
+ledger = metrics.not_empty(
     pl.DataFrame([row for name, frozen in loaded.items() for row in ledgers.measured(frozen, held[name])])
 )
 kept = pl.concat([ledger.drop("came_back"), ledgers.of_paper()])
@@ -189,7 +189,7 @@ charts.bits_needed(needed, order=list(kinds))
 needed.select("model", "source", "kind", "value", "low", "high", "n").with_columns(pl.selectors.float().round(2))
 
 # %%
-share, most = (one.drop_nulls("n_context").sort("share").row(-1, named=True) for one in (ours, theirs))
+share, most = (frame.drop_nulls("n_context").sort("share").row(-1, named=True) for frame in (ours, theirs))
 alone_right = accuracy.filter(recipe="alone", length=max(copied))["value"]
 spans = {name: f"{copy_table[name].min():.2f} to {copy_table[name].max():.2f}" for name in copy_table.columns[2:]}
 largest, widest = by_what.row(-1, named=True), by_what.filter(mine).row(-1, named=True)

@@ -156,7 +156,7 @@ searches = [e for n in search_n_mem for e in sweep.grid(
     recipe=recipes, scored_from=[0, 1],
 )]  # fmt: skip
 done = sweep.measure(searches, store or None, missing=missing)
-rows = metrics.found(done.rows)
+rows = metrics.not_empty(done.rows)
 by = ["model", "n_mem", "scored_from"]
 each = metrics.exact_lengths(rows, by=[*by, "recipe"])
 ours = each.filter(recipe="default").select(*by, "text_id", "seed", default="exact_length")

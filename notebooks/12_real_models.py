@@ -65,7 +65,7 @@ here = [
 ]  # fmt: skip
 here += grid(recipe=recipes[0], bos=bos[0], search=searches[-1], source=drawn, length=drawn_longest)
 done = sweep.measure(here, store or None, missing=missing)
-rows, known = metrics.found(done.rows.filter(pl.col("source") != drawn)), done.rows.filter(source=drawn)
+rows, known = metrics.not_empty(done.rows.filter(pl.col("source") != drawn)), done.rows.filter(source=drawn)
 first = rows.filter(pl.col("bos") == bos[0])
 
 # %% [markdown]
@@ -76,7 +76,7 @@ first = rows.filter(pl.col("bos") == bos[0])
 
 # %%
 grown = first.filter(search="grow")
-metrics.found(grown.filter(recipe=recipes[0]))
+metrics.not_empty(grown.filter(recipe=recipes[0]))
 at = [budget * share for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)]
 reached = metrics.exact_length_by_cost(grown, cost="token_steps", at=[*at[:-1], 1.01 * budget], by=["recipe"])
 charts.exact_length_by_cost(reached, title="token-steps a text")
@@ -91,8 +91,8 @@ each = metrics.exact_lengths(grown, by=["recipe"]).pivot("recipe", index="text_i
 both = [name for name in recipes[1:] if name in each.columns and each[name].sum()]
 over = {name: metrics.quotient(*each.select(recipes[0], name).drop_nulls().get_columns()) for name in both}
 pl.DataFrame([
-    {f"{recipes[0]} over": name, "value": one.value, "low": one.low, "high": one.high, "n": one.n}
-    for name, one in over.items()
+    {f"{recipes[0]} over": name, "value": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.n}
+    for name, ratio in over.items()
 ])  # fmt: skip
 
 # %% [markdown]
@@ -242,7 +242,7 @@ Markdown(
 # %%
 verdicts.judge(
     f"at equal token-steps {recipes[0]} holds more than {bound} times the tokens of {recipes[-1]}",
-    {f"{recipes[0]} over {name}": one for name, one in over.items() if name == recipes[-1]}, above=bound, unit="",
+    {f"{recipes[0]} over {name}": ratio for name, ratio in over.items() if name == recipes[-1]}, above=bound, unit="",
     change="a larger budget: the paper's recipe has a small learning rate and is slow where budgets are small",
     headline=f"At least {own['value']:.1f} tokens ({metrics.between(own['low'], own['high'])}; {own['n']} texts) of "
     f"{own['source']} text fit into one vector of `{model}`, {100 * own['value'] / eq1:.0f}% of Eq. 1",

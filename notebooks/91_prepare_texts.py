@@ -48,8 +48,9 @@ charts.enable()
 frozen = models.load(model)
 samples = {s: texts.sample(s, frozen.tokenizer, n_texts=n_texts, length=length, seed=seed) for s in sources}
 pl.DataFrame([
-    {"source": s, "id": found[0].id, "digest": found[0].digest, "begins": frozen.tokenizer.decode(found[0].ids)[:shown]}
-    for s, found in samples.items()
+    {"source": s, "id": sampled[0].id, "digest": sampled[0].digest,
+     "begins": frozen.tokenizer.decode(sampled[0].ids)[:shown]}
+    for s, sampled in samples.items()
 ])  # fmt: skip
 
 # %% [markdown]
@@ -59,7 +60,7 @@ pl.DataFrame([
 # times tokens a byte. Means over texts; *low* and *high* are the 95% interval of bits a token.
 
 # %%
-rows = pl.DataFrame([row for found in samples.values() for row in coding.densities(frozen, found)])
+rows = pl.DataFrame([row for sampled in samples.values() for row in coding.densities(frozen, sampled)])
 parts = {s: rows.filter(source=s) for s in sources}
 intervals = {s: asdict(metrics.interval(part["bits_per_token"])) for s, part in parts.items()}
 table = pl.DataFrame([
@@ -83,7 +84,7 @@ charts.texts_by_source(rows, "bits_per_token", title="bits a token under the mod
 # %%
 whole = {s: texts.whole_lengths(s, frozen.tokenizer, n_texts=n_texts, seed=seed) for s in sources}
 lengths = pl.DataFrame(
-    [{"source": s, "n_tokens": n} for s, found in whole.items() for n in found],
+    [{"source": s, "n_tokens": n} for s, sampled in whole.items() for n in sampled],
     schema={"source": pl.String, "n_tokens": pl.Int64},
 )
 charts.texts_by_source(lengths, "n_tokens", title="tokens of a whole text (log scale)", log=True)
@@ -101,8 +102,8 @@ theirs
 # %%
 ranked = table.sort("bits a token")
 least, most = ranked.row(0, named=True), ranked.row(-1, named=True)
-spread = [metrics.between(one["low"], one["high"], digits=2) for one in (least, most)]
-short = {s: found[0] for s, found in whole.items() if found}
+spread = [metrics.between(density["low"], density["high"], digits=2) for density in (least, most)]
+short = {s: lengths[0] for s, lengths in whole.items() if lengths}
 Markdown(
     f"**Reading.** For `{model}`, *{least['source']}* is the least surprising source, {least['bits a token']:.2f} bits "
     f"a token ({spread[0]}), *{most['source']}* the most, {most['bits a token']:.2f}: "

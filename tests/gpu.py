@@ -99,7 +99,7 @@ def rates(plan: Plan, kind: str, shape: str, dtype: str, length: str) -> pl.Data
     for name, methods in asked.items():
         recipe = fitting.recipe(name)
         taken = [
-            {"method": method} | memory(frozen, recipe.of(frozen), int(length), compile=benchmark.WAYS[method])
+            {"method": method} | memory(frozen, recipe.scaled_to(frozen), int(length), compile=benchmark.WAYS[method])
             for method in methods if method != "plain"
         ]  # fmt: skip
         table = benchmark.rates(

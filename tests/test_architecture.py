@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import capacity
+from capacity.resources import notebooks
 
 PACKAGE = Path(capacity.__file__).parent
 # Where a reader may stop: a name imports only names before it. Behind a name that is a folder lies its machinery.
@@ -162,6 +163,21 @@ def test_files_are_short(module):
     path = PACKAGE / "__init__.py" if module == "__init__" else FILES[module]
     n_lines = path.read_text(encoding="utf-8").count("\n")
     assert n_lines <= 330
+
+
+def named(tree):
+    """Every name that a file gives: of variables, arguments, functions, classes and fields."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+
+
+@pytest.mark.parametrize("path", [*FILES.values(), *notebooks().glob("*.py")], ids=lambda path: path.stem)
+def test_names_are_nouns(path):
+    assert {"found", "one", "what", "of", "there"}.isdisjoint(named(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_a_relative_recipe_is_taken_in_units_of_the_model(tiny, curves):
     assert recipe.relative
     first, second = (
         connections.fit_curves(tiny, ends[3:4], text.repeat(1, 1), recipe=one, steps=10)
-        for one in (recipe, recipe.of(tiny))
+        for one in (recipe, recipe.scaled_to(tiny))
     )
     assert torch.equal(first, second)
 

@@ -121,7 +121,7 @@ def test_it_stops_at_the_first_exact_score_before_a_step(scored_from: int, tiny:
 def test_other_recipes_are_a_plain_loop(recipe: Recipe, kind: str, loaded: dict[str, Frozen]) -> None:
     (ids,) = random_ids(5)
     recipe = dataclasses.replace(recipe, steps=15)
-    trace = plain(loaded[kind], ids, recipe.of(loaded[kind]), n_mem=1, scored_from=0)
+    trace = plain(loaded[kind], ids, recipe.scaled_to(loaded[kind]), n_mem=1, scored_from=0)
     found = fit(loaded[kind], [ids], recipe, trace=True)
     check(found, trace, scored_from=0, atol=1e-3)
     assert found.bits_min == [None]

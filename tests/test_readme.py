@@ -64,7 +64,7 @@ def test_the_code_for_python_runs():
     exec(code, names)
     assert names["crammed"].complete
     assert names["fit"].mem.shape == (4, 2, 128)
-    assert len(names["found"]) == 4
+    assert len(names["longest"]) == 4
 
 
 def test_the_map_has_one_line_for_each_name_at_the_top():

@@ -35,20 +35,20 @@ def test_the_scale_of_logits_by_another_computation(frozen: Frozen) -> None:
 def test_a_relative_recipe_is_scaled_by_the_model(frozen: Frozen) -> None:
     table = frozen.model.get_input_embeddings()(torch.arange(frozen.vocab_size)).double()
     spread = math.sqrt(((table - table.mean()) ** 2).mean().item())
-    found = RELATIVE.of(frozen)
+    found = RELATIVE.scaled_to(frozen)
     assert found.lr == pytest.approx(0.5 * spread, rel=1e-5)
     assert found.margin == pytest.approx(0.2 * frozen.logit_std)
     assert not found.relative
     assert found == dataclasses.replace(RELATIVE, relative=False, lr=found.lr, margin=found.margin)
-    assert found.of(frozen) is found
+    assert found.scaled_to(frozen) is found
     assert RELATIVE.relative  # as it was
 
 
 def test_an_absolute_recipe_is_left_as_it_is(tiny: Frozen) -> None:
     for name in ("paper", "progressive"):
-        assert recipe(name).of(tiny) is RECIPES[name]
+        assert recipe(name).scaled_to(tiny) is RECIPES[name]
     default = recipe("default")
-    assert default.of(tiny) != default
+    assert default.scaled_to(tiny) != default
     assert default.loss == "squared_hinge"
 
 
@@ -60,7 +60,7 @@ def test_a_search_is_the_same_bits_in_relative_and_absolute_units(
     ids = [[7, 250, 3], [140, 9]]
     one, other = (
         fitting.exact_length(frozen, ids, units, n_mem=4, budget=50, search=how)
-        for units in (RELATIVE, RELATIVE.of(frozen))
+        for units in (RELATIVE, RELATIVE.scaled_to(frozen))
     )
     assert [found.length for found in one] == [found.length for found in other] > [0, 0]
     for relative, absolute in zip(one, other, strict=True):
@@ -81,7 +81,7 @@ def test_a_relative_recipe_does_not_see_the_scale_of_the_logits(tiny: Frozen) ->
     assert (one.status, rights[0]) == (["solved"], rights[1])
     torch.testing.assert_close(one.mem, other.mem, atol=1e-3, rtol=0)
     # Another margin is another fit:
-    absolute = fitting.fit(louder, ids, dataclasses.replace(RELATIVE.of(tiny), margin=8.0), **options)
+    absolute = fitting.fit(louder, ids, dataclasses.replace(RELATIVE.scaled_to(tiny), margin=8.0), **options)
     assert (absolute.mem - one.mem).abs().max() > 0.05
 
 

@@ -96,6 +96,6 @@ def test_no_shard_is_larger_than_is_verified_at_once_and_none_parts_a_cell(tmp_p
 def test_what_a_store_of_many_rows_costs_is_measured_in_processes_of_their_own(tmp_path):
     found = store.at_scale(1000, tmp_path)
     assert found["act"].to_list() == list(scale.ACTS)
-    assert found["found"].to_list() == [1, 1000, 1000, 0, 0]  # nothing that was appended is missing
+    assert found["count"].to_list() == [1, 1000, 1000, 0, 0]  # nothing that was appended is missing
     assert (found["seconds"] > 0).all()
     assert Store(tmp_path).keys() == {*scale.keys(1000), *scale.keys(100, seed=1)}

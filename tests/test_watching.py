@@ -39,9 +39,9 @@ def test_nothing_is_shown_without_a_terminal(monkeypatch):
 def test_a_fit_tells_its_steps_and_what_is_right_by_then(n_mem):
     frozen, seen = models.load("llama-64", device="cpu"), []
     found = fitting.cram("He said that", frozen, n_mem=n_mem, budget=300, stepped=lambda *told: seen.append(told))
-    assert sum(token_steps for number, token_steps, _ in seen if number == found.n_mem) >= found.found.token_steps
+    assert sum(token_steps for number, token_steps, _ in seen if number == found.n_mem) >= found.longest.token_steps
     held = [tokens for number, _, tokens in seen if number == found.n_mem]
     assert held == sorted(held)
     assert held[0] == 0
     assert held[-1] > 0
-    assert held[-1] == max(probe.length for probe in found.found.probes if probe.status == "solved")
+    assert held[-1] == max(probe.length for probe in found.longest.probes if probe.status == "solved")

@@ -83,7 +83,7 @@ def fit(
     for start in also:
         if tuple(start.shape) != (n_mem, frozen.dim) or not start.isfinite().all():
             raise ValueError(f"a start of shape {tuple(start.shape)}; give finite ones, ({n_mem}, {frozen.dim})")
-    settings = fitting.recipe(recipe).of(frozen)
+    settings = fitting.recipe(recipe).scaled_to(frozen)
     random = torch.Generator().manual_seed(seed)
     starts = [torch.randn(n_mem, frozen.dim, generator=random) * frozen.embedding_std for _ in range(n_starts)]
     ends = [_descended(frozen, train, held_out, start, settings, most, random) for start in [*starts, *also]]

@@ -48,7 +48,7 @@ def plain(
     through torch's AdamW, and the accuracy is looked at after every step. It ends with all tokens right, if `stop`.
     Source: Kuratov et al. 2025, section 3.
     """
-    recipe = recipe.of(frozen)
+    recipe = recipe.scaled_to(frozen)
     text = torch.tensor([list(ids)], device=frozen.device)
     mem = torch.nn.Parameter(fitting.start(frozen, ids, n_mem=n_mem, seed=seed).unsqueeze(0).to(frozen.device))
     optimizer = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
@@ -94,7 +94,7 @@ def bench(
     compile: bool | str = False,
 ) -> Bench:
     """Return a batch of random token ids, as the engine would run `texts` of them; None: as many as run at once."""
-    recipe, shape = recipe.of(frozen), shape_of(frozen, length, n_mem=n_mem, compile=compile)
+    recipe, shape = recipe.scaled_to(frozen), shape_of(frozen, length, n_mem=n_mem, compile=compile)
     shape = narrowed(frozen, recipe, texts or shape.slots, shape, compile=compile)
     batch = Batch(frozen, recipe, shape, compile=compile)
     rng = np.random.default_rng(0)

@@ -45,9 +45,9 @@ def there_and_back(
         {"x": left + 8 + i * step, "x2": left + 7 + (i + 1) * step, "number": float(value)}
         for i, value in enumerate(mem[:_CELLS])
     ])  # fmt: skip
-    boxes = pl.DataFrame([{"x": one, "x2": other, "y": _TOP, "y2": _BOTTOM} for one, other in _BOXES])
+    boxes = pl.DataFrame([{"x": start, "x2": end, "y": _TOP, "y2": _BOTTOM} for start, end in _BOXES])
     gaps = [(_BOXES[0][1], _BOXES[1][0]), (_BOXES[1][1], _BOXES[2][0])]
-    arrows = pl.DataFrame([{"x": one + 6, "x2": other - 12, "y": 63.0} for one, other in gaps])
+    arrows = pl.DataFrame([{"x": start + 6, "x2": end - 12, "y": 63.0} for start, end in gaps])
 
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, _WIDTH], nice=False), axis=None)
     y = alt.Y("y:Q", scale=alt.Scale(domain=[_HEIGHT, 0], nice=False), axis=None)

@@ -24,8 +24,8 @@ def list_names(
     from capacity import names
 
     use(own)
-    for name, meaning in (found := names.known(kind)).items():
-        say(f"{name:<{2 + max(map(len, found))}}{meaning}")
+    for name, meaning in (meanings := names.known(kind)).items():
+        say(f"{name:<{2 + max(map(len, meanings))}}{meaning}")
 
 
 def _check_names(given: dict[str, Any]) -> None:
@@ -34,21 +34,21 @@ def _check_names(given: dict[str, Any]) -> None:
 
     for name, value in given.items():
         kind = str(name).rpartition("_")[2].removesuffix("s")
-        values = [one for one in _leaves(value) if isinstance(one, str)] if kind in ("recipe", "source") else []
+        values = [name for name in _leaves(value) if isinstance(name, str)] if kind in ("recipe", "source") else []
         if kind == "recipe" and values:
             from capacity import fitting  # torch, which takes seconds
 
-            for one in values:
-                fitting.recipe(one)
+            for name in values:
+                fitting.recipe(name)
         elif kind == "source":
-            for one in values:
-                texts.check_name(one)
+            for name in values:
+                texts.check_name(name)
 
 
 def _leaves(value: Any) -> Iterator[Any]:
     """Yield what lists in one another hold, two deep: a list of what is a list already."""
-    for one in value if isinstance(value, list) else [value]:
-        yield from one if isinstance(one, list) else [one]
+    for item in value if isinstance(value, list) else [value]:
+        yield from item if isinstance(item, list) else [item]
 
 
 def _build(

@@ -55,13 +55,13 @@ def sweep_grid(
     if place.exists() and not place.is_dir():
         raise ValueError(f"{place} is no folder; give that of the rows (--store)")
     if dry_run:
-        found = []
-        for one in estimate.estimate(wanted, place):
-            found.append(one)
-            for line in estimate.lines(one):
+        estimates = []
+        for part in estimate.estimate(wanted, place):
+            estimates.append(part)
+            for line in estimate.lines(part):
                 say(line)
-        say(estimate.in_all(found))
-        expected.keep(place, (cell.key for cell in sweep.cells(wanted)), found)
+        say(estimate.in_all(estimates))
+        expected.keep(place, (cell.key for cell in sweep.cells(wanted)), estimates)
         return
     started = time.perf_counter()
     done = sweep.measure(
@@ -90,7 +90,7 @@ def merge(
         warnings.simplefilter("always", store.StoreWarning)
         counts = store.merge(into, stores, keep_first=keep_first)
     say("{:,} cells are new, {:,} were there".format(*counts))
-    if damaged := list(dict.fromkeys(str(one.message) for one in heard if one.category is store.StoreWarning)):
+    if damaged := list(dict.fromkeys(str(w.message) for w in heard if w.category is store.StoreWarning)):
         raise Incomplete(f"what is damaged was left out, measure its cells again: {'; '.join(damaged)}")
 
 

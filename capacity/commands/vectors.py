@@ -137,17 +137,17 @@ def check(
 
     obtain(model, fetch=fetch, accept_terms=accept_terms)
     frozen = models.load(model, device=device, dtype=dtype, bos="auto")
-    found = frozen.contract
-    assert found is not None  # of what was loaded there is one
+    contract = frozen.contract
+    assert contract is not None  # of what was loaded there is one
     say(f"{frozen.name} · {type(frozen.model).__name__} · {frozen.revision} · every check holds")
-    for name, deviation in found.deviations.items():
-        allowed = 0 if name == "given_vectors" else found.tolerance
+    for name, deviation in contract.deviations.items():
+        allowed = 0 if name == "given_vectors" else contract.tolerance
         shown = "nothing is carried on" if deviation is None else f"{deviation:.1e}, {allowed:g} is allowed"
         say(f"{name.replace('_', ' '):<24}{shown}")
     for name, shown in {
-        "head": found.head,
-        "weights": f"{found.n_weights:,}, all finite and used",
-        "not counted": ", ".join(found.left_out) or "nothing",
+        "head": contract.head,
+        "weights": f"{contract.n_weights:,}, all finite and used",
+        "not counted": ", ".join(contract.left_out) or "nothing",
         "width": f"{frozen.dim:,}",
         "vocabulary": f"{frozen.vocab_size:,} rows, {len(frozen.tokenizer):,} tokens",
         "context": "no limit" if frozen.context is None else f"{frozen.context:,} positions",

@@ -51,31 +51,32 @@ class Crammed:
 
     ids: tuple[int, ...]  # the text's tokens
     n_mem: int  # vectors of the last try
-    found: Longest  # of the last try
+    longest: Longest  # of the last try
     given: tuple[int, ...]  # leading tokens that the decoder gets beside the vectors
     text: str = ""  # as it was given; "": token ids were
 
     @property
     def mem(self) -> Float[Tensor, "n_mem dim"] | None:
         """The vectors, float32; None where no prefix was decoded."""
-        return self.found.mem
+        return self.longest.mem
 
     @property
     def complete(self) -> bool:
         """Whether the whole text is decoded."""
-        return self.found.length == len(self.ids)
+        return self.longest.length == len(self.ids)
 
     @property
     def spent(self) -> bool:
         """Whether the budget ended the search, so that a larger one may find more; False where the fits failed."""
-        return not self.complete and self.found.censored
+        return not self.complete and self.longest.censored
 
     def told(self, frozen: Frozen) -> str:
         """Return what one number of vectors came to, in a line, and what of the text where it is not all."""
-        steps, n = sum(probe.steps for probe in self.found.probes), len(self.ids)
-        share = f"all {n}" if self.complete else f"the first {self.found.length} of {n}"
-        line = f"{self.n_mem} [mem]: {share} tokens come back · {steps} steps · {self.found.token_steps} token-steps"
-        return line if self.complete else f"{line}\n    {frozen.tokenizer.decode(list(self.ids[: self.found.length]))}"
+        steps, n = sum(probe.steps for probe in self.longest.probes), len(self.ids)
+        share = f"all {n}" if self.complete else f"the first {self.longest.length} of {n}"
+        line = f"{self.n_mem} [mem]: {share} tokens come back · {steps} steps · {self.longest.token_steps} token-steps"
+        back = frozen.tokenizer.decode(list(self.ids[: self.longest.length]))
+        return line if self.complete else f"{line}\n    {back}"
 
     def why_not(self, frozen: Frozen, *, chosen: bool) -> str:
         """Return how an incomplete one ended, and what may help, in words of the command.
@@ -93,11 +94,11 @@ class Crammed:
         return f"the whole text did not fit into {self.n_mem} vector{'s' * (self.n_mem > 1)}{why}. Try {hint}"
 
     def __repr__(self) -> str:
-        held = f"{'all' if self.complete else f'{self.found.length} of'} {len(self.ids)} tokens"
+        held = f"{'all' if self.complete else f'{self.longest.length} of'} {len(self.ids)} tokens"
         held += f" of {self.text[:40]!r}" if self.text else ""
         vectors = f"{self.n_mem} vector{'s' * (self.n_mem > 1)}"
         size = "" if self.mem is None else f", {4 * self.mem.numel():,} bytes"
-        return f"Crammed({held} in {vectors}{size}, {self.found.token_steps} token-steps)"
+        return f"Crammed({held} in {vectors}{size}, {self.longest.token_steps} token-steps)"
 
 
 def _ids(text: Sequence[int]) -> list[int]:

@@ -38,7 +38,7 @@ def run(
     stepped: gets the token-steps of each step, all texts' together.
     """
     graph.check(compile)
-    recipe = recipe.of(frozen)
+    recipe = recipe.scaled_to(frozen)
     check_margin(recipe, frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length
     slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out

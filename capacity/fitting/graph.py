@@ -76,23 +76,24 @@ def _captured(plain: Step, like: Inputs, record: Record) -> Step:
     expected, again = plain(*given), plain(*given)  # before the record, which keeps its memory
     state, *rest = like
     fixed = [tensor.clone() for tensor in (*state, *rest)]  # the record reads these, and no others
-    replay, found = record(lambda: plain(State(*fixed[:4]), *fixed[4:]))
+    replay, outputs = record(lambda: plain(State(*fixed[:4]), *fixed[4:]))
 
     def move(state: State, context: Tensor, targets: Tensor, weights: Tensor) -> Moved:
         with torch.no_grad():
             for place, tensor in zip(fixed, (*state, context, targets, weights), strict=True):
                 place.copy_(tensor)
             replay()
-            return tree_map_only(Tensor, torch.clone, found)  # the next replay writes over these
+            return tree_map_only(Tensor, torch.clone, outputs)  # the next replay writes over these
 
     move.pool = getattr(replay, "pool", None)  # pyright: ignore[reportFunctionMemberAccess]: of the records to come
     made = move(*given)
     if not torch.equal(made.finite, expected.finite):
         raise RuntimeError("the recorded step gives other numbers than the step")
-    for one, two, three in zip(
+    for recorded, plain_move, again_move in zip(
         *(_moves(moved, given[0], expected.finite) for moved in (made, expected, again)), strict=True
     ):
-        if not (one - two).norm() <= max(_APART * two.norm(), _TIMES * (two - three).norm()):
+        apart, allowed = (recorded - plain_move).norm(), _TIMES * (plain_move - again_move).norm()
+        if not apart <= max(_APART * plain_move.norm(), allowed):
             raise RuntimeError("the recorded step gives other numbers than the step")
     return move
 
@@ -149,7 +150,7 @@ def _record(
                     call()
             before.wait_stream(side)
             with torch.cuda.graph(graph, pool=pool, stream=side):  # pyright: ignore[reportArgumentType]
-                found = call()
+                outputs = call()
         finally:
             torch.cuda.set_stream(before)  # also where capturing failed
 
@@ -158,7 +159,7 @@ def _record(
             graph.replay()
 
     replay.pool = graph.pool()  # pyright: ignore[reportFunctionMemberAccess]
-    return replay, found
+    return replay, outputs
 
 
 def _compile(plain: Step, like: Inputs, replay: bool) -> Step:

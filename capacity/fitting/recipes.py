@@ -41,7 +41,7 @@ class Recipe:
                     f"{name} is {str(value)[:80]}; give a number from 0 on{', below 1' * (name == 'betas')}"
                 )
 
-    def of(self, frozen: Frozen) -> "Recipe":
+    def scaled_to(self, frozen: Frozen) -> "Recipe":
         """Return the recipe with learning rate and margin in the model's own units."""
         if not self.relative:
             return self
@@ -83,12 +83,12 @@ def recipe(name: str | Recipe) -> Recipe:
     own = extensions.own("recipes", RECIPES)
     if known not in RECIPES and known not in own:
         raise ValueError(f"unknown recipe {name!r}; known are {', '.join([*RECIPES, *own])}, and each as NAME:STEPS")
-    found = RECIPES[known] if known in RECIPES else _described(known, own[known])
+    chosen = RECIPES[known] if known in RECIPES else _described(known, own[known])
     if not colon:
-        return found
+        return chosen
     if re.fullmatch("[1-9][0-9]{0,8}", steps) is None:
         raise ValueError(f"recipe {name!r} has {steps!r} steps; give a whole number above 0, as in {known}:300")
-    return replace(found, steps=int(steps))
+    return replace(chosen, steps=int(steps))
 
 
 def base(name: str) -> str:
@@ -111,7 +111,7 @@ def _described(name: str, described: Any) -> Recipe:
         value = float(value) if known[key].type is float and type(value) is int else value
         numbers = () if key in ("loss", "relative") else value if isinstance(value, tuple) else (value,)
         kind = get_origin(known[key].type) or known[key].type
-        if type(value) is not kind or any(type(one) not in (int, float) or one < 0 for one in numbers):
+        if type(value) is not kind or any(type(number) not in (int, float) or number < 0 for number in numbers):
             raise ValueError(f"recipe {name!r}: {key} is {value!r}; {known[key].type} is needed, no number below 0")
         made[key] = value
     try:

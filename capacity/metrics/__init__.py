@@ -30,7 +30,7 @@ from capacity.metrics.pooling import (
     check_decoded,
     check_numbers,
     finished,
-    found,
+    not_empty,
     pooled,
 )
 from capacity.metrics.scores import accuracy, check_scores, exact, n_right, scored
@@ -39,8 +39,9 @@ __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy",
     "accuracy_by_length", "as_numbers", "between", "bounds", "censored", "check_columns", "check_decoded",
     "check_numbers", "check_scores", "check_threshold", "decoding_capacity", "difference", "doubled", "exact",
-    "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "found", "impatient", "interval", "limits",
-    "mean", "median_limit", "n_right", "pooled", "proportion", "quotient", "ratio", "reached", "summarise", "survival",
+    "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "impatient", "interval", "limits",
+    "mean", "median_limit", "n_right", "not_empty", "pooled", "proportion", "quotient", "ratio", "reached", "summarise",
+    "survival",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

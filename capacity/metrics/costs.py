@@ -6,7 +6,7 @@ import polars as pl
 
 from capacity.metrics.intervals import as_numbers, quotient
 from capacity.metrics.means import mean, summarise
-from capacity.metrics.pooling import CONDITIONS, check_columns, check_numbers, found
+from capacity.metrics.pooling import CONDITIONS, check_columns, check_numbers, not_empty
 from capacity.metrics.scores import check_scores, scored
 
 
@@ -97,7 +97,8 @@ def doubled(rows: pl.DataFrame, *, cost: str, at: Sequence[float], by: Sequence[
     before = texts.filter(pl.col("spent").is_in([float(spent) for spent in at])).with_columns(pl.col("spent") * 2)
     pairs = before.rename({"value": "once"}).join(texts, on=[*by, "text_id", "spent"])
     pairs = pairs.filter(pl.col("once").sum().over(*by, "spent") > 0)
-    if pairs.is_empty() and not found(rows).is_empty():
+    if pairs.is_empty():
+        not_empty(rows)
         numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "degenerate": pl.Boolean}
         return pairs.select(*by, "spent", *(pl.lit(None, kind).alias(name) for name, kind in numbers.items()))
     return summarise(pairs, [*by, "spent"], lambda part: quotient(part["value"], part["once"]))

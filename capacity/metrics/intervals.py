@@ -188,7 +188,7 @@ def as_numbers(values: Values) -> np.ndarray:
     """Return a list of numbers (n_texts,), NaN for None; ValueError for what is none."""
     try:
         data = np.asarray(values)
-        if data.ndim != 1 or data.dtype.kind not in "biufO" or any(isinstance(one, str | bytes) for one in data):
+        if data.ndim != 1 or data.dtype.kind not in "biufO" or any(isinstance(value, str | bytes) for value in data):
             raise TypeError
         return data.astype(float)
     except (TypeError, ValueError):
@@ -198,7 +198,7 @@ def as_numbers(values: Values) -> np.ndarray:
 def truths(flags: Sequence[bool] | np.ndarray | pl.Series) -> np.ndarray:
     """Return a list of true and false (n_texts,), given as such or as 1 and 0; ValueError for what is none."""
     data = as_numbers(flags)
-    if wrong := [one for one in data if one not in (0, 1)]:
+    if wrong := [number for number in data if number not in (0, 1)]:
         raise ValueError(f"a flag is {wrong[0]:g}; true or false of each text is allowed: compare first, as values > 1")
     return data.astype(bool)
 

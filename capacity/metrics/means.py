@@ -6,7 +6,7 @@ from dataclasses import asdict
 import polars as pl
 
 from capacity.metrics.intervals import Interval, quotient
-from capacity.metrics.pooling import check_columns, check_numbers, found, pooled
+from capacity.metrics.pooling import check_columns, check_numbers, not_empty, pooled
 
 _VALUE, _ONE = "the value of a row", "one a row"  # names of columns that no frame has
 
@@ -29,8 +29,8 @@ def mean(rows: pl.DataFrame, value: pl.Expr | str, by: Sequence[str], *, text_id
         raise ValueError(f"no mean of {types} as given: {str(error).splitlines()[0]}; cast what is text") from error
     rows = rows.with_columns(value.alias(_VALUE), pl.lit(1).alias(_ONE))
     if pooled(rows, by)[_VALUE].null_count():
-        of = ", ".join(dict.fromkeys(value.meta.root_names()))
-        raise ValueError(f"what a mean is asked of ({of}) is null in some rows, and no number; leave these rows out")
+        columns = ", ".join(dict.fromkeys(value.meta.root_names()))
+        raise ValueError(f"what a mean is asked of ({columns}) is null in some rows, and no number; leave them out")
     return ratio(rows, _VALUE, _ONE, by=by, text_id=text_id)
 
 
@@ -71,7 +71,7 @@ def summarise(
     """
     check_columns(rows, by=by, takes=("by",))
     each = []
-    for group, part in found(rows).group_by(list(by), maintain_order=True) if by else [((), found(rows))]:
+    for group, part in not_empty(rows).group_by(list(by), maintain_order=True) if by else [((), not_empty(rows))]:
         made = summary(part)
         if not isinstance(made, dict | Interval):
             raise ValueError(f"the summary of a group is {str(made)[:80]!r}; return an Interval, or a dict of columns")

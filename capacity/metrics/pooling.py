@@ -17,7 +17,7 @@ class NothingFound(ValueError):
     """Rows that a number or a page needs are not there: it ends where it says so, and is no failure."""
 
 
-def found(rows: pl.DataFrame) -> pl.DataFrame:
+def not_empty(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows as they are; raises NothingFound if there are none."""
     check_columns(rows)
     if rows.is_empty():

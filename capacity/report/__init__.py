@@ -73,8 +73,8 @@ class Summary:
 
 def titles(folder: Path | None = None) -> dict[str, str]:
     """Return the title of each notebook by its name, in order."""
-    found = sorted((folder or resources.notebooks()).glob("[0-9]*.py"))
-    return {path.stem: page.heading(harmless.plain(jupytext.read(path)))[0].striptags() for path in found}
+    sources = sorted((folder or resources.notebooks()).glob("[0-9]*.py"))
+    return {path.stem: page.heading(harmless.plain(jupytext.read(path)))[0].striptags() for path in sources}
 
 
 def execute(
@@ -196,18 +196,18 @@ def build_grid(
     if len(sources) != 1:
         raise ValueError(f"{len(sources)} notebooks are given; a grid is of one")
     (source,) = sources
-    combinations = [(given or {}) | one for one in parameters.combinations(source, grid)]
-    for one in combinations:
-        check(source, one)
+    combinations = [(given or {}) | combination for combination in parameters.combinations(source, grid)]
+    for combination in combinations:
+        check(source, combination)
     place = out / f"grid-{source.stem}"
     files.clean(place)
     _write_script(place / "assets" / "vega.js")
     results: list[Result] = []
-    for one in combinations:
-        name = hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12]
-        results.append(_make(source, one, place, None, name=name))
+    for combination in combinations:
+        name = hashlib.sha256(json.dumps(combination, sort_keys=True).encode()).hexdigest()[:12]
+        results.append(_make(source, combination, place, None, name=name))
         _write(place / "index.html", _index_of_grid(source, place))
-        told = ", ".join(f"{key}={value}" for key, value in one.items())
+        told = ", ".join(f"{key}={value}" for key, value in combination.items())
         harmless.show(f"{name} ({told}): {results[-1].status} {results[-1].reason}".rstrip(), sys.stderr)
     if earlier := {path.stem for path in place.glob("*.ipynb")} - {result.name for result in results}:
         harmless.show(
@@ -220,7 +220,7 @@ def _index_of_grid(source: Path, place: Path) -> str:
     """Return the index over all pages of a folder, those of earlier runs too, each by the parameters that differ."""
     pages = {path.stem: page.read(path) for path in sorted(place.glob("*.ipynb"))}
     values = {
-        name: {one["name"]: one["value"] for one in notebook["metadata"]["capacity"]["parameters"]}
+        name: {parameter["name"]: parameter["value"] for parameter in notebook["metadata"]["capacity"]["parameters"]}
         for name, notebook in pages.items()
     }
     differ = [key for key in declared(source) if len({told.get(key) for told in values.values()}) > 1]
@@ -244,8 +244,8 @@ class _KernelManager(AsyncKernelManager):
 
 def _beside(source: Path, sources: list[Path], folder: Path, out: Path) -> tuple[str, str]:
     """Return the names of the notebooks before and after one, of those that have a page here or get one."""
-    there = [path for path in folder.glob("[0-9]*.py") if (out / f"{path.stem}.html").exists()]
-    names = sorted({path.stem for path in [*there, *sources]})
+    written = [path for path in folder.glob("[0-9]*.py") if (out / f"{path.stem}.html").exists()]
+    names = sorted({path.stem for path in [*written, *sources]})
     place = names.index(source.stem)
     return names[place - 1] if place else "", names[place + 1] if place + 1 < len(names) else ""
 
@@ -271,14 +271,14 @@ def _make(
 def _selected(names: Iterable[str] | None, folder: Path) -> list[Path]:
     if names is None:
         return sorted(folder.glob("[0-8]*.py"))
-    there = {path.stem: path for path in sorted(folder.glob("[0-9]*.py"))}
+    by_name = {path.stem: path for path in sorted(folder.glob("[0-9]*.py"))}
     names = [Path(name).stem if name.endswith(".py") else name for name in names]  # a path of one says it, too
     for name in names:
-        if name not in there:
-            close = difflib.get_close_matches(name, there, n=1)
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"unknown notebook {name!r}; allowed are {', '.join(there)}{hint}")
-    return [there[name] for name in sorted(set(names))]
+            raise ValueError(f"unknown notebook {name!r}; allowed are {', '.join(by_name)}{hint}")
+    return [by_name[name] for name in sorted(set(names))]
 
 
 def _index(folder: Path, sources: list[Path], out: Path) -> str:

@@ -28,17 +28,17 @@ def end(notebook: nbformat.NotebookNode, why: str) -> None:
 
 def shorten(notebook: Any, values: dict[str, Any]) -> None:
     """Name files and folders that parameters name by their absolute paths by their last part, in all outputs."""
-    given = [one for value in values.values() for one in (value if isinstance(value, list) else [value])]
-    paths = {match[1] for one in given if isinstance(one, str) and (match := _ABSOLUTE.search(one))}
+    given = [item for value in values.values() for item in (value if isinstance(value, list) else [value])]
+    paths = {match[1] for item in given if isinstance(item, str) and (match := _ABSOLUTE.search(item))}
     short = {path: Path(path).name for path in paths}
     short = {path: name for path, name in short.items() if name and list(short.values()).count(name) == 1}
 
     def named(value: Any) -> Any:
         match value:
             case dict():
-                return {key: named(one) for key, one in value.items()}
+                return {key: named(item) for key, item in value.items()}
             case list():
-                return [named(one) for one in value]
+                return [named(item) for item in value]
             case str():
                 for path in sorted(short, key=len, reverse=True):
                     value = value.replace(path, short[path])

@@ -108,8 +108,8 @@ def index(title: str, entries: list[Entry], picture: Chart | None, *, headline: 
 def verdict(notebook: dict[str, Any]) -> verdicts.Verdict | None:
     """Return the last verdict among the outputs of a notebook, None if it has none."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    found = [output["data"][verdicts.MIMETYPE] for output in outputs if verdicts.MIMETYPE in output.get("data", {})]
-    return verdicts.Verdict(**found[-1]) if found else None
+    judged = [output["data"][verdicts.MIMETYPE] for output in outputs if verdicts.MIMETYPE in output.get("data", {})]
+    return verdicts.Verdict(**judged[-1]) if judged else None
 
 
 def entry(name: str, notebook: dict[str, Any], *, link: str) -> Entry:

@@ -72,19 +72,19 @@ def check(source: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def read_pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
     """Return values by name of texts `name=value`; a value that is no literal of Python is a text."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ParameterError(f"-p {pair[:80]!r} is no name=value; give for example -p n_texts=8")
         try:
-            found[name] = ast.literal_eval(value)
+            values[name] = ast.literal_eval(value)
         except (TypeError, MemoryError, RecursionError) as error:  # a list as a key; expressions in one another
             shown = value if len(value) <= 80 else f"{value[:80]}…"
             raise ParameterError(f"-p {name}: {shown!r} is no value; give a literal, as 8 or [8, 16]") from error
         except (ValueError, SyntaxError):  # what is no literal is a text
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def read_file(path: Path | None) -> dict[str, Any]:
@@ -92,16 +92,16 @@ def read_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found = yaml.safe_load(path.read_bytes())
+        table = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ParameterError(f"{path} can't be read ({error.strerror}); give a YAML file, as n_texts: 8") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a 13th month, 6,000 digits, 5,000 brackets
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
         raise ParameterError(f"{path}{place}: no YAML ({files.first_line(error)}); write as n_texts: 8") from error
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise ParameterError(f"{path} is no table of names and values; write for example n_texts: 8")
-    return found
+    return table
 
 
 def read_grid(path: Path) -> dict[str, Any]:
@@ -129,13 +129,13 @@ def combinations(source: Path, path: Path) -> list[dict[str, Any]]:
         values.append([value] if single or not isinstance(value, list) else value)
         if not values[-1]:
             raise ParameterError(f"{source.stem}: {name} is an empty list; give at least one value")
-    found = []
+    distinct = []
     for chosen in product(*values):
-        if (one := dict(zip(given, chosen, strict=True))) not in found:
-            found.append(one)
-    for one in found:
-        check(source, one)
-    return found
+        if (combination := dict(zip(given, chosen, strict=True))) not in distinct:
+            distinct.append(combination)
+    for combination in distinct:
+        check(source, combination)
+    return distinct
 
 
 def share(sources: list[Path], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -185,7 +185,7 @@ def _parse(cell: str, where: str) -> dict[str, Parameter]:
         for token in tokenize.generate_tokens(io.StringIO(cell).readline)
         if token.type == tokenize.COMMENT
     }
-    found: dict[str, Parameter] = {}
+    known: dict[str, Parameter] = {}
     for statement in statements:
         line = ast.unparse(statement)
         match statement:
@@ -199,12 +199,12 @@ def _parse(cell: str, where: str) -> dict[str, Parameter]:
             default = ast.literal_eval(value)
         except ValueError as error:
             raise ParameterError(f"{where}: the value of {line!r} is no literal; derive it in a later cell") from error
-        if name in found or not _fits(default, annotation):
-            fault = "is set twice" if name in found else "does not fit its annotation"
+        if name in known or not _fits(default, annotation):
+            fault = "is set twice" if name in known else "does not fit its annotation"
             raise ParameterError(f"{where}: {line!r} {fault}")
         comment = comments.get(statement.end_lineno or 0, "")
-        found[name] = Parameter(name=name, annotation=ast.unparse(annotation), default=default, comment=comment)
-    return found
+        known[name] = Parameter(name=name, annotation=ast.unparse(annotation), default=default, comment=comment)
+    return known
 
 
 def _expression(annotation: str) -> ast.expr:
@@ -229,7 +229,7 @@ def _fits(value: Any, annotation: ast.expr) -> bool:
         case ast.Name(id=name):
             return type(value) in _SCALARS[name]
         case ast.Subscript(slice=item):
-            return type(value) is list and all(_fits(one, item) for one in value)
+            return type(value) is list and all(_fits(element, item) for element in value)
         case ast.BinOp(left=left, right=right):
             return _fits(value, left) or _fits(value, right)
     return value is None

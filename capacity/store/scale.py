@@ -89,7 +89,7 @@ def at_scale(make: Callable[[Path], Any], n_rows: int, folder: Path) -> Iterator
     """Yield what each of ACTS costs a process of its own on a store of n rows, made anew in a folder.
 
     make: Store. Fields: n_rows, act, seconds, processor_seconds, n_bytes (of memory, above what was taken before the
-    act, at the peak), found (what the act counted).
+    act, at the peak), count (what the act counted).
     """
     names = keys(n_rows)
     for start in range(0, n_rows, _PART):
@@ -100,5 +100,5 @@ def at_scale(make: Callable[[Path], Any], n_rows: int, folder: Path) -> Iterator
             seconds, spent, n_bytes, count = pool.apply(_timed, (make, folder, act, n_rows))
         yield {
             "n_rows": n_rows, "act": act, "seconds": seconds, "processor_seconds": spent, "n_bytes": n_bytes,
-            "found": count,
+            "count": count,
         }  # fmt: skip

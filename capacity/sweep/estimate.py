@@ -82,14 +82,14 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
     folder: of the store; None takes store.default_path(). Raises ValueError as sweep.cells and models.load.
     """
     places = [folder or store.default_path(), taken.measured()]
-    there = set(store.read(places[:1], ["key"], missing_ok=True)["key"])
+    stored = set(store.read(places[:1], ["key"], missing_ok=True)["key"])
     before = store.read(places, taken.COLUMNS, missing_ok=True)
     by_model: dict[tuple, dict[str, Cell]] = defaultdict(dict)
     started = time.perf_counter()
     for cell in cells(experiments):
         by_model[cell.experiment.loaded][cell.key] = cell
     for settings, wanted in by_model.items():
-        missing = [cell for key, cell in wanted.items() if key not in there]
+        missing = [cell for key, cell in wanted.items() if key not in stored]
         n_there = len(wanted) - len(missing)
         if not missing:
             yield Estimate(
@@ -100,13 +100,13 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
         beside = time.perf_counter() - started  # the first model's: texts and tokenizers, too
         with fitting.threads(frozen):
             alike = {replace(cell.experiment, text_index=0): cell.experiment for cell in missing}
-            by_kind = {kind: _courses(frozen, what, before) for kind, what in alike.items()}
+            by_kind = {kind: _courses(frozen, experiment, before) for kind, experiment in alike.items()}
             courses = {cell.key: by_kind[replace(cell.experiment, text_index=0)] for cell in missing}
             beside += scoring_seconds(frozen, missing, courses)
-            found = tuple(stages(frozen, missing, courses))
+            its_stages = tuple(stages(frozen, missing, courses))
         yield Estimate(
             model=settings[0], n_cells=len(wanted), n_there=n_there, device=frozen.device.type,
-            total_bytes=fitting.total_bytes(frozen.device), stages=found, beside_seconds=beside,
+            total_bytes=fitting.total_bytes(frozen.device), stages=its_stages, beside_seconds=beside,
             disk_bytes=_disk_bytes(frozen, missing, courses),
             n_courses=max(map(len, courses.values())),
         )  # fmt: skip
@@ -123,8 +123,8 @@ def _disk_bytes(frozen: Frozen, cells: Sequence[Cell], courses: dict[str, list[t
     return round(total)
 
 
-def _courses(frozen: Frozen, what: Experiment, before: pl.DataFrame) -> list[taken.Course]:
-    return taken.courses(what, before, lambda length: shape_of(frozen, length, n_mem=what.n_mem).bucket)
+def _courses(frozen: Frozen, experiment: Experiment, before: pl.DataFrame) -> list[taken.Course]:
+    return taken.courses(experiment, before, lambda length: shape_of(frozen, length, n_mem=experiment.n_mem).bucket)
 
 
 def scoring_seconds(frozen: Frozen, cells: Sequence[Cell], courses: dict[str, list[taken.Course]]) -> float:
@@ -133,19 +133,20 @@ def scoring_seconds(frozen: Frozen, cells: Sequence[Cell], courses: dict[str, li
     courses: of the cells, by key; without any, a cell counts as one probe at its full length.
     """
     cell = max(cells, key=lambda cell: len(cell.text.ids))
-    what, known = cell.experiment, [course for own in courses.values() for course in own]
-    reached = statistics.mean(max(course.steps) for course in known) if known else what.length
+    experiment, known = cell.experiment, [course for own in courses.values() for course in own]
+    reached = statistics.mean(max(course.steps) for course in known) if known else experiment.length
     n_probes = statistics.mean(course.n_probes for course in known) if known else 1
-    length = max(1 + what.scored_from, min(what.length, round(reached)))
+    length = max(1 + experiment.scored_from, min(experiment.length, round(reached)))
     begun = fitting.task(
-        frozen, cell.text.ids, n_mem=what.n_mem, seed=what.seed, scored_from=what.scored_from, length=length
-    )
-    (task,) = fitting.run(frozen, [begun], replace(fitting.recipe(what.recipe), steps=1), fitting.stop)
+        frozen, cell.text.ids, n_mem=experiment.n_mem, seed=experiment.seed, scored_from=experiment.scored_from,
+        length=length,
+    )  # fmt: skip
+    (task,) = fitting.run(frozen, [begun], replace(fitting.recipe(experiment.recipe), steps=1), fitting.stop)
     probe = replace(task.probes[0], status="budget")
     alone = _seconds(lambda: rows.rows(frozen, cell, [probe]))
     more = max(0.0, _seconds(lambda: rows.rows(frozen, cell, [probe] * 3)) - alone) / 2
     decoded = _seconds(
-        lambda: decoding.free_running(frozen, probe.mem, length, given=cell.text.ids[: what.scored_from])
+        lambda: decoding.free_running(frozen, probe.mem, length, given=cell.text.ids[: experiment.scored_from])
     )
     return len(cells) * (alone + (n_probes - 1) * more + decoded)
 
@@ -165,10 +166,10 @@ def stages(frozen: Frozen, cells: Iterable[Cell], courses: dict[str, list[taken.
     """
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in cells:
-        what = cell.experiment
-        groups[what.recipe, what.search, what.scored_from, what.n_mem].append(cell)
+        experiment = cell.experiment
+        groups[experiment.recipe, experiment.search, experiment.scored_from, experiment.n_mem].append(cell)
     for (recipe, how, scored_from, n_mem), members in groups.items():
-        settings = fitting.recipe(recipe).of(frozen)
+        settings = fitting.recipe(recipe).scaled_to(frozen)
         first = fitting.first_length(scored_from)
         passing: dict[int, dict[str, Cell]] = defaultdict(dict)  # by padded length
         tried: dict[int, set[int]] = defaultdict(set)
@@ -219,22 +220,22 @@ def step_seconds(frozen: Frozen, cell: Cell, shape: Shape) -> float:
 
     The text of one cell is in all slots, as so many texts would be.
     """
-    what = cell.experiment
+    experiment = cell.experiment
     ids = cell.text.ids[: shape.bucket]
-    how = fitting.recipe(what.recipe).of(frozen)
+    how = fitting.recipe(experiment.recipe).scaled_to(frozen)
     batch = Batch(frozen, how, shape)
     for slot in range(shape.slots):
         task = fitting.task(
-            frozen, ids, n_mem=what.n_mem, seed=what.seed, length=len(ids), scored_from=what.scored_from,
-            trace=what.trace,
+            frozen, ids, n_mem=experiment.n_mem, seed=experiment.seed, length=len(ids),
+            scored_from=experiment.scored_from, trace=experiment.trace,
         )  # fmt: skip
         batch.put(slot, task)
-    found = []
+    seconds = []
     for _ in range(1 + _TIMED):
         started = time.perf_counter()
         batch.step(fitting.stop)
-        found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
 
 
 def most_steps(
@@ -254,57 +255,57 @@ def most_steps(
     >>> most_steps({8: {6, 7, 8}, 12: {9, 10, 11, 12}}, {8: 0.1, 12: 0.3}, per_length=10, budget=500)
     {12: 40, 8: 24}
     """
-    found = {}
+    steps = {}
     for bucket in sorted(tried, key=lambda bucket: seconds[bucket] / min(tried[bucket]), reverse=True):
         cost = min(tried[bucket])
-        found[bucket] = min(len(tried[bucket]) * per_length, ceil(max(0, budget) / cost))
-        budget -= found[bucket] * cost
-    return found
+        steps[bucket] = min(len(tried[bucket]) * per_length, ceil(max(0, budget) / cost))
+        budget -= steps[bucket] * cost
+    return steps
 
 
-def lines(found: Estimate) -> list[str]:
+def lines(part: Estimate) -> list[str]:
     """Return what a person reads of an estimate: cells, a table of shapes, time and memory."""
-    told = [f"{found.model}: {found.n_cells:,} cells, {found.n_there:,} already there"]
-    if not found.stages:
+    told = [f"{part.model}: {part.n_cells:,} cells, {part.n_there:,} already there"]
+    if not part.stages:
         return told
     told.append("    [mem]  padded    cells  at once  steps, most  s a step       GB  by")
     told += [
         f"{stage.shape.n_mem:>9}{stage.shape.bucket:>8}{stage.n_cells:>9}{stage.shape.slots:>9}{stage.steps:>13}"
         f"{stage.step_seconds:>10.3g}{stage.n_bytes / 1e9:>9.3g}  {stage.recipe}, {stage.search}"
-        for stage in found.stages
+        for stage in part.stages
     ]
     told.append(
         "    a row for each length that texts are padded to; a search's steps stand where its budget lasts longest"
     )
-    most = max(found.beside_seconds + found.seconds, found.expected_seconds)
-    known = f"as {found.n_courses:,} cells before" if found.n_courses else "no such cells were measured before"
+    most = max(part.beside_seconds + part.seconds, part.expected_seconds)
+    known = f"as {part.n_courses:,} cells before" if part.n_courses else "no such cells were measured before"
     told.append(
-        f"    about {span(found.expected_seconds)} on this {found.device} ({known}), at most {span(most)}, "
-        f"if every fit takes all its steps; {found.n_bytes / 1e9:.3g} of {found.total_bytes / 1e9:.3g} GB of memory, "
-        f"{found.disk_bytes / 1e6:,.3g} MB on disk"
+        f"    about {span(part.expected_seconds)} on this {part.device} ({known}), at most {span(most)}, "
+        f"if every fit takes all its steps; {part.n_bytes / 1e9:.3g} of {part.total_bytes / 1e9:.3g} GB of memory, "
+        f"{part.disk_bytes / 1e6:,.3g} MB on disk"
     )
     return told
 
 
-def in_all(found: Sequence[Estimate], *, workers: Sequence[int] = (1, 8, 64)) -> str:
+def in_all(estimates: Sequence[Estimate], *, workers: Sequence[int] = (1, 8, 64)) -> str:
     """Return what a person reads of all models: the expected time with so many workers like this one, and the disk."""
-    todo = [one for one in found if one.stages]
+    todo = [part for part in estimates if part.stages]
     if not todo:
         return "nothing is missing"
     times = ", ".join(f"{span(at_once(todo, n))} with {n:,}" for n in workers)
-    n_cells, disk = sum(one.n_cells - one.n_there for one in todo), sum(one.disk_bytes for one in todo) / 1e6
+    n_cells, disk = sum(part.n_cells - part.n_there for part in todo), sum(part.disk_bytes for part in todo) / 1e6
     return f"in all {n_cells:,} cells, {disk:,.3g} MB on disk; about {times} such workers"
 
 
-def at_once(found: Sequence[Estimate], n_workers: int) -> float:
+def at_once(estimates: Sequence[Estimate], n_workers: int) -> float:
     """Return the seconds that all models' missing cells are expected to take so many workers like this machine.
 
     By a virtual clock and the engine's own way to hand cells out (pulling.simulate); a worker is a process of `--jobs`
     or `--engine ray`, or a part of `--shard`, with a device of its own, and loads each model that it comes by.
     """
     each = [
-        (one.expected_seconds / (one.n_cells - one.n_there), one.model)
-        for one in found if one.stages for _ in range(one.n_cells - one.n_there)
+        (part.expected_seconds / (part.n_cells - part.n_there), part.model)
+        for part in estimates if part.stages for _ in range(part.n_cells - part.n_there)
     ]  # fmt: skip
     return simulate([cost for cost, _ in each], kinds=[kind for _, kind in each], n_workers=n_workers) if each else 0.0
 

@@ -24,9 +24,9 @@ class Expected:
 def keep(folder: Path, keys: Iterable[str], estimates: Sequence[Estimate]) -> None:
     """Write what a dry run found of a grid whose cells have these keys; a folder that takes no file is let be."""
     expected = Expected(
-        n_cells=sum(one.n_cells - one.n_there for one in estimates),
+        n_cells=sum(part.n_cells - part.n_there for part in estimates),
         seconds=at_once(estimates, 1),
-        n_bytes=max((one.n_bytes for one in estimates), default=0),
+        n_bytes=max((part.n_bytes for part in estimates), default=0),
     )
     with contextlib.suppress(OSError):
         files.write(_path(folder, keys), json.dumps(asdict(expected)).encode())

@@ -31,7 +31,7 @@ class Course:
     n_probes: int = 0
 
 
-def courses(what: Experiment, rows: pl.DataFrame, bucket: Callable[[int], int]) -> list[Course]:
+def courses(experiment: Experiment, rows: pl.DataFrame, bucket: Callable[[int], int]) -> list[Course]:
     """Return the courses of cells like an experiment, each as far as its length and budget go; of the closest rows.
 
     rows: COLUMNS; those of the same recipe, search, number of vectors and scored positions count, of the same model and
@@ -40,33 +40,33 @@ def courses(what: Experiment, rows: pl.DataFrame, bucket: Callable[[int], int]) 
     half of what is left: it may end at once, or at the end.
     """
     same = ("recipe", "search", "n_mem", "scored_from")
-    rows = rows.filter(*(pl.col(name) == getattr(what, name) for name in same))
-    rows = rows.filter(pl.col("length") <= what.length, pl.col("status") != "oom")
-    if what.search == "fixed":
-        lengths = [length for length in rows["length"].unique() if bucket(length) == bucket(what.length)]
+    rows = rows.filter(*(pl.col(name) == getattr(experiment, name) for name in same))
+    rows = rows.filter(pl.col("length") <= experiment.length, pl.col("status") != "oom")
+    if experiment.search == "fixed":
+        lengths = [length for length in rows["length"].unique() if bucket(length) == bucket(experiment.length)]
         rows = rows.filter(pl.col("length").is_in(lengths))
     for names in _ALIKE:
-        close = rows.filter(*(pl.col(name) == getattr(what, name) for name in names))
+        close = rows.filter(*(pl.col(name) == getattr(experiment, name) for name in names))
         if not close.is_empty():
             break
     else:
         return []
-    found: dict[str, Course] = {}
+    by_key: dict[str, Course] = {}
     spent: Counter[str] = Counter()
     last: dict[str, tuple[int, str]] = {}
     wanted = close.sort("key", "probe").select("key", "length", "steps", "status")
     for key, length, steps, status in wanted.iter_rows():
-        if what.search != "fixed" and spent[key] >= what.budget:
+        if experiment.search != "fixed" and spent[key] >= experiment.budget:
             continue
-        course = found.setdefault(key, Course())
+        course = by_key.setdefault(key, Course())
         course.steps[bucket(length)] += steps
         course.n_probes += 1
         spent[key] += length * steps
         last[key] = length, status
     for key, (length, status) in last.items():
-        if what.search != "fixed" and status == "budget" and spent[key] < what.budget:
-            found[key].steps[bucket(length)] += (what.budget - spent[key]) // 2 // length
-    return list(found.values())
+        if experiment.search != "fixed" and status == "budget" and spent[key] < experiment.budget:
+            by_key[key].steps[bucket(length)] += (experiment.budget - spent[key]) // 2 // length
+    return list(by_key.values())
 
 
 def batch_steps(steps: Sequence[int], slots: int) -> Counter[int]:
@@ -79,9 +79,9 @@ def batch_steps(steps: Sequence[int], slots: int) -> Counter[int]:
     for n in steps:
         ends.append(heapq.heappop(free) + n)
         heapq.heappush(free, ends[-1])
-    found: Counter[int] = Counter()
+    steps_at: Counter[int] = Counter()
     before = 0
     for place, end in enumerate(sorted(ends)):
-        found[min(slots, len(ends) - place)] += end - before
+        steps_at[min(slots, len(ends) - place)] += end - before
         before = end
-    return +found
+    return +steps_at

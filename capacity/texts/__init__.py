@@ -201,9 +201,9 @@ def _not_among(texts: Iterator[Text], beside: Collection[str], *, documents: boo
         else:
             kept.append(text)
         if not awaited:  # a sample comes first in its source, so that little waits
-            yield from (one for one in kept if not (documents and one.ids in same))
+            yield from (text for text in kept if not (documents and text.ids in same))
             kept.clear()
-    yield from (one for one in kept if one.ids not in same)
+    yield from (text for text in kept if text.ids not in same)
 
 
 def source_bits(source: str, tokenizer, ids: Sequence[int], *, seed: int = 0) -> float | None:
