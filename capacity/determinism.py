@@ -20,7 +20,7 @@ from capacity.models import Frozen, freeze
 
 __all__ = [
     "LEAST_OUTCOMES", "ROUNDINGS", "Condition", "again", "auc", "auc_within", "conditions", "errors", "freely",
-    "last_exact", "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
+    "in_every_way", "last_exact", "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -154,6 +154,19 @@ def again(rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], how: Mapping[str
             decoded=pl.Series(decoded, dtype=pl.List(pl.Int64)),
         ))  # fmt: skip
     return pl.concat(tables)
+
+
+def in_every_way(frozen: Frozen, half: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]) -> pl.DataFrame:
+    """Return what vectors decode to in all `conditions`: the columns of `again`, moved, margin.
+
+    moved: of the weights under the condition (see `moved`); margin: the vector's least, as in `least_margins`.
+    frozen, half: as for `conditions`; rows, ids: as for `again`.
+    """
+    ways = conditions(frozen, half)
+    distances = [{"condition": name, "moved": moved(frozen, way.frozen)} for name, way in ways.items()]
+    margin = least_margins(frozen, rows, ids)["margin"]
+    decoded = again(rows, ids, ways).join(pl.DataFrame(distances), on="condition", maintain_order="left")
+    return decoded.join(rows.select(PLACE).with_columns(margin), on=list(PLACE), maintain_order="left")
 
 
 def freely(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], *, at_once: int = 1) -> pl.DataFrame:

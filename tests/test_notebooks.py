@@ -757,6 +757,25 @@ def test_a_page_without_its_rows_runs_and_says_so(name, case, executed, in_proce
         assert published or "cannot tell" in shown
 
 
+@pytest.mark.parametrize("name", ["07_free_running", "08_precision"])
+def test_a_pretrained_model_is_looked_at_once(name, executed, in_process, monkeypatch):
+    for protocol in (sweep.PRETRAINED, sweep.DRAWN):
+        for setting, value in {"budget": 100, "length": 8, "bos": "auto"}.items():
+            monkeypatch.setitem(protocol, setting, value)
+    folder = executed[name][1] / SETTINGS[name]["store"]
+    for protocol in (sweep.PRETRAINED, sweep.DRAWN):
+        sweep.measure(sweep.grid(**protocol | {"model": SMALLEST, "n_texts": 2}), folder)
+    given = SETTINGS[name] | {"store": str(folder), "pretrained": [SMALLEST], "n_pretrained": 2}
+    source = resources.notebooks() / f"{name}.py"
+    shown = in_process(source, given)
+    assert "Nothing is kept" not in shown
+    assert shown.count("of a pretrained model") + shown.count("for a pretrained model") == 1  # the verdict on it
+    tables = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
+    assert {path.parent.name for path in tables} == ({"decoded_again"} if name[:2] == "07" else {"disturbed", "packed"})
+    assert in_process(source, given) == shown
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")} == tables
+
+
 def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
     notebook, _ = executed["91_prepare_texts"]
     density, lengths = charts_of(notebook)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import fit_rows, reader
 
-from capacity import precision
+from capacity import geometry, precision
 from capacity.decoding import free_running, teacher_forced
 
 
@@ -76,6 +76,22 @@ def test_what_other_vectors_make_of_rows_is_what_a_plain_loop_says(tiny):
     assert "mem" not in found.columns
     with pytest.raises(ValueError, match="scored_from=1"):
         precision.tried(tiny, rows.with_columns(scored_from=pl.lit(1)), ids, mem.numpy())
+
+
+def test_what_is_disturbed_is_tried_with_each_way(tiny):
+    frozen, ids = reader(tiny, {7: 0, 9: 1}), {"a": [9], "b": [9]}
+    rows = fit_rows(frozen, {"a": [0.9, 1.0], "b": [0.2, 1.0]})
+    found = precision.disturbed(frozen, rows, ids, bits=[8, 2], by=["vector"], noises=[0.001, 9.0], draws=3)
+    ways = [(8, "a scale a vector", None, None), (2, "a scale a vector", None, None)]
+    ways += [(None, None, noise, draw) for noise in (0.001, 9.0) for draw in range(3)]
+    assert found.select("bits", "scale", "noise", "draw").unique(maintain_order=True).rows() == ways
+    mem = geometry.vectors(rows)
+    for (n, _, noise, draw), own in found.group_by("bits", "scale", "noise", "draw", maintain_order=True):
+        other = precision.quantised(mem, n) if n else precision.blurred(mem, noise, seed=draw)
+        tried = precision.tried(frozen, rows, ids, other)
+        assert own.select(tried.columns).equals(tried)
+    assert found.filter(bits=8)["decoded"].to_list() == [True, True]
+    assert found.filter(bits=2)["decoded"].to_list() == [False, True]  # 0.9 becomes 1: a tie, which the first wins
 
 
 def test_noise_has_its_size_and_its_seed():

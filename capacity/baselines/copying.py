@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from capacity import models, provenance, store, texts
-from capacity.baselines import tables
 from capacity.baselines.reading import read_first
 from capacity.models import Frozen, ModelError
 from capacity.sweep import MissingCells
@@ -70,8 +69,8 @@ def repeated(
     Raises ModelError, TextError and ValueError as `models.load`, `texts.sample` and `copies`; MissingCells if `missing`
     is `refuse` and some are.
     """
-    place, every = tables.places("copies", folder, travelling=travelling)
-    kept = tables.load(every, SCHEMA).filter(pl.col("text_index") < n_texts)
+    place, every = store.places("copies", folder, travelling=travelling)
+    kept = store.read_tables(every, SCHEMA).filter(pl.col("text_index") < n_texts)
     parts = [pl.DataFrame(schema=SCHEMA)]
     for name in names:
         frozen = None

@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from capacity import fitting, metrics, provenance, store, texts
-from capacity.baselines import tables
 from capacity.decoding import teacher_forced
 from capacity.files import whole_number
 from capacity.fitting import Recipe
@@ -155,7 +154,7 @@ def nulls(
     metrics.check_columns(rows, *_SAME, "model", "length", "text_index", "key", "mem", "search", *_FITS, takes=())
     if rows.height and rows["search"].unique().to_list() != ["fixed"]:
         raise ValueError("nulls are scored on whole texts, and rows of a search are of parts; give fixed lengths")
-    place, every = tables.places("shared", folder, travelling=travelling)
+    place, every = store.places("shared", folder, travelling=travelling)
     kept = load(every)
     by_key = {cell.key: cell for cell in cells}
     here = rows.with_columns(pl.col("text_seed").fill_null(0)).join(_longest(cells), on=_KIND, how="left")
@@ -215,8 +214,8 @@ def _longest(cells: Sequence[Cell]) -> pl.DataFrame:
 
 
 def load(folders: Sequence[Path]) -> pl.DataFrame:
-    """Return the tables of nulls in these folders as one, in SCHEMA; see tables.load."""
-    return tables.load(folders, SCHEMA, later=_LATER)
+    """Return the tables of nulls in these folders as one, in SCHEMA; see store.read_tables."""
+    return store.read_tables(folders, SCHEMA, later=_LATER)
 
 
 def _measured(cells: Sequence[Cell], rows: pl.DataFrame, n_other: int, n_starts: int) -> Iterator[tuple]:

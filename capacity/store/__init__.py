@@ -1,6 +1,5 @@
 """Rows kept and found again: a folder of immutable Parquet shards, each named by the hash of its bytes."""
 
-import os
 import tempfile
 import threading
 import time
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from capacity.store import key_files, merging, scale
 from capacity.store.claims import Claims
+from capacity.store.places import default_path, measured, places
 from capacity.store.scale import keys as synthetic_keys
 from capacity.store.scale import rows as synthetic_rows
 from capacity.store.schema import COLUMNS, NULLABLE, SCHEMA, STATUSES, VERSION, to_frame
@@ -29,10 +29,11 @@ from capacity.store.shards import (
     valid,
     write,
 )
+from capacity.store.tables import kept, read_tables
 
 __all__ = [
     "COLUMNS", "NULLABLE", "SCHEMA", "STATUSES", "VERSION", "Claims", "Store", "StoreError", "StoreWarning",
-    "at_scale", "default_path", "merge", "read", "synthetic_keys",
+    "at_scale", "default_path", "kept", "measured", "merge", "places", "read", "read_tables", "synthetic_keys",
     "synthetic_rows", "to_frame", "valid", "write",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
@@ -40,11 +41,6 @@ __dir__ = __all__.copy  # what completion shows
 
 _MANY = 64  # small shards; more become one
 _FULL = 0.9  # of MOST_BYTES: what merged shards are to have
-
-
-def default_path() -> Path:
-    """Return the folder rows are kept in: `$CAPACITY_STORE`, or `build/store`."""
-    return Path(os.environ.get("CAPACITY_STORE") or "build/store")
 
 
 class Store:

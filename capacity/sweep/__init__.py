@@ -13,16 +13,16 @@ import polars as pl
 
 from capacity import models, store
 from capacity.files import whole_number
+from capacity.store import kept, measured
 from capacity.sweep import cluster, elsewhere, engines, processes, scale
 from capacity.sweep.beyond import check_prefixes, one_length
-from capacity.sweep.experiment import PRETRAINED, Cell, Experiment, cells, grid
+from capacity.sweep.experiment import DRAWN, PRETRAINED, Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
-from capacity.sweep.taken import measured
 
 __all__ = [
-    "ENGINES", "MISSING", "PRETRAINED", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid", "limits",
-    "measure", "measured", "one_length", "run", "scale", "shard", "with_source_bits",
+    "DRAWN", "ENGINES", "MISSING", "PRETRAINED", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid",
+    "kept", "limits", "measure", "measured", "one_length", "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

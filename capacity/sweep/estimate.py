@@ -81,7 +81,7 @@ def estimate(experiments: Sequence[Experiment], folder: Path | str | None = None
 
     folder: of the store; None takes store.default_path(). Raises ValueError as sweep.cells and models.load.
     """
-    places = [folder or store.default_path(), taken.measured()]
+    places = [folder or store.default_path(), store.measured()]
     stored = set(store.read(places[:1], ["key"], missing_ok=True)["key"])
     before = store.read(places, taken.COLUMNS, missing_ok=True)
     by_model: dict[tuple, dict[str, Cell]] = defaultdict(dict)

@@ -129,6 +129,7 @@ class Cell:
 
 # The searches of 12_real_models, which every page shows of a pretrained model: settings of `grid`, beside `model`.
 PRETRAINED = {"n_texts": 12, "length": 128, "budget": 8000, "bos": "before_mem"}
+DRAWN = PRETRAINED | {"source": "random_tokens", "length": 64, "search": "leap"}  # texts of known entropy
 
 
 def grid(*, n_texts: int = 8, **settings: Any) -> list[Experiment]:

@@ -1,26 +1,18 @@
 """What fits took before, from rows: what a sweep may be expected to take."""
 
 import heapq
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 
-from capacity import resources
 from capacity.sweep.experiment import Experiment
 
 COLUMNS = (
     "key", "probe", "model", "source", "recipe", "search", "n_mem", "scored_from", "length", "steps", "status",
 )  # fmt: skip
 _ALIKE = (("model", "source"), ("model",), ())  # what rows share with a cell beside how it is fitted, the closest first
-
-
-def measured() -> Path:
-    """Return the folder of rows that travel with the project, with their provenance, or `$CAPACITY_MEASURED`."""
-    return Path(os.environ.get("CAPACITY_MEASURED") or resources.data() / "measured" / "rows")
 
 
 @dataclass
