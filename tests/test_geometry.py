@@ -24,6 +24,20 @@ def test_rows_give_their_vectors_in_order():
         geometry.vectors(rows.clear())
 
 
+def test_a_texts_own_cosines_worked_by_hand():
+    rows = pl.DataFrame({
+        "part": ["p", "p", "p", "q", "q"], "text_id": ["x", "x", "y", "x", "x"], "n_mem": 1, "d_model": 2,
+        "mem": [[1, 0], [1, 1], [0, 3], [1, 0], [-1, 0]],
+    }, schema_overrides={"mem": pl.List(pl.Float32)})  # fmt: skip
+    half = math.sqrt(0.5)
+    found = geometry.by_text(rows, above=0.7)
+    assert found.select("part", "within", "text").rows() == [
+        ("p", False, "x"), ("p", False, "y"), ("p", True, "x"), ("q", True, "x"),
+    ]  # fmt: skip
+    assert found["cosine"].to_list() == pytest.approx([half / 2, half / 2, half, -1])  # of parts by themselves
+    assert found["above"].to_list() == [0.5, 0.5, 1, 0]
+
+
 def test_cosines_of_a_case_worked_by_hand():
     mem = np.array([[[1, 0]], [[0, 2]], [[3, 3]], [[-5, 0]]], dtype=np.float32)
     found = geometry.cosines(mem, ["x", "x", "y", "x"])

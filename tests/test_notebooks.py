@@ -4,18 +4,16 @@ import itertools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
-import altair as alt
-import jupytext
 import nbformat
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from IPython.core.formatters import DisplayFormatter
 
-from capacity import baselines, metrics, models, report, resources, store, sweep, texts, verdicts
+from capacity import baselines, metrics, models, report, resources, store, sweep, texts
 from capacity.report import parameters
 
 pytestmark = pytest.mark.slow
@@ -43,6 +41,7 @@ SETTINGS = {
     },
     "05_geometry": {
         "model": SMALLEST, "n_texts": 3, "n_starts": 3, "length": 2, "points": 5, "steps": 20, "shares": [0.5, 0.9],
+        "pretrained": "",
     },
     "06_scaling_laws": {"models": [SMALLEST], "n_texts": 2, "budget": 100, "longest": 8},
     "09_exact_length": {
@@ -531,7 +530,7 @@ def plainly(model, mem, n_tokens):
 def test_what_decodes_again_is_what_a_plain_loop_decodes(executed):
     notebook, folder = executed["07_free_running"]
     (shares,) = [{row["condition"]: row for row in values(chart)} for chart in charts_of(notebook)
-                 if "moved" in values(chart)[0]]  # fmt: skip
+                 if {"moved", "n"} <= values(chart)[0].keys()]  # fmt: skip
     held = list(longest_decoded(folder / "decoded"))
     for how, dtype in (("no cache", "float32"), ("bfloat16", "bfloat16")):
         model = models.load(SMALLEST, device="cpu", dtype=dtype).model
@@ -710,32 +709,6 @@ def test_pretraining_runs_for_a_few_steps_on_the_embedded_texts(executed):
 LIKELY = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")  # pages of rows
 
 
-@pytest.fixture
-def in_process():
-    """Return what runs a notebook in this process, where starting a kernel would take most of the time."""
-
-    def run(source, given):
-        """The markdown that its cells show; where rows are missing it ends as a report's page does."""
-        space, shown, formatter = {"__name__": "__main__"}, [], DisplayFormatter()
-        try:
-            for cell in (cell for cell in jupytext.read(source).cells if cell.cell_type == "code"):
-                body = ast.parse(cell.source).body
-                last = [ast.Expression(body.pop().value)] if body and isinstance(body[-1], ast.Expr) else []
-                exec(compile(ast.Module(body, []), source.stem, "exec"), space)
-                space |= given if "parameters" in cell.metadata.get("tags", ()) else {}
-                for expression in last:
-                    data, _ = formatter.format(eval(compile(expression, source.stem, "eval"), space))
-                    shown.append(data.get("text/markdown", ""))
-        except metrics.NothingFound as error:
-            shown.append(verdicts.nothing(str(error)).text)
-        return "".join(shown)
-
-    yield run
-    pl.Config.restore_defaults()
-    for registry in (alt.data_transformers, alt.theme, alt.renderers):
-        registry.enable("default")
-
-
 @pytest.mark.parametrize("case", ["none", "short of a text", "budget of 1"])
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem[:2] in LIKELY])
 def test_a_page_without_its_rows_runs_and_says_so(name, case, executed, in_process, tmp_path):
@@ -745,8 +718,12 @@ def test_a_page_without_its_rows_runs_and_says_so(name, case, executed, in_proce
         executed[name]
     source = resources.notebooks() / f"{name}.py"
     known = parameters.declared(source)
-    if case == "budget of 1":
+    if case == "budget of 1":  # of the searches: fits at fixed lengths are there
         given |= {"missing": "measure"} | {name: 1 for name in known if name.endswith("budget")}
+        given |= {name: 3 for name in known if name.endswith("longest")}
+        executed[name]
+        there = executed.folder / SETTINGS[name].get("store", "store")
+        shutil.copytree(there, given["store"]) if there.exists() else None
     if case == "budget of 1" and "budget" not in known:
         pytest.skip("nothing is searched here")
     shown = in_process(source, {key: value for key, value in given.items() if key in known})
@@ -774,6 +751,31 @@ def test_a_pretrained_model_is_looked_at_once(name, executed, in_process, monkey
     assert {path.parent.name for path in tables} == ({"decoded_again"} if name[:2] == "07" else {"disturbed", "packed"})
     assert in_process(source, given) == shown
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")} == tables
+
+
+def test_the_angles_of_a_pretrained_model_are_those_of_its_stored_vectors(executed, in_process, monkeypatch, tmp_path):
+    for setting, value in {"budget": 100, "length": 8, "bos": "auto"}.items():
+        monkeypatch.setitem(sweep.PRETRAINED, setting, value)
+    executed["05_geometry"]
+    shutil.copytree(executed.folder / "store", tmp_path / "store")
+    given = SETTINGS["05_geometry"] | {
+        "store": str(tmp_path / "store"), "pretrained": SMALLEST, "n_pretrained": 2, "pretrained_starts": 2,
+        "pretrained_missing": "measure",
+    }  # fmt: skip
+    shown = in_process(resources.notebooks() / "05_geometry.py", given).rpartition("Verdict")[2]
+    searched = sweep.grid(**sweep.PRETRAINED | {"model": SMALLEST, "n_texts": 2})
+    held = sweep.run(searched, tmp_path / "store", missing="refuse")
+    shares = []
+    for share in (0.5, 1.0):
+        fits = sweep.one_length(searched, held, share=share, seeds=[0, 1])
+        rows = sweep.run(fits, tmp_path / "store", missing="refuse").filter(status="solved")
+        pairs = [part["mem"].to_list() for _, part in rows.group_by("text_id") if part.height == 2]
+        apart = [np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)) <= 0.8 for a, b in pairs]
+        shares += [np.mean(apart)] if apart else []
+    assert shares
+    assert (
+        f"go from {min(shares):.2f} to {max(shares):.2f}" in shown if len(shares) > 1 else f"{shares[0]:.2f}" in shown
+    )
 
 
 def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
