@@ -69,6 +69,10 @@ GRIDS ?= $(wildcard data/measured/grids/smollm2_*.toml)
 real: $(READY)
 	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch
 	for grid in $(GRIDS); do $(BIN)/python -m capacity sweep $$grid --store build/real || exit; done
+	CAPACITY_MEASURED=build/real $(BIN)/python -m capacity run 05_geometry --store build/real --out build/real-pages \
+		-p n_texts=2 -p pretrained_missing=measure
+	CAPACITY_MEASURED=build/real $(BIN)/python -m capacity run 07_free_running 08_precision --store build/real \
+		--out build/real-pages -p n_texts=2
 
 # Models trained alike (data/ladder.toml) into CAPACITY_HOME, then measured; what is done is not done again, a training that
 # was killed goes on, and several `make train` at once share the work. CORPUS holds books that are not part of the project.
