@@ -33,7 +33,7 @@ SETTINGS = {
     "03_many_vectors": {
         "models": [SMALLEST], "n_texts": 2, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
         "scored_from": 0, "budget": 200, "longest": 4, "pretrained": SMALLEST, "pretrained_budget": 20,
-        "pretrained_missing": "measure", "store": "vectors",
+        "n_pretrained": 2, "pretrained_missing": "measure", "store": "vectors",
     },
     "04_theory_and_utilisation": {  # with the rows of 02
         "models": [SMALLEST], "n_texts": 2, "lengths": [3, 8], "sources": ["embedded", "random_tokens"],
