@@ -14,7 +14,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from capacity import geometry, metrics
-from capacity.decoding import scored_together, together
+from capacity.decoding import check_rows, scored_together, together
 from capacity.metrics import Interval
 from capacity.models import Frozen, freeze
 
@@ -142,6 +142,7 @@ def again(rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], how: Mapping[str
     texts, mem, given = _of(rows, ids)
     lengths, first, tables = [len(text) for text in texts], None, []
     for name, condition in how.items():
+        check_rows(condition.frozen, rows)
         with _threads(condition.threads):
             decoded = together(
                 condition.frozen, mem, lengths, given=given, cache=condition.cache, at_once=condition.at_once
@@ -177,6 +178,7 @@ def freely(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]],
 
     rows, ids: as for `again`; several fits a text are allowed. at_once: vectors decoded in a batch.
     """
+    check_rows(frozen, rows)
     texts, mem, given = _of(rows, ids)
     lengths = [len(text) for text in texts]
     decoded = together(frozen, mem, lengths, given=given, at_once=at_once)
@@ -197,6 +199,7 @@ def margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]]
 
     Best minus second where the token is right, below 0 where it is wrong; in logits. rows, ids: as for `freely`.
     """
+    check_rows(frozen, rows)
     texts, mem, _ = _of(rows, ids)
     text_margins = []
     for text, own, begin in zip(texts, mem, rows["scored_from"], strict=True):
@@ -258,6 +261,7 @@ def errors(
     position: from 1. surprisal_bits: without [mem]; null for t1, which nothing predicts. frequency: the token's count
     in `counts`, of other texts. rows, ids: as for `freely`.
     """
+    check_rows(frozen, rows)
     texts, mem, _ = _of(rows, ids)
     scores = scored_together(frozen, mem, texts), scored_together(frozen, None, texts)
     token_rows = []

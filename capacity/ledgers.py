@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from capacity import coding, metrics, published
-from capacity.decoding import free_running
+from capacity.decoding import check_rows, free_running
 from capacity.models import Frozen
 from capacity.texts import Text, token_bytes
 
@@ -26,10 +26,12 @@ def held(frozen: Frozen, rows: pl.DataFrame) -> list[Text]:
     """Return the texts that stored vectors hold: what each decodes to free-running, as far as it is known to be right.
 
     rows: of the store, all of this model, with vectors and `scored_from` 0. Those that were not decoded, or gave no
-    token back, are left out. Raises ValueError for rows of another model, or that had t1 given, which is not stored.
+    token back, are left out. Raises ValueError for rows of another model (as `decoding.check_rows`), or
+    that had t1 given, which is not stored.
     """
     if wrong := sorted(set(rows["model"]) - {frozen.name}):
         raise ValueError(f"rows of {', '.join(wrong)} for {frozen.name}; give the rows of one model")
+    check_rows(frozen, rows)
     if (rows["scored_from"] != 0).any():
         raise ValueError("some rows have scored_from=1: their t1 was given and is not in the row; give rows with 0")
     return [

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from capacity import geometry
-from capacity.decoding import scored_together, together
+from capacity.decoding import check_rows, scored_together, together
 from capacity.metrics import Interval
 from capacity.models import Frozen
 from capacity.texts import token_bytes
@@ -109,8 +109,9 @@ def tried(
         ids: tokens of each row's text, by its key; the first `length` count.
         mem: a text's vectors for each row.
 
-    Raises ValueError for rows with t1 given.
+    Raises ValueError for rows with t1 given, and as `decoding.check_rows`.
     """
+    check_rows(frozen, rows)
     if (rows["scored_from"] != 0).any():
         raise ValueError("some rows have scored_from=1: their t1 would have to be kept beside the vector; give 0")
     texts = [list(ids[key][:length]) for key, length in rows.select("key", "length").iter_rows()]

@@ -304,7 +304,7 @@ missed = {name: "skip" if name in PACKAGED and not is_cached(name) else "measure
 
 # %%
 def decode(part):
-    both = [load(part["model"][0], dtype=dtype) for dtype in ("float32", "bfloat16")]
+    both = [load(part["model"][0], bos=part["bos"][0], dtype=dtype) for dtype in ("float32", "bfloat16")]
     return determinism.in_every_way(*both, part, real_ids)
 
 

@@ -316,7 +316,7 @@ tries = {"bits": bits, "by": ["vector"], "noises": noises, "draws": draws}
 
 # %%
 def disturb(part):
-    return precision.disturbed(load(part["model"][0]), part, real_ids, **tries)
+    return precision.disturbed(load(part["model"][0], bos=part["bos"][0]), part, real_ids, **tries)
 
 
 kept = [
@@ -349,7 +349,7 @@ pl.concat(parts).drop("degenerate").with_columns(pl.selectors.float().round(2)) 
 # %%
 def pack(part):
     fewest = part.join(least_there, on=of_real, how="left", maintain_order="left")["value"].to_list()
-    return precision.sizes(load(part["model"][0]), part, real_ids, geometry.vectors(part), fewest)
+    return precision.sizes(load(part["model"][0], bos=part["bos"][0]), part, real_ids, geometry.vectors(part), fewest)
 
 
 packs = [

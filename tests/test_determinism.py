@@ -9,7 +9,7 @@ import pytest
 import torch
 from readers import fit_rows, reader
 
-from capacity import determinism
+from capacity import determinism, ledgers, precision
 from capacity.decoding import free_running, teacher_forced
 from capacity.determinism import Condition
 
@@ -155,6 +155,24 @@ def test_rows_given_and_predicted_are_not_mixed(tiny):
         determinism.freely(tiny, both, {"a": [1, 2]})
     with pytest.raises(ValueError, match="no rows"):
         determinism.freely(tiny, both.clear(), {})
+
+
+def test_vectors_are_decoded_by_the_model_that_they_were_fitted_to_as_it_reads(tiny):
+    rows, ids = fit_rows(tiny, {"a": [0.5] * 32}).with_columns(bits_without=0.0), {"a": [1]}
+    own = rows.with_columns(bos=pl.lit(tiny.bos), revision=pl.lit(tiny.revision))
+    assert determinism.freely(tiny, own, ids).height == 1
+    for column, value in (("bos", "before_mem"), ("revision", "another")):
+        other = own.with_columns(pl.lit(value).alias(column))
+        for look in (
+            lambda rows: determinism.freely(tiny, rows, ids), lambda rows: determinism.margins(tiny, rows, ids),
+            lambda rows: determinism.errors(tiny, rows, ids, {}),
+            lambda rows: determinism.again(rows, ids, {"reference": Condition(frozen=tiny)}),
+            lambda rows: determinism.in_every_way(tiny, tiny, rows, ids),
+            lambda rows: precision.disturbed(tiny, rows, ids, bits=[8]),
+            lambda rows: ledgers.held(tiny, rows.with_columns(decoded_tokens=1, text_index=0)),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"has {column} .*fitted with '{value}'; load the model as the rows"):
+                look(other)
 
 
 def test_doctests():

@@ -4,6 +4,7 @@ from capacity.decoding.running import (
     AT_ONCE,
     Ended,
     all_decoded_back,
+    check_rows,
     decoded_back,
     decoded_side_by_side,
     decoded_tokens,
@@ -15,7 +16,7 @@ from capacity.decoding.running import (
 from capacity.decoding.scores import Score, bos_costs, counts, scored_together, teacher_forced
 
 __all__ = [
-    "AT_ONCE", "Ended", "Score", "all_decoded_back", "bos_costs", "counts", "decoded_back", "decoded_side_by_side",
-    "decoded_tokens", "free_running", "scored_together", "stream", "teacher_forced", "together", "walk",
+    "AT_ONCE", "Ended", "Score", "all_decoded_back", "bos_costs", "check_rows", "counts", "decoded_back",
+    "decoded_side_by_side", "decoded_tokens", "free_running", "scored_together", "stream", "teacher_forced", "together", "walk",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
+import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -66,6 +67,20 @@ def _check_mem(frozen: Frozen, mem: Tensor) -> None:
         raise ValueError(f"mem {fault}; (n_mem, {frozen.dim}) floats in a tensor are what {frozen.name} takes")
     if n_broken := int((~mem.isfinite()).sum()):
         raise ValueError(f"mem has {n_broken} numbers that are not finite; fit it again, or from another seed")
+
+
+def check_rows(frozen: Frozen, rows: pl.DataFrame) -> None:
+    """Raise ValueError for rows whose vectors were fitted to another model, or under another BOS policy.
+
+    rows: of the store; columns `revision` and `bos`, where there are any.
+    """
+    for name in ("revision", "bos"):
+        own = getattr(frozen, name)
+        if name in rows.columns and (others := sorted({*rows[name]} - {own})):
+            raise ValueError(
+                f"{frozen.name} has {name} {own!r}, the rows' vectors were fitted with {', '.join(map(repr, others))}; "
+                "load the model as the rows say"
+            )
 
 
 def free_running(
