@@ -17,6 +17,7 @@ from capacity.decoding.scores import Score, bos_costs, counts, scored_together, 
 
 __all__ = [
     "AT_ONCE", "Ended", "Score", "all_decoded_back", "bos_costs", "check_rows", "counts", "decoded_back",
-    "decoded_side_by_side", "decoded_tokens", "free_running", "scored_together", "stream", "teacher_forced", "together", "walk",
+    "decoded_side_by_side", "decoded_tokens", "free_running", "scored_together", "stream", "teacher_forced",
+    "together", "walk",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
