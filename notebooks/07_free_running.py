@@ -248,42 +248,6 @@ else:
 end
 end
 
-# %%
-exact_ways = [how for how in order[1:] if not how.startswith(("bfloat16", "weights"))]
-by_text = again.group_by("condition", "source", "text_id").agg(pl.col("unchanged").all())  # vectors of all models
-pooled = {how: metrics.proportion(by_text.filter(condition=how)["unchanged"]) for how in order}
-share = {how: again.filter(condition=how)["unchanged"].mean() for how in order}
-in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat16", "bfloat16, batch of 8")]
-alike = sum(alone == batched for alone, batched in zip(*in_half, strict=True))
-at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
-far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
-
-# %%
-Markdown(
-    f"**Reading.** Of {held.height} vectors at least {min(share[how] for how in exact_ways):.0%} decode the "
-    f"same under every condition in float32, {share['bfloat16']:.0%} in bfloat16, "
-    f"{share['weights rounded to Q8_0']:.0%} after the weights were rounded to Q8_0, which moves "
-    f"them by {far:.2%}. In bfloat16 {alike} of {held.height} decode "
-    f"alike alone and in a batch of 8. Rounding the weights to bfloat16 says nothing of "
-    f"{', '.join(at_rest) or 'no model'}: they were kept in that form."
-)
-
-# %%
-verdicts.judge(
-    f"a vector survives the rounding of its model's weights to Q8_0: of more than {bound} of the texts all vectors "
-    "decode the same",
-    {"share of texts": pooled["weights rounded to Q8_0"]}, above=bound, unit="",
-    change="vectors that were fitted with a larger margin, or on the rounded model itself",
-)  # fmt: skip
-
-# %%
-verdicts.judge(
-    "in float32 decoding is the same with and without cache, alone and in a batch of 8, with one thread and two: of "
-    f"more than {bound} of the texts all vectors",
-    {how: pooled[how] for how in exact_ways}, above=bound, unit="",
-    change="another machine, or a graphics processor, whose products round otherwise: this page shows its own",
-)  # fmt: skip
-
 # %% [markdown]
 # ## A pretrained model
 #
@@ -348,6 +312,47 @@ verdicts.judge(
     {name: metrics.proportion(part["unchanged"]) for (name,), part in at_q8.group_by("model", maintain_order=True)}
     or {"share": metrics.Interval(float("nan"), None, None, 0, True)},
     above=0.5, unit="", change="vectors that were fitted with a larger margin, or on the rounded model itself",
+)  # fmt: skip
+
+# %% [markdown]
+# ## What stays the same
+#
+# Of the models trained here, all conditions together.
+
+# %%
+exact_ways = [how for how in order[1:] if not how.startswith(("bfloat16", "weights"))]
+by_text = again.group_by("condition", "source", "text_id").agg(pl.col("unchanged").all())  # vectors of all models
+pooled = {how: metrics.proportion(by_text.filter(condition=how)["unchanged"]) for how in order}
+share = {how: again.filter(condition=how)["unchanged"].mean() for how in order}
+in_half = [again.filter(condition=how)["decoded"].to_list() for how in ("bfloat16", "bfloat16, batch of 8")]
+alike = sum(alone == batched for alone, batched in zip(*in_half, strict=True))
+at_rest = moved.filter(moved=0, condition="weights rounded to bfloat16")["model"].to_list()
+far = moved.filter(condition="weights rounded to Q8_0")["moved"].mean()
+
+# %%
+Markdown(
+    f"**Reading.** Of {held.height} vectors at least {min(share[how] for how in exact_ways):.0%} decode the "
+    f"same under every condition in float32, {share['bfloat16']:.0%} in bfloat16, "
+    f"{share['weights rounded to Q8_0']:.0%} after the weights were rounded to Q8_0, which moves "
+    f"them by {far:.2%}. In bfloat16 {alike} of {held.height} decode "
+    f"alike alone and in a batch of 8. Rounding the weights to bfloat16 says nothing of "
+    f"{', '.join(at_rest) or 'no model'}: they were kept in that form."
+)
+
+# %%
+verdicts.judge(
+    f"a vector survives the rounding of its model's weights to Q8_0: of more than {bound} of the texts all vectors "
+    "decode the same",
+    {"share of texts": pooled["weights rounded to Q8_0"]}, above=bound, unit="",
+    change="vectors that were fitted with a larger margin, or on the rounded model itself",
+)  # fmt: skip
+
+# %%
+verdicts.judge(
+    "in float32 decoding is the same with and without cache, alone and in a batch of 8, with one thread and two: of "
+    f"more than {bound} of the texts all vectors",
+    {how: pooled[how] for how in exact_ways}, above=bound, unit="",
+    change="another machine, or a graphics processor, whose products round otherwise: this page shows its own",
 )  # fmt: skip
 
 # %% [markdown]

@@ -246,56 +246,6 @@ of_mem = per_byte.filter(what=ours["what"][0]).drop("what", "degenerate").sort("
 of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
-# ### Which length is best?
-#
-# The exact vectors of every length of the searches, natural text, each at its own least precision; texts that got so
-# far. Long ones are fewer, and come from texts that a vector holds well.
-
-# %%
-exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
-exact = metrics.not_empty(exact)
-exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
-lengths = []
-for (name,), part in exact.group_by("model", maintain_order=True):
-    mem, frozen = geometry.vectors(part), loaded[name]
-    tried = [precision.tried(frozen, part, ids, precision.quantised(mem, b)).with_columns(bits=pl.lit(b)) for b in bits]
-    own = precision.last_passed(pl.concat(tried), "bits", by=["key", "length"], largest_first=True)
-    own = part.select("key", "length").join(own, on=["key", "length"], maintain_order="left", how="left")
-    lengths.append(precision.sizes(frozen, part, ids, mem, own["value"].to_list()))
-along = metrics.ratio(pl.concat(lengths), "vector_bytes", "text_bytes", by=["model", "length"])
-along = along.with_columns(kind=pl.lit(f"{sources[0]}, at its least precision"))
-charts.numbers_along(along, "length", "kind", title="bytes of [mem] a byte of text", named="length (tokens)", log=True)
-
-# %%
-enough = along.filter(pl.col("n") >= metrics.LEAST)
-best = (enough if enough.height else along).sort("value").group_by("model", maintain_order=True).first()
-said = [
-    f"`{name}`: {value:.1f} bytes a byte of {sources[0]} text ({metrics.between(low, high)}); the best length that "
-    f"{n} texts have is {length} tokens, with {least_bytes:.1f}."
-    for name, value, low, high, length, n, least_bytes in natural.filter(what=ours["what"][0])
-    .join(best.select("model", "length", texts="n", least="value"), on="model").sort("model")
-    .select("model", "value", "low", "high", "length", "texts", "least").iter_rows()
-]  # fmt: skip
-
-# %%
-back = f"{packed['came_back'].sum()} of {packed.height} vectors came back from their bytes"
-cost = pl.concat(lengths).group_by("length").agg(pl.col("vector_bytes").mean(), n=pl.len()).sort("length")
-often = cost.filter(pl.col("n") >= min(metrics.LEAST, cost["n"].max()))
-ends = [f"{row['vector_bytes']:.0f} at length {row['length']}" for row in often[[0, -1]].iter_rows(named=True)]
-Markdown(f"**Reading.** {back}. " + " ".join(said) + f" Bytes of a vector, in the mean: {', '.join(ends)}.")
-
-# %%
-inverse = {
-    name: metrics.quotient(part["text_bytes"], part["vector_bytes"])
-    for (name,), part in packed.filter(source=sources[0]).group_by("model", maintain_order=True)
-}
-verdicts.judge(
-    f"a vector at its least precision, entropy-coded, takes fewer bytes than its {sources[0]} text in UTF-8",
-    inverse, above=1, unit="bytes of text a byte of [mem]",
-    change="a model whose vectors hold more tokens a dimension than these",
-)  # fmt: skip
-
-# %% [markdown]
 # ## A pretrained model
 #
 # The longest vectors of the searches of `12_real_models` that decoded, of natural text and of random tokens, rounded (a
@@ -377,6 +327,56 @@ verdicts.judge(
     {name: metrics.interval(part["spare"]) for (name,), part in spare_there.group_by("model", maintain_order=True)}
     or {"spare": metrics.Interval(float("nan"), None, None, 0, True)},
     unit=f"bits below {half}", change="vectors with larger margins, or steps that are not even",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Which length is best?
+#
+# The exact vectors of every length of the searches, natural text, each at its own least precision; texts that got so
+# far. Long ones are fewer, and come from texts that a vector holds well.
+
+# %%
+exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
+exact = metrics.not_empty(exact)
+exact = exact.unique(["key", "length"], keep="last", maintain_order=True)
+lengths = []
+for (name,), part in exact.group_by("model", maintain_order=True):
+    mem, frozen = geometry.vectors(part), loaded[name]
+    tried = [precision.tried(frozen, part, ids, precision.quantised(mem, b)).with_columns(bits=pl.lit(b)) for b in bits]
+    own = precision.last_passed(pl.concat(tried), "bits", by=["key", "length"], largest_first=True)
+    own = part.select("key", "length").join(own, on=["key", "length"], maintain_order="left", how="left")
+    lengths.append(precision.sizes(frozen, part, ids, mem, own["value"].to_list()))
+along = metrics.ratio(pl.concat(lengths), "vector_bytes", "text_bytes", by=["model", "length"])
+along = along.with_columns(kind=pl.lit(f"{sources[0]}, at its least precision"))
+charts.numbers_along(along, "length", "kind", title="bytes of [mem] a byte of text", named="length (tokens)", log=True)
+
+# %%
+enough = along.filter(pl.col("n") >= metrics.LEAST)
+best = (enough if enough.height else along).sort("value").group_by("model", maintain_order=True).first()
+said = [
+    f"`{name}`: {value:.1f} bytes a byte of {sources[0]} text ({metrics.between(low, high)}); the best length that "
+    f"{n} texts have is {length} tokens, with {least_bytes:.1f}."
+    for name, value, low, high, length, n, least_bytes in natural.filter(what=ours["what"][0])
+    .join(best.select("model", "length", texts="n", least="value"), on="model").sort("model")
+    .select("model", "value", "low", "high", "length", "texts", "least").iter_rows()
+]  # fmt: skip
+
+# %%
+back = f"{packed['came_back'].sum()} of {packed.height} vectors came back from their bytes"
+cost = pl.concat(lengths).group_by("length").agg(pl.col("vector_bytes").mean(), n=pl.len()).sort("length")
+often = cost.filter(pl.col("n") >= min(metrics.LEAST, cost["n"].max()))
+ends = [f"{row['vector_bytes']:.0f} at length {row['length']}" for row in often[[0, -1]].iter_rows(named=True)]
+Markdown(f"**Reading.** {back}. " + " ".join(said) + f" Bytes of a vector, in the mean: {', '.join(ends)}.")
+
+# %%
+inverse = {
+    name: metrics.quotient(part["text_bytes"], part["vector_bytes"])
+    for (name,), part in packed.filter(source=sources[0]).group_by("model", maintain_order=True)
+}
+verdicts.judge(
+    f"a vector at its least precision, entropy-coded, takes fewer bytes than its {sources[0]} text in UTF-8",
+    inverse, above=1, unit="bytes of text a byte of [mem]",
+    change="a model whose vectors hold more tokens a dimension than these",
 )  # fmt: skip
 
 # %% [markdown]
