@@ -14,7 +14,7 @@ report: $(READY)
 
 # By file, two processes; more with `make test PROCESSES=8`.
 PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: check
 	$(PYTEST)

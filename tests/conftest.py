@@ -47,6 +47,14 @@ torch.set_num_threads(int(THREADS))
 if TYPE_CHECKING:
     from capacity.models import Frozen
 
+# Files of few long tests, to begin with: two processes that take the others after them end at about the same time.
+LONG = ("test_notebooks", "test_cluster", "test_kills", "test_readings", "test_cli", "test_sweep", "test_scale")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 LINES = [
     "The ferry left the harbour before the rain began, and the harbour was empty again before noon.",
     "Nobody who waited there could say where the ferry had been, or when it would be there again.",

@@ -32,7 +32,7 @@ model = "llama-64"
 source = "random_words"
 search = "grow"
 length = 16
-budget = 1500
+budget = 800
 n_texts = 12
 """
 OPTIONS = {"travelling": False, "progress": False}

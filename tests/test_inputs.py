@@ -139,7 +139,7 @@ for frame in (5, None, own.lazy(), own):
     for name in ("beside", "by_kind", "text_specific_gain"):
         said(getattr(gains, name), frame, frame)
     said(metrics.limits, frame)
-    said(metrics.found, frame if frame is not own else own.clear())
+    said(metrics.not_empty, frame if frame is not own else own.clear())
     said(metrics.impatient, frame, steps=3)
     said(metrics.doubled, frame, cost="paid", at=[1])
     said(metrics.reached, frame, cost="paid", at=[1])
