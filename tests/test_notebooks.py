@@ -762,20 +762,24 @@ def test_the_angles_of_a_pretrained_model_are_those_of_its_stored_vectors(execut
         "store": str(tmp_path / "store"), "pretrained": SMALLEST, "n_pretrained": 2, "pretrained_starts": 2,
         "pretrained_missing": "measure",
     }  # fmt: skip
-    shown = in_process(resources.notebooks() / "05_geometry.py", given).rpartition("Verdict")[2]
+    shown = in_process(resources.notebooks() / "05_geometry.py", given)
+    said = shown.partition("solutions of one text of a pretrained model")[2].partition("Verdict")[0]
     searched = sweep.grid(**sweep.PRETRAINED | {"model": SMALLEST, "n_texts": 2})
     held = sweep.run(searched, tmp_path / "store", missing="refuse")
-    shares = []
+    means = []
     for share in (0.5, 1.0):
         fits = sweep.one_length(searched, held, share=share, seeds=[0, 1])
         rows = sweep.run(fits, tmp_path / "store", missing="refuse").filter(status="solved")
-        pairs = [part["mem"].to_list() for _, part in rows.group_by("text_id") if part.height == 2]
-        apart = [np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)) <= 0.8 for a, b in pairs]
-        shares += [np.mean(apart)] if apart else []
-    assert shares
-    assert (
-        f"go from {min(shares):.2f} to {max(shares):.2f}" in shown if len(shares) > 1 else f"{shares[0]:.2f}" in shown
-    )
+        unit = {
+            name: [np.array(mem) / np.linalg.norm(mem) for mem in part["mem"]]
+            for (name,), part in rows.group_by("text_id") if part.height == 2
+        }  # fmt: skip
+        if len(unit) == 2:
+            within = [first @ second for first, second in unit.values()]
+            between = np.mean([first @ second for first, second in itertools.product(*unit.values())])
+            means.append(np.mean(within) - between)
+    assert means
+    assert f"from {min(means):.2f} to {max(means):.2f}" in said if len(means) > 1 else f"{means[0]:.2f}" in said
 
 
 def test_the_density_of_each_source_agrees_with_a_plain_count(executed):
