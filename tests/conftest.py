@@ -1,6 +1,5 @@
 """Tiny models of several architectures, built offline; shapes and types of the package are checked as it runs."""
 
-import ast
 import getpass
 import hashlib
 import os
@@ -11,15 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
 import jaxtyping
-import jupytext
-import polars as pl
 import pytest
 import setuptools  # noqa: F401 (before distutils, which it replaces, and which torch's compiler imports)
 import torch
 from huggingface_hub import constants
-from IPython.core.formatters import DisplayFormatter
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -222,28 +217,8 @@ def losses_of_ones_own_stay_in_their_test() -> Iterator[None]:
 
 @pytest.fixture
 def in_process() -> Iterator[Callable[[Path, dict[str, Any]], str]]:
-    """Return what runs a notebook in this process, where starting a kernel would take most of the time.
+    """Return what runs a notebook in this process and gives the markdown that its cells show."""
+    from in_process import outputs, restored
 
-    It gives the markdown that its cells show; where rows are missing it ends as a report's page does.
-    """
-    from capacity import metrics, verdicts
-
-    def run(source: Path, given: dict[str, Any]) -> str:
-        space, shown, formatter = {"__name__": "__main__"}, [], DisplayFormatter()
-        try:
-            for cell in (cell for cell in jupytext.read(source).cells if cell.cell_type == "code"):
-                body = ast.parse(cell.source).body
-                last = [ast.Expression(body.pop().value)] if body and isinstance(body[-1], ast.Expr) else []
-                exec(compile(ast.Module(body, []), source.stem, "exec"), space)
-                space |= given if "parameters" in cell.metadata.get("tags", ()) else {}
-                for expression in last:
-                    data, _ = formatter.format(eval(compile(expression, source.stem, "eval"), space))
-                    shown.append(data.get("text/markdown", ""))
-        except metrics.NothingFound as error:
-            shown.append(verdicts.nothing(str(error)).text)
-        return "".join(shown)
-
-    yield run
-    pl.Config.restore_defaults()
-    for registry in (alt.data_transformers, alt.theme, alt.renderers):
-        registry.enable("default")
+    with restored():
+        yield lambda source, given: "".join(data.get("text/markdown", "") for data in outputs(source, given))

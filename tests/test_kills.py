@@ -27,7 +27,7 @@ SMALLEST = next(iter(models.EMBEDDED))
 MOMENTS = int(os.environ.get("CAPACITY_MOMENTS", "2"))  # `make faults`: 10
 SIGNALS = ([signal.SIGKILL, signal.SIGTERM] * MOMENTS)[:MOMENTS]
 PRESET = ["-m", "capacity", "sweep", "--preset", "kuratov2025/table1", "--model", SMALLEST]
-GIVEN = {"source": "random_words", "recipe": "default", "length": [2, 3, 4], "n_texts": 16}
+GIVEN = {"source": "random_words", "recipe": "default", "length": [2, 3, 4], "n_texts": 10}
 PRESET += [word for name, value in GIVEN.items() for word in ("-p", f"{name}={value}")]
 
 
@@ -137,7 +137,7 @@ def test_papermill_killed_again_and_again_ends_with_the_same_rows(
 ) -> None:
     source, kept = resources.notebooks() / "03_many_vectors.py", tmp_path / "kept"
     given = {
-        "models": [SMALLEST], "n_texts": 6, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
+        "models": [SMALLEST], "n_texts": 3, "n_mem": [1, 2], "per_vector": [1, 3], "recipe": "default",
         "scored_from": 0, "budget": 400, "longest": 6, "pretrained": "",
     }  # fmt: skip
     monkeypatch.setenv("CAPACITY_MEASURED", str(tmp_path / "nothing"))

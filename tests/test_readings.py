@@ -6,13 +6,13 @@ import math
 import re
 import shutil
 
-import nbformat
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from in_process import outputs, restored
 
-from capacity import models, report, resources, sweep, texts, verdicts
+from capacity import models, resources, sweep, texts, verdicts
 from capacity.report import parameters
 
 pytestmark = pytest.mark.slow
@@ -49,12 +49,12 @@ def said(tmp_path_factory):
         given = {"store": str(folder / "store"), "missing": "refuse", "speed": str(folder / "speed")}
         given |= QUICK[name] | more
         given = {key: value for key, value in given.items() if key in parameters.declared(source)}
-        notebook = nbformat.read(report.execute(source, given, out=folder / "pages"), as_version=4)
-        outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-        reading = " ".join(data.get("text/markdown", "") for data in outputs)
-        return reading, [verdicts.Verdict(**data[verdicts.MIMETYPE]) for data in outputs if verdicts.MIMETYPE in data]
+        shown = outputs(source, given)
+        reading = " ".join(data.get("text/markdown", "") for data in shown)
+        return reading, [verdicts.Verdict(**data[verdicts.MIMETYPE]) for data in shown if verdicts.MIMETYPE in data]
 
-    return execute
+    with restored():
+        yield execute
 
 
 def default(name, parameter):
