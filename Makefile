@@ -12,8 +12,8 @@ READY := .venv/.installed
 report: $(READY)
 	$(BIN)/python -m capacity report
 
-# By file, three processes, since some tests wait; more with `make test PROCESSES=8`.
-PROCESSES ?= 3
+# By file, two processes; more with `make test PROCESSES=8`.
+PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: check
