@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -42,6 +43,10 @@ def test_other_vectors_settings_and_kinds_are_other_tables(tmp_path):
     ):  # fmt: skip
         assert sweep.kept(kind, rows, double, tmp_path, settings=settings).height == rows.height
     assert len(given) == 5
+    store.write(tmp_path / "doubled", pl.DataFrame({"another": [1]}))  # of nobody's vectors
+    assert sweep.kept("doubled", ROWS, double, tmp_path, settings={"bits": np.arange(2)}).height == 3
+    assert sweep.kept("doubled", ROWS, double, tmp_path, settings={"bits": np.arange(2)}).height == 3
+    assert len(given) == 6
 
 
 def test_what_can_not_be_made_here_is_what_was_kept_or_nothing(tmp_path, monkeypatch):

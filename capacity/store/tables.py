@@ -55,7 +55,7 @@ def kept(
         rows: of the store, whose vectors it is computed of: with other vectors it is another table.
         make: returns it for the rows.
         folder: of the store; None takes store.default_path().
-        settings: of the computation, as json keeps them: with others it is another table.
+        settings: of the computation: with others it is another table.
         missing: `measure` what is not there, or `skip` it, as where the model is not on this machine.
         travelling: take the tables that travel with the project for there, too.
 
@@ -64,11 +64,13 @@ def kept(
     if missing not in ("measure", "skip"):
         raise ValueError(f"missing is {missing!r}; measure and skip are allowed")
     vectors = sorted([key, probe] for key, probe in rows.select("key", "probe").iter_rows())
-    named = hashlib.sha256(json.dumps([kind, settings or {}, vectors], sort_keys=True).encode()).hexdigest()
+    named = hashlib.sha256(
+        json.dumps([kind, settings or {}, vectors], sort_keys=True, default=str).encode()
+    ).hexdigest()
     place, every = places(kind, folder, travelling=travelling)
     for path in (path for folder in every for path in valid(folder, set(), set_aside=False)):
         table = pl.read_parquet(path, glob=False)
-        if table["of"][:1].to_list() == [named]:
+        if table.get_column("of", default=pl.Series([None]))[:1].to_list() == [named]:
             return table.drop(_OWN)
     if missing == "skip" or rows.is_empty():
         return pl.DataFrame()
