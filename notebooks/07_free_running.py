@@ -289,7 +289,7 @@ charts.numbers_by_kind(
 ) if theirs.height else Markdown("Nothing is kept of a pretrained model, and no file of one is here.")
 
 # %%
-at_hand.pivot("model", index="condition", values="value").join(
+at_hand.with_columns(pl.col("value").round(2)).pivot("model", index="condition", values="value").join(
     theirs.group_by("condition").agg(pl.col("moved").first().round(4), vectors=pl.len()), on="condition",
     maintain_order="left",
 )  # fmt: skip
