@@ -64,7 +64,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 # A pretrained model: fetched (93 MB, once), checked by its digest, tried with one sentence, and measured as the rows that
-# travel were, or a part of it: `make real GRIDS=data/measured/grids/smollm2_bos.toml`. About two hours on two processors.
+# travel were, or a part of it: `make real GRIDS=data/measured/grids/smollm2_bos.toml`. Hours on two processors.
 GRIDS ?= $(wildcard data/measured/grids/smollm2_*.toml)
 real: $(READY)
 	$(BIN)/python -m capacity cram "The ferry left the harbour before the rain began." --model smollm2-135m --fetch

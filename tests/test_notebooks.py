@@ -746,11 +746,16 @@ def test_a_pretrained_model_is_looked_at_once(name, executed, in_process, monkey
     source = resources.notebooks() / f"{name}.py"
     shown = in_process(source, given)
     assert "Nothing is kept" not in shown
+    assert {*sweep.pretrained([SMALLEST], folder, n_texts=2).rows["source"]} == {"embedded", "random_tokens"}
     assert shown.count("of a pretrained model") + shown.count("for a pretrained model") == 1  # the verdict on it
     tables = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
     assert {path.parent.name for path in tables} == ({"decoded_again"} if name[:2] == "07" else {"disturbed", "packed"})
     assert in_process(source, given) == shown
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")} == tables
+    for path in tables:
+        path.unlink()
+    assert "Nothing is kept" in in_process(source, given | {"missing": "refuse"})  # and nothing is decoded either
+    assert not list(folder.glob("*/*.parquet"))
 
 
 def test_the_angles_of_a_pretrained_model_are_those_of_its_stored_vectors(executed, in_process, monkeypatch, tmp_path):

@@ -76,9 +76,9 @@ def check_rows(frozen: Frozen, rows: pl.DataFrame) -> None:
     """
     for name in ("revision", "bos"):
         own = getattr(frozen, name)
-        if name in rows.columns and (others := sorted({*rows[name]} - {own})):
+        if name in rows.columns and (others := sorted(map(repr, {*rows[name]} - {own}))):
             raise ValueError(
-                f"{frozen.name} has {name} {own!r}, the rows' vectors were fitted with {', '.join(map(repr, others))}; "
+                f"{frozen.name} has {name} {own!r}, the rows' vectors were fitted with {', '.join(others)}; "
                 "load the model as the rows say"
             )
 

@@ -22,7 +22,7 @@ from capacity.sweep.shards import shard
 
 __all__ = [
     "DRAWN", "ENGINES", "MISSING", "PRETRAINED", "Cell", "Experiment", "Measured", "MissingCells", "cells", "grid",
-    "kept", "limits", "measure", "measured", "one_length", "run", "scale", "shard", "with_source_bits",
+    "kept", "limits", "measure", "measured", "one_length", "pretrained", "run", "scale", "shard", "with_source_bits",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -175,6 +175,15 @@ def _terminated() -> Iterator[None]:
 def run(experiments: Sequence[Experiment], folder: Path | str | None = None, **options: Any) -> pl.DataFrame:
     """Return the rows of all cells (columns: store.SCHEMA), in order of key and probe; see `measure`."""
     return measure(experiments, folder, **options).rows
+
+
+def pretrained(names: Sequence[str], folder: Path | str | None = None, *, n_texts: int) -> Measured:
+    """Return the rows of 12_real_models' searches (PRETRAINED and DRAWN) that are there; nothing is measured.
+
+    names: of models; n_texts: of each source, 12 at most are there.
+    """
+    protocols = [protocol | {"model": names, "n_texts": n_texts} for protocol in (PRETRAINED, DRAWN)]
+    return measure([own for protocol in protocols for own in grid(**protocol)], folder, missing="skip")
 
 
 def limits(
