@@ -10,7 +10,7 @@ from capacity import fitting, sweep
 from capacity.fitting.batch import Batch
 from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe
-from capacity.fitting.slots import bucket_of, shape_of
+from capacity.fitting.slots import bucket_of, narrowed, shape_of
 from capacity.sweep import estimate, expected, taken
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
@@ -48,7 +48,8 @@ def test_time_and_memory_are_those_of_the_batches(folders, tiny, tmp_path):
     (found,) = estimate.estimate(grid(folders, length=[5, 20], n_texts=40), tmp_path / "store")
     seconds = 0.0
     for stage, bucket in zip(found.stages, (8, 24), strict=True):
-        shape = shape_of(tiny, bucket, n_mem=1)
+        whole = shape_of(tiny, bucket, n_mem=1)
+        shape = narrowed(tiny, fitting.recipe(stage.recipe), 40, whole, compile=False)
         assert stage.shape == shape
         seconds += stage.step_seconds * 25 * (40 // shape.slots + (40 % shape.slots > 0))
     assert found.seconds == pytest.approx(seconds)

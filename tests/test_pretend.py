@@ -443,7 +443,7 @@ def test_a_device_that_gives_other_bits_each_time_claims_no_smaller_batch(
     recipe, shape = Recipe(loss="hinge", margin=0.05, lr=0.1), Shape(1, 8, 8)
     assert slots.narrowed(there, recipe, 2, shape, compile=False).slots < 8
     monkeypatch.setattr(slots, "step", drifting)
-    monkeypatch.setattr(slots, "_ALIKE", type(slots._ALIKE)())
+    monkeypatch.setattr(slots, "_TRIALS", type(slots._TRIALS)())
     assert [slots.narrowed(there, recipe, n, shape, compile=False).slots for n in (2, 1, 4)] == [8, 8, 8]
     assert calls == [8, 8]  # the whole batch twice, once for all
 

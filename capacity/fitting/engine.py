@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from capacity.fitting import graph
 from capacity.fitting.batch import Batch
+from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe, check_margin
 from capacity.fitting.slots import narrowed, shape_of
 from capacity.fitting.tasks import Advance, Task
@@ -28,8 +29,9 @@ def run(
 ) -> Iterator[Task]:
     """Yield each task as it ends, its probes filled in; the order depends on the tasks, their results do not.
 
-    The bucket with the most tasks runs until it is half empty and another has more, or a smaller batch holds the rest;
-    who waits enters as others leave.
+    The shortest bucket runs until it is empty, in ever smaller batches, so that the longer find all texts together;
+    who waits enters as others leave. Where no smaller batch gives the same bits, a bucket that is half empty waits for
+    one with more tasks.
     Where memory runs out, the batch is halved and its tasks go on as they were before the step; a text that does not
     fit alone ends with status `oom`.
 
@@ -47,25 +49,31 @@ def run(
         shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0], compile=compile)
         waiting.setdefault((shape.n_mem, shape.bucket), []).append(task)
 
+    def shape_for(n_tasks: int, n_mem: int, bucket: int) -> Shape:
+        whole = shape_of(frozen, bucket, n_mem=n_mem, compile=compile)
+        whole = replace(whole, slots=slots.get((n_mem, bucket), whole.slots))
+        return narrowed(frozen, recipe, n_tasks, whole, compile=compile)
+
+    def half_full(kind: tuple[int, int]) -> bool:
+        return 2 * len(waiting[kind]) > shape_for(len(waiting[kind]), *kind).slots
+
     for task in tasks:
         enqueue(task)
     while waiting:
-        n_mem, bucket = kind = max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1]))
+        kind = next(
+            filter(half_full, sorted(waiting, key=lambda kind: kind[1])),
+            max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1])),
+        )
         queue, batch = waiting.pop(kind)[::-1], None
-        shape = whole = shape_of(frozen, bucket, n_mem=n_mem, compile=compile)
-        if kind in slots:
-            shape = whole = replace(whole, slots=slots[kind])
+        shape = shape_for(len(queue), *kind)
         try:
-            shape = narrowed(frozen, recipe, len(queue), whole, compile=compile)
             batch = Batch(frozen, recipe, shape, compile=compile)
             while True:
                 batch.fill(queue)
                 busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
-                half_empty = not queue and busy <= shape.slots // 2
-                if not busy or (
-                    half_empty
-                    and (others > busy or narrowed(frozen, recipe, busy, whole, compile=compile).slots < shape.slots)
-                ):
+                if not busy or (not queue and shape_for(busy, *kind).slots < shape.slots):
+                    break
+                if not queue and busy <= shape.slots // 2 and others > busy:
                     break
                 token_steps = sum(task.length for task in batch.tasks if task is not None)
                 left = batch.step(advance)

@@ -55,61 +55,77 @@ def shape_of(frozen: Frozen, length: int, *, n_mem: int, compile: bool | str = F
     return shape
 
 
-_ALIKE: WeakKeyDictionary[Frozen, dict[tuple, dict[int, bool]]] = WeakKeyDictionary()
+class _Trials:
+    """What smaller batches of one shape were seen to give."""
+
+    def __init__(self) -> None:
+        self.whole: list[Tensor] = []  # what a full batch gives; none where it does not give the same bits twice
+        self.alike: dict[int, bool] = {}  # by number of slots
+
+
+_TRIALS: WeakKeyDictionary[Frozen, dict[tuple, _Trials]] = WeakKeyDictionary()
 
 
 def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, compile: bool | str) -> Shape:
-    """Return the shape with the fewest slots, a power-of-two part of them, that hold the tasks and give the same bits.
+    """Return the shape with the fewest slots, two numbers an octave, that hold the tasks and give the same bits.
 
     A matrix product may add in another order at another size. Whether it does on this machine is tried, once for each
     number of slots, by a step of random texts both ways; what differs in one bit is not taken. Compiled, every number
     would be a graph of its own: it stays as it is.
     """
-    narrow = 1 << (max(1, n_tasks) - 1).bit_length()
-    if compile or narrow >= shape.slots:
+    if compile:
         return shape
-    known = _ALIKE.setdefault(frozen, {}).setdefault((recipe.loss, shape, torch.get_num_threads()), {})
-    if narrow not in known:
-        try:
-            known.update(_alike(frozen, recipe, shape, narrow))
-        except (RuntimeError, MemoryError) as error:
-            if not is_exhausted(error):
-                raise
-            known[narrow] = False  # what has no room for the trial has none for all slots: the batch will find out
-    return replace(shape, slots=min((n for n, alike in known.items() if alike and n >= narrow), default=shape.slots))
+    key = recipe.loss, shape, torch.get_num_threads()
+    trials = _TRIALS.setdefault(frozen, {}).setdefault(key, _Trials())
+    octaves = range(shape.slots.bit_length())
+    sizes = sorted({size << octave for size in (2, 3) for octave in octaves} | {1})
+    for slots in (size for size in sizes if n_tasks <= size < shape.slots):
+        if slots not in trials.alike:
+            try:
+                trials.alike[slots] = _alike(frozen, recipe, shape, slots, trials)
+            except (RuntimeError, MemoryError) as error:
+                if not is_exhausted(error):
+                    raise
+                trials.alike[slots] = (
+                    False  # what has no room for the trial has none for all slots: the batch finds out
+                )
+        if trials.alike[slots]:
+            return replace(shape, slots=slots)
+    return shape
 
 
-def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, least: int) -> dict[int, bool]:
-    """Return for `least` slots and its doubles below `slots`, up to the first that is, whether it gives the same bits.
+def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, slots: int, trials: _Trials) -> bool:
+    """Return whether so many of all slots give the same bits by themselves, the first of them and the last.
 
-    Each is tried where `slots` are parted into it: at the first place, the last, and one between. None is, where the
-    device does not give the same bits twice, as a GPU whose attention adds up in the order of arrival.
+    None do, where the device does not give the same bits twice, as a GPU whose attention adds up in the order of
+    arrival.
     """
+    if not trials.alike:
+        trials.whole = _moved(frozen, recipe, shape, slice(None))
+        if frozen.device.type != "cpu" and not all(
+            map(torch.equal, trials.whole, _moved(frozen, recipe, shape, slice(None)))
+        ):
+            trials.whole = []
+    parts = slice(slots), slice(shape.slots - slots, shape.slots)
+    return bool(trials.whole) and all(
+        torch.equal(own, every[part])
+        for part in parts for own, every in zip(_moved(frozen, recipe, shape, part), trials.whole, strict=True)
+    )  # fmt: skip
+
+
+def _moved(frozen: Frozen, recipe: Recipe, shape: Shape, part: slice) -> list[Tensor]:
+    """Return what a step makes of a part of a full batch of random texts: state, what is right, finite, and bits."""
     n_mem, bucket, slots = shape.n_mem, shape.bucket, shape.slots
-    device, generator = frozen.device, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     mem, first, second = (
-        (torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std).to(device) for _ in range(3)
+        torch.randn(slots, n_mem, frozen.dim, generator=generator) * frozen.embedding_std for _ in range(3)
     )
-    targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator).to(device)
-    weights = torch.full((slots, bucket), 1 / bucket, device=device)
-    state = State(mem, first, second * second, torch.arange(slots, device=device).float())
-    flat = (*state, frozen.embed(targets[:, :-1]), targets, weights)
+    targets = torch.randint(0, frozen.vocab_size, (slots, bucket), generator=generator)
+    weights, updates = torch.full((slots, bucket), 1 / bucket), torch.arange(slots).float()
+    *state, aims, weight = (
+        tensor[part].to(frozen.device) for tensor in (mem, first, second * second, updates, targets, weights)
+    )
     move = step(frozen, recipe, n_mem=n_mem, follow_bits=True)
-
-    def moved(at: int, size: int) -> list[Tensor]:
-        own = [tensor[at : at + size].clone() for tensor in flat]
-        state, right, finite, bits = move(State(*own[:4]), *own[4:])
-        assert bits is not None
-        return [state.mem, state.first, state.second, right, finite, bits]
-
-    whole, alike = moved(0, slots), {}
-    if device.type != "cpu" and not all(map(torch.equal, whole, moved(0, slots))):
-        return dict.fromkeys((1 << power for power in range((slots - 1).bit_length())), False)
-    while least < slots and not any(alike.values()):
-        places = {0, slots // least // 2 * least, slots - least} if slots % least == 0 else set()
-        alike[least] = bool(places) and all(
-            torch.equal(part, every[at : at + least])
-            for at in places for part, every in zip(moved(at, least), whole, strict=True)
-        )  # fmt: skip
-        least *= 2
-    return alike
+    moved, right, finite, bits = move(State(*state), frozen.embed(aims[:, :-1]), aims, weight)
+    assert bits is not None
+    return [moved.mem, moved.first, moved.second, right, finite, bits]
