@@ -34,6 +34,7 @@ drawn_longest: int = 64  # tokens, the most that is tried of its texts
 gained: list[str] = ["embedded", "random_words"]  # sources of the texts whose gains are measured, natural first
 gain_lengths: list[int] = [16, 48]  # tokens of those texts
 gain_recipe: str = "progressive:300"  # one that descends the cross-entropy, and its steps
+n_other: int = 80  # other texts that a shared vector is fitted to
 gain_starts: int = 1  # random vectors at least that a shared vector was fitted from, besides embeddings
 bos: list[str] = ["before_mem", "none"]  # policies, by the first recipe; the first holds elsewhere
 others: list[str] = ["gemma3-270m"]  # further models, by the first recipe and search; fetched as the first
@@ -164,7 +165,7 @@ by = ["model", "source", "length"]
 at_lengths = {"source": gained, "length": gain_lengths, "search": "fixed", "recipe": gain_recipe, "scored_from": 1}
 fits = sweep.measure(sweep.grid(model=model, n_texts=n_texts, bos=bos[0], **at_lengths), store or None, missing=missing)
 fixed = sweep.with_source_bits(metrics.finished(fits.rows), fits.cells)
-nulls = baselines.nulls(fixed, fits.cells, store or None, n_starts=gain_starts, missing=missing)
+nulls = baselines.nulls(fixed, fits.cells, store or None, n_other=n_other, n_starts=gain_starts, missing=missing)
 kinds = gains.by_kind(fixed, nulls, by=by) if nulls.height else nulls
 charts.gains_beside(kinds.with_columns(model=pl.format("{} tokens", "length"))) if nulls.height else Markdown(
     f"No texts of {' or '.join(map(str, gain_lengths))} tokens are there."

@@ -27,7 +27,7 @@ SMALLEST = next(iter(models.EMBEDDED))
 MOMENTS = int(os.environ.get("CAPACITY_MOMENTS", "2"))  # `make faults`: 10
 SIGNALS = ([signal.SIGKILL, signal.SIGTERM] * MOMENTS)[:MOMENTS]
 PRESET = ["-m", "capacity", "sweep", "--preset", "kuratov2025/table1", "--model", SMALLEST]
-GIVEN = {"source": "random_words", "recipe": "default", "length": [2, 3, 4], "n_texts": 10}
+GIVEN = {"source": "random_words", "recipe": "default", "length": [2, 3], "n_texts": 6}
 PRESET += [word for name, value in GIVEN.items() for word in ("-p", f"{name}={value}")]
 
 
@@ -117,7 +117,7 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_rows(tmp_path: Path) 
 
 
 def test_a_cram_killed_again_and_again_leaves_no_half_file_and_then_the_same(tmp_path: Path) -> None:
-    command = ["-m", "capacity", "cram", "He said that he would", "--model", SMALLEST, "--budget", 1500, "--save"]
+    command = ["-m", "capacity", "cram", "He said that he would", "--model", SMALLEST, "--budget", 600, "--save"]
     _, seconds = whole(*command, tmp_path / "undisturbed", cwd=tmp_path)
     drawn, expected = random.Random(1), vector_files.load(tmp_path / "undisturbed")
     for number in SIGNALS:

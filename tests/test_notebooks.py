@@ -45,7 +45,7 @@ SETTINGS = {
     },
     "06_scaling_laws": {"models": [SMALLEST], "n_texts": 2, "budget": 100, "longest": 8},
     "09_exact_length": {
-        "models": [SMALLEST], "n_texts": 2, "searches": ["grow", "leap"], "budget": 300, "longest": 14,
+        "models": [SMALLEST], "n_texts": 2, "searches": ["grow", "leap"], "budget": 120, "longest": 14,
         "recipes": ["default", "paper"], "recipe_budget": 100, "impatience": [30], "pretrained": SMALLEST,
         "pretrained_budgets": [60], "pretrained_searches": ["grow"], "pretrained_longest": 2,
         "pretrained_missing": "measure", "store": "limits",
@@ -73,7 +73,7 @@ SETTINGS = {
     },
     "12_real_models": {
         "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
-        "others": [], "gain_lengths": [3, 6], "gain_recipe": "progressive:30", "missing": "measure", "store": "real",
+        "others": [], "gain_lengths": [3, 6], "gain_recipe": "progressive:30", "n_other": 10, "missing": "measure", "store": "real",
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
@@ -481,10 +481,10 @@ def test_a_limit_is_what_plain_loops_over_the_stored_fits_say(executed):
         reached = []
         for text, seed in itertools.product(kinds, (0, 1)):
             own = [row for row in rows if (row["text_id"], row["seed"], row["search"]) == (text, seed, search)]
-            own = [row for row in own if (row["budget"], row["recipe"]) == (300, "default")]
-            reached.append(tuple(longest_exact(own, cost="token_steps", spent=spent) for spent in (150, 300, 303)))
+            own = [row for row in own if (row["budget"], row["recipe"]) == (120, "default")]
+            reached.append(tuple(longest_exact(own, cost="token_steps", spent=spent) for spent in (60, 120, 121.2)))
             best[text] = tuple(map(max, zip(best.get(text, (0, 0, 0)), reached[-1], strict=True)))
-        drawn = [row for row in values(by_cost) if row["search"] == search and row["spent"] == 303]
+        drawn = [row for row in values(by_cost) if row["search"] == search and row["spent"] == pytest.approx(121.2)]
         assert drawn[0]["value"] == pytest.approx(sum(whole for *_, whole in reached) / 4)
         last[search] = sum(twice for _, twice, _ in reached) / sum(once for once, *_ in reached)
     html = " ".join(outputs(notebook, "text/html"))

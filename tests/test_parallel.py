@@ -37,7 +37,7 @@ def test_fits_run_on_as_many_and_leave_as_many_as_before(tiny, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setenv("CAPACITY_THREADS", str(before + 1))
     monkeypatch.setattr(fitting, "run", watched)
-    fitting.fit(tiny, [[5, 6]], "default")
+    fitting.fit(tiny, [[5, 6]], "default:2")
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
     with pytest.raises(KeyError), fitting.threads(tiny):
         raise KeyError
