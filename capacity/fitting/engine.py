@@ -43,19 +43,19 @@ def run(
     recipe = recipe.scaled_to(frozen)
     check_margin(recipe, frozen)
     waiting: dict[tuple[int, int], list[Task]] = {}  # by vectors and padded length
-    slots: dict[tuple[int, int], int] = {}  # at most, where memory has run out
+    wholes: dict[tuple[int, int], Shape] = {}  # with fewer slots where memory has run out
 
     def enqueue(task: Task) -> None:
         shape = shape_of(frozen, task.length, n_mem=task.mem.shape[0], compile=compile)
-        waiting.setdefault((shape.n_mem, shape.bucket), []).append(task)
+        kind = shape.n_mem, shape.bucket
+        wholes.setdefault(kind, shape)
+        waiting.setdefault(kind, []).append(task)
 
-    def shape_for(n_tasks: int, n_mem: int, bucket: int) -> Shape:
-        whole = shape_of(frozen, bucket, n_mem=n_mem, compile=compile)
-        whole = replace(whole, slots=slots.get((n_mem, bucket), whole.slots))
-        return narrowed(frozen, recipe, n_tasks, whole, compile=compile)
+    def narrow(kind: tuple[int, int], n_tasks: int) -> Shape:
+        return narrowed(frozen, recipe, n_tasks, wholes[kind], compile=compile)
 
     def half_full(kind: tuple[int, int]) -> bool:
-        return 2 * len(waiting[kind]) > shape_for(len(waiting[kind]), *kind).slots
+        return 2 * len(waiting[kind]) > narrow(kind, len(waiting[kind])).slots
 
     for task in tasks:
         enqueue(task)
@@ -65,13 +65,13 @@ def run(
             max(waiting, key=lambda kind: (len(waiting[kind]), -kind[1])),
         )
         queue, batch = waiting.pop(kind)[::-1], None
-        shape = shape_for(len(queue), *kind)
+        shape = narrow(kind, len(queue))
         try:
             batch = Batch(frozen, recipe, shape, compile=compile)
             while True:
                 batch.fill(queue)
                 busy, others = batch.under_way, max((len(tasks) for tasks in waiting.values()), default=0)
-                if not busy or (not queue and shape_for(busy, *kind).slots < shape.slots):
+                if not busy or (not queue and busy < shape.slots and narrow(kind, busy).slots < shape.slots):
                     break
                 if not queue and busy <= shape.slots // 2 and others > busy:
                     break
@@ -86,14 +86,14 @@ def run(
         except (RuntimeError, MemoryError) as error:
             if not is_exhausted(error):
                 raise
-            slots[kind] = shape.slots // 2
+            wholes[kind] = replace(shape, slots=shape.slots // 2)
         if batch is not None:
             queue += batch.take_all()
         for task in queue:
-            if slots.get(kind) == 0:
+            if wholes[kind].slots == 0:
                 task.close("oom", task.best_mem, recipe)
                 yield task
             else:
                 enqueue(task)
-        if slots.get(kind) == 0:
-            del slots[kind]
+        if wholes[kind].slots == 0:
+            del wholes[kind]
