@@ -95,7 +95,7 @@ over = {name: metrics.quotient(*each.select(recipes[0], name).drop_nulls().get_c
 pl.DataFrame([
     {f"{recipes[0]} over": name, "value": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.n}
     for name, ratio in over.items()
-])  # fmt: skip
+]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
 # ## BOS, and how lengths are tried
@@ -111,7 +111,7 @@ less = {way: paired.select(pl.col(way) - pl.col(base)).drop_nulls().to_series() 
 told = {way: metrics.interval(values) for way, values in less.items() if way != base and len(values)}
 pl.DataFrame(
     [{f"less {base}": way, "tokens": t.value, "low": t.low, "high": t.high, "n": t.n} for way, t in told.items()]
-)
+).with_columns(pl.selectors.float().round(1))
 
 # %% [markdown]
 # ## The first token given
