@@ -195,8 +195,8 @@ over_first.drop("degenerate").with_columns(pl.selectors.float().round(2))
 #
 # The paper's decoding capacities (t1 given, 5,000 steps a length, 99% accuracy) and ours (all tokens predicted,
 # exact, within the smaller budget) are measured in other ways, so this shows their place and compares nothing. Black
-# ticks are Eq. 1 at 16 bits. Further models of our own, by the same protocol, are in the table: tokens of two tokenizers
-# are not the same bytes, bits are those that the model itself counts without [mem].
+# ticks are Eq. 1 at 16 bits. Further models, by the same protocol, are in the table: tokens of two tokenizers are
+# not the same bytes, bits are those that the model itself counts without [mem].
 
 # %%
 theirs = published.table_1("decoding_capacity").with_columns(series=pl.lit("Kuratov et al. 2025, decoding capacity"))
@@ -222,7 +222,8 @@ eq1 = limit.filter(model=model, unit="tokens")["value"].item()
 own = metrics.exact_length(grown.filter(recipe=recipes[0]), by=["source"]).row(0, named=True)
 bits = gains.given_back(grown.filter(recipe=recipes[0]), by=["model"])["bits"]
 beside = [
-    f" After {budget:,} `{r['model']}`: {r['value']:.1f} tokens ({metrics.between(r['low'], r['high'])}), {n_bits:.0f} bits."
+    f" After {budget:,} `{r['model']}`: {r['value']:.1f} tokens ({metrics.between(r['low'], r['high'])}), "
+    f"{n_bits:.0f} bits."
     for r in ours.filter(pl.col("model") != model).iter_rows(named=True)
     for n_bits in counted.filter(model=r["model"])["bits"]
 ]
