@@ -252,9 +252,10 @@ def test_a_vector_is_kept_although_it_cannot_be_shown(tmp_path):
     assert vector_files.load(tmp_path / "b").n_tokens == 4
 
 
-def test_a_terminal_of_another_encoding_gets_the_text_escaped(folders, tmp_path):
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_of_another_encoding_gets_the_text_escaped(folders, tmp_path, encoding):
     command = [sys.executable, "-m", "capacity", "cram", "to →", "--model", folders["llama"], "--save"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "cp1252"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": encoding}
     done = subprocess.run([*command, tmp_path / "a"], capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert b"\nto \\u2192\n" in done.stdout

@@ -190,6 +190,25 @@ def test_what_is_not_finite_touches_no_neighbour(place: int, tiny: Frozen) -> No
     assert all(same(found[tag], healthy[tag]) for tag in range(6) if tag != place)
 
 
+def test_who_left_for_a_shorter_length_goes_on_where_the_next_has_no_room(
+    tiny: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engine.Batch.step
+
+    def short(self: engine.Batch, advance: Advance) -> list[Task]:
+        if self.tasks[0] is not None and self.tasks[0].tag == 1:
+            raise MemoryError
+        return step(self, advance)
+
+    monkeypatch.setattr(engine, "shape_of", lambda frozen, length, n_mem, compile: Shape(n_mem, 8, 1))
+    monkeypatch.setattr(engine.Batch, "step", short)
+    tasks = [task_of(tiny, row, tag=tag) for tag, row in enumerate(random_ids(6, 6))]
+    recipe = dataclasses.replace(HINGE, steps=1)
+    ended = {task.tag: task for task in run(tiny, tasks, recipe, lambda task, right: 5 if task.length == 6 else None)}
+    assert [(probe.length, probe.status) for probe in ended[0].probes] == [(6, "stalled"), (5, "stalled")]
+    assert [probe.status for probe in ended[1].probes] == ["oom"]
+
+
 def test_nothing_to_do(tiny: Frozen) -> None:
     assert list(run(tiny, [], HINGE, stop)) == []
 

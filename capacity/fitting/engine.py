@@ -95,5 +95,5 @@ def run(
                 yield task
             else:
                 enqueue(task)
-        if wholes[kind].slots == 0:
-            del wholes[kind]
+        if wholes[kind].slots == 0:  # for who left for another length of this bucket, or comes by later
+            wholes[kind] = shape_of(frozen, kind[1], n_mem=kind[0], compile=compile)

@@ -86,9 +86,7 @@ def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, comp
             except (RuntimeError, MemoryError) as error:
                 if not is_exhausted(error):
                     raise
-                trials.alike[slots] = (
-                    False  # what has no room for the trial has none for all slots: the batch finds out
-                )
+                trials.alike[slots] = False  # no room for the trial is none for all slots: the batch finds out
         if trials.alike[slots]:
             return replace(shape, slots=slots)
     return shape
