@@ -20,7 +20,7 @@ from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, saved_by
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import shape_of
 from capacity.fitting.step import State
-from capacity.models import Frozen, is_exhausted
+from capacity.models import Frozen, exhaustion, is_exhausted, total_bytes
 
 
 def test_room_is_what_the_context_leaves(tiny: Frozen) -> None:
@@ -133,22 +133,22 @@ def test_of_two_devices_each_holds_its_own_part(tiny: Frozen, monkeypatch: pytes
 
 def test_a_container_has_what_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, files = torch.device("cpu"), (tmp_path / "one", tmp_path / "two")
-    monkeypatch.setattr(memory, "_LIMITS", files)
-    whole = memory.total_bytes(cpu)
+    monkeypatch.setattr(exhaustion, "_LIMITS", files)
+    whole = total_bytes(cpu)
     assert whole > 2**28
     for text, total in [("max\n", whole), (f"{2**28}\n", 2**28), (f"{2**62}\n", whole)]:
         files[1].write_text(text)
-        assert memory.total_bytes(cpu) == total
+        assert total_bytes(cpu) == total
     files[1].write_text("4096")
     files[0].write_text("max")
-    assert memory.total_bytes(cpu) == 4096
+    assert total_bytes(cpu) == 4096
 
 
 def test_the_peak_is_the_most_there_was() -> None:
     cpu = torch.device("cpu")
     held = torch.ones(2**24)
     with_it = peak_bytes(cpu)
-    assert held.nbytes < with_it < memory.total_bytes(cpu)
+    assert held.nbytes < with_it < total_bytes(cpu)
     del held
     assert peak_bytes(cpu) >= with_it
 

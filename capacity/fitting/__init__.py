@@ -13,14 +13,14 @@ from capacity.fitting.crammed import Crammed, cram, doubling
 from capacity.fitting.engine import run
 from capacity.fitting.lengths import Longest, exact_length, longest
 from capacity.fitting.losses import LOSSES, WITHOUT_PRODUCT
-from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk, total_bytes
+from capacity.fitting.memory import Shape, peak_bytes, predicted_bytes, rows_of_chunk
 from capacity.fitting.parallel import processors, threads, threads_for
 from capacity.fitting.recipes import RECIPES, Recipe, base, recipe
 from capacity.fitting.recipes import recipe as named
 from capacity.fitting.search import BUDGET, SEARCHES, first_length, stop
 from capacity.fitting.slots import shape_of
 from capacity.fitting.tasks import Advance, Curve, Probe, Task, rows_of_ids, start, task
-from capacity.models import Frozen, is_exhausted
+from capacity.models import Frozen, is_exhausted, total_bytes
 
 __all__ = [
     "BUDGET", "LOSSES", "RECIPES", "SEARCHES", "WITHOUT_PRODUCT", "Advance", "Crammed", "Curve", "Fit", "Longest",

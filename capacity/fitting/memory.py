@@ -1,11 +1,8 @@
 """How many texts run at once, and what they take of a device's memory: predicted before it is taken."""
 
-import contextlib
-import os
 import resource
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,7 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from capacity.models import Frozen
 
 CHUNK = {"cpu": 2**25, "cuda": 2**28}  # most logits at once, numbers: 128 MiB and 1 GiB in float32
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
 # Of a chunk of logits at once: logits, their gradient, passing ones. Elsewhere than on processors they are counted by
 # fake tensors, of a linear head and of one that goes through autograd (a cap, and what it keeps).
 _COPIES, _COUNTED = 4, {"linear": 3, "own": 7}
@@ -67,7 +63,7 @@ def _growth(frozen: Frozen) -> np.ndarray:
 
 
 def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]:
-    """Return what a batch takes of each device at its peak: weights, activations, a chunk of logits, vectors, inputs.
+    """Return what a batch takes of each device at its peak: weights, their copies, activations, logits, vectors.
 
     Where the model is spread over devices, activations are taken to lie as the weights of its layers do; the rest is
     where [mem] is.
@@ -82,7 +78,7 @@ def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]
         logits += 3 * 4 * slots * bucket * frozen.vocab_size
     ends = (frozen.model.get_input_embeddings(), frozen.model.get_output_embeddings())
     tables = {id(getattr(end, "weight", None)) for end in ends}
-    weights: dict[torch.device, int] = {frozen.device: 0}
+    weights: dict[torch.device, int] = {frozen.device: frozen.products.n_bytes}
     layered: dict[torch.device, int] = {frozen.device: 0}
     for tensor in frozen.model.parameters():
         weights[tensor.device] = weights.get(tensor.device, 0) + tensor.nbytes
@@ -101,17 +97,6 @@ def predicted_by_device(frozen: Frozen, shape: Shape) -> dict[torch.device, int]
 def predicted_bytes(frozen: Frozen, shape: Shape) -> int:
     """Return what a batch takes at its peak, of all devices together; see `predicted_by_device`."""
     return sum(predicted_by_device(frozen, shape).values())
-
-
-def total_bytes(device: torch.device) -> int:
-    """Return the memory of a device: of the whole GPU, or of the machine, or what this container may take of it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-            total = min(total, int(limit.read_text()))
-    return total
 
 
 def peak_bytes(device: torch.device) -> int:

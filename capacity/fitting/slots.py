@@ -6,14 +6,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from capacity.fitting.memory import Shape, predicted_by_device, total_bytes
+from capacity.fitting.memory import Shape, predicted_by_device
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.step import State, step
-from capacity.models import Frozen, is_exhausted
+from capacity.models import WIDE, Frozen, is_exhausted, total_bytes
 
 POSITIONS = {"cpu": 512, "cuda": 16384}  # of a batch; more is hardly faster
-# On a processor the products of a model this wide are at 85% of their rate with so few positions.
-WIDE, FEW = 512, 128
+# On a processor the products of a WIDE model are at 85% of their rate with so few positions.
+FEW = 128
 SLOTS = {"cpu": 64, "cuda": 256}  # texts of a batch, at most
 SHARE = 0.7  # of a device's memory that a batch may take, weights included
 

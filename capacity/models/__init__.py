@@ -33,14 +33,15 @@ from capacity.models.checkpoints import (
 )
 from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
-from capacity.models.exhaustion import is_exhausted
+from capacity.models.exhaustion import is_exhausted, total_bytes
 from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, check_length
 from capacity.models.packaged import PACKAGED, fetch, is_cached
+from capacity.models.products import WIDE
 
 __all__ = [
-    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "Contract", "Frozen", "ModelError", "bos_id", "bos_policy",
-    "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached", "is_exhausted",
-    "load", "locate", "tokenizer_digest", "trained",
+    "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "WIDE", "Contract", "Frozen", "ModelError", "bos_id",
+    "bos_policy", "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached",
+    "is_exhausted", "load", "locate", "tokenizer_digest", "total_bytes", "trained",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

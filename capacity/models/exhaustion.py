@@ -1,6 +1,9 @@
-"""What says that memory ran out."""
+"""How much memory a device has, and what says that it ran out."""
 
+import contextlib
+import os
 import re
+from pathlib import Path
 
 import torch
 
@@ -10,6 +13,18 @@ _TEXTS = re.compile(
     "|OUT_OF_(DEVICE|HOST)_MEMORY|ErrorOutOfMemory|ErrorMemoryAllocation",
     re.IGNORECASE,
 )
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of a device: of the whole GPU, or of the machine, or what this container may take of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            total = min(total, int(limit.read_text()))
+    return total
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from capacity.files import first_line
 from capacity.models import packaged
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
+from capacity.models.products import Products
 from capacity.models.senses import parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,6 +68,11 @@ class Frozen:
     def dim(self) -> int:
         """The width of what `embed` returns, which is [mem]'s."""
         return self.embed(torch.zeros(1, 1, dtype=torch.long)).shape[-1]
+
+    @cached_property
+    def products(self) -> Products:
+        """What its linear layers are multiplied by in `hidden` and `head`."""
+        return Products(self.model, self.weight, width=self.dim)
 
     @property
     def vocab_size(self) -> int:
@@ -146,7 +152,7 @@ class Frozen:
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Return the final hidden states; where no head could be told apart, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
-        with _as_fits_need_it():
+        with _as_fits_need_it(), self.products.taken():
             if self.weight is None and self.tail is None:
                 return self.model(inputs_embeds=embeds, use_cache=False).logits
             states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -158,7 +164,7 @@ class Frozen:
             return self.tail(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1])).logits.view(*hidden.shape[:-1], -1)
         if self.weight is None:
             return hidden
-        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+        return self.products.linear(hidden, self.weight, self.bias)
 
     def logits(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocab"]:
         """Return the next-token logits at every position of the input vectors."""

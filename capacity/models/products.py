@@ -1,0 +1,120 @@
+"""Products with weights that never change, which oneDNN reads from copies that it laid out once.
+
+Without them a product of few rows spends a third of its time and more on laying out the matrix, each time again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers  # its classes take seconds to import: not before a model is loaded
+from torch import Tensor
+
+from capacity.models.exhaustion import is_exhausted, total_bytes
+
+WIDE = 512  # d_model; below, what calling a kernel takes is as much as what is won
+SHARE = 0.5  # of the machine's memory that weights and copies may take together
+_linear = torch.nn.functional.linear
+
+
+class _Copies:
+    """A matrix W as oneDNN reads it, for x Wᵀ and, once it is asked for, for y W."""
+
+    def __init__(self, weight: Tensor):
+        self.weight, self.version = weight, -1  # of the weight, when the copies were made
+
+    def ahead(self) -> Tensor:
+        """Return the copy for x Wᵀ, made again where the weight was changed in place."""
+        if self.version != self.weight._version:
+            self._ahead, self._back = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach()), None
+            self.version = self.weight._version
+        return self._ahead
+
+    def back(self) -> Tensor:
+        """Return the copy for y W."""
+        self.ahead()
+        if self._back is None:
+            self._back = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().t().contiguous())
+        return self._back
+
+
+def _right(weight: Tensor) -> bool:
+    """Return whether products through a copy are plain ones but for rounding; not every build of torch has them."""
+    rows = torch.linspace(-1, 1, 3 * weight.shape[1]).view(3, -1)
+    try:
+        made = _multiplied(rows, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))
+    except (AttributeError, RuntimeError):
+        return False
+    plain = _linear(rows, weight.detach())
+    return bool((made - plain).norm() <= 1e-4 * plain.norm())
+
+
+def _multiplied(rows: Tensor, copy: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows.contiguous(), copy, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b, of which only x has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ahead: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.back = back
+        return _multiplied(rows, ahead, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
+        return _multiplied(slopes[0], ctx.back), None, None, None
+
+
+class Products:
+    """The products of a model's linear layers: through copies where the model is wide, in float32, on a processor.
+
+    They differ from plain ones by rounding. Where weights and copies do not fit into SHARE of the memory, products are
+    plain; so is that with a weight which was put in the place of another.
+    """
+
+    def __init__(self, model: "transformers.PreTrainedModel", head: Tensor | None, *, width: int):
+        layers = [m.weight for m in model.modules() if type(m) is torch.nn.Linear and m.weight is not head]
+        taken = sum(tensor.nbytes for tensor in model.parameters())
+        self.n_bytes = 2 * sum(tensor.nbytes for tensor in layers) + (0 if head is None else head.nbytes)
+        layers += [] if head is None else [head]
+        fit = (
+            width >= WIDE
+            and bool(layers)
+            and all(
+                type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+                and tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in layers
+            )
+            and taken + self.n_bytes <= SHARE * total_bytes(torch.device("cpu"))
+            and _right(layers[0])
+        )  # fmt: skip
+        self._copies = {id(tensor): _Copies(tensor) for tensor in layers} if fit else {}
+        if not fit:
+            self.n_bytes = 0
+
+    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x Wᵀ + b, as torch.nn.functional.linear."""
+        copies = self._copies.get(id(weight))
+        if copies is None or rows.dtype != torch.float32:
+            return _linear(rows, weight, bias)
+        try:
+            ahead, back = copies.ahead(), copies.back() if torch.is_grad_enabled() and rows.requires_grad else None
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            self._copies, self.n_bytes = {}, 0
+            return _linear(rows, weight, bias)
+        return _multiplied(rows, ahead, bias) if back is None else _Product.apply(rows, ahead, back, bias)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Let the linear layers that run inside take them; two threads at once may cost one of them that."""
+        if not self._copies or torch.compiler.is_compiling():
+            yield
+            return
+        torch.nn.functional.linear = self.linear
+        try:
+            yield
+        finally:
+            torch.nn.functional.linear = _linear
