@@ -93,7 +93,7 @@ def narrowed(frozen: Frozen, recipe: Recipe, n_tasks: int, shape: Shape, *, comp
 
 
 def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, slots: int, trials: _Trials) -> bool:
-    """Return whether so many of all slots give the same bits by themselves, the first of them and the last.
+    """Return whether so many of all slots, the last of them, give the same bits by themselves.
 
     None do, where the device does not give the same bits twice, as a GPU whose attention adds up in the order of
     arrival.
@@ -104,11 +104,13 @@ def _alike(frozen: Frozen, recipe: Recipe, shape: Shape, slots: int, trials: _Tr
             map(torch.equal, trials.whole, _moved(frozen, recipe, shape, slice(None)))
         ):
             trials.whole = []
-    parts = slice(slots), slice(shape.slots - slots, shape.slots)
-    return bool(trials.whole) and all(
+    if not trials.whole:
+        return False
+    part = slice(shape.slots - slots, shape.slots)
+    return all(
         torch.equal(own, every[part])
-        for part in parts for own, every in zip(_moved(frozen, recipe, shape, part), trials.whole, strict=True)
-    )  # fmt: skip
+        for own, every in zip(_moved(frozen, recipe, shape, part), trials.whole, strict=True)
+    )
 
 
 def _moved(frozen: Frozen, recipe: Recipe, shape: Shape, part: slice) -> list[Tensor]:
