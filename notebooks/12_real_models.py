@@ -25,7 +25,10 @@
 # %% tags=["parameters"]
 model: str = "smollm2-135m"  # its rows travel; to measure, `capacity cram ... --model smollm2-135m --fetch` first
 n_texts: int = 12  # texts, of each source
-recipe_budget: int = 16000  # token-steps a text, of the recipes side by side
+recipe_budget: int = 16000  # token-steps a text, of the recipes side by side and of further texts
+n_further: int = 24  # natural texts by the first recipe, those of the recipes among them
+words: str = "random_words"  # source of texts by the first recipe that a model finds harder
+n_words: int = 16  # of these
 budget: int = 8000  # of all else
 longest: int = 128  # tokens, the most a search tries
 recipes: list[str] = ["default", "progressive", "paper"]  # grown token by token, after BOS; the first against the last
@@ -96,6 +99,35 @@ pl.DataFrame([
     {f"{recipes[0]} over": name, "value": ratio.value, "low": ratio.low, "high": ratio.high, "n": ratio.n}
     for name, ratio in over.items()
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
+
+# %% [markdown]
+# ## Further texts, and random words
+#
+# Twice as many natural texts, and words drawn at random, by the first recipe. *Bits*: what the prefixes given back cost
+# the model without [mem], the first token left out. If a vector held a number of tokens, random words would come back
+# as long; if it held bits, they would come back shorter, at as many bits.
+
+# %%
+sources = [{"n_texts": n_further}, {"source": words, "n_texts": n_words}]
+asked = [cell for kind in sources for cell in grid(recipe=recipes[0], bos=bos[0], budget=recipe_budget, **kind)]
+more = sweep.measure(asked, store or None, missing=missing).rows
+told_bits = gains.given_back(more, by=["source"])
+tokens, cost = metrics.exact_length(more, by=["source"]), metrics.mean(told_bits, "bits", ["source"])
+metrics.bounds(tokens, digits=1).join(cost, on="source", suffix=" bits").select(
+    "source", "tokens", "low", "high", "n", "n_censored", bits="value bits", bits_low="low bits", bits_high="high bits"
+).with_columns(pl.selectors.float().round(1))
+
+# %%
+each_text = metrics.exact_lengths(more, by=["source"]).rename({"exact_length": "tokens"})
+hard = pl.col("source") == words
+apart = {
+    unit: metrics.difference(texts.filter(~hard)[unit], texts.filter(hard)[unit])
+    for unit, texts in (("tokens", each_text), ("bits", told_bits)) if more["source"].n_unique() == 2
+}  # fmt: skip
+pl.DataFrame(
+    [{f"natural less {words}": unit, "value": t.value, "low": t.low, "high": t.high, "n": t.n}
+     for unit, t in apart.items()]
+).with_columns(pl.selectors.float().round(1))  # fmt: skip
 
 # %% [markdown]
 # ## BOS, and how lengths are tried
@@ -229,6 +261,8 @@ beside = [
 ]
 
 # %%
+said = [f"{t.value:+.0f} {unit} ({metrics.between(t.low, t.high, digits=0)})" for unit, t in apart.items()]
+apart_said = [f" Of natural text less {words}, {n_further} and {n_words} texts: {', '.join(said)}."] if said else []
 about = [
     f" Of the {own_gain:.0f} bits that a vector takes out of {length} tokens of {source} text, one fitted to other "
     f"texts takes out {shared:.0f}."
@@ -239,7 +273,7 @@ Markdown(
     f"**Reading.** After {recipe_budget:,} token-steps one vector of `{model}` gives back {own['value']:.1f} tokens "
     f"({metrics.between(own['low'], own['high'])}) of {own['source']} text, exactly and running free: "
     f"{bits.mean():.0f} bits by the model's own count, {100 * own['value'] / eq1:.1f}% of Eq. 1's {eq1:.0f} tokens; "
-    f"{own['n_censored']} of {own['n']} searches ended with their budget." + "".join(beside + about)
+    f"{own['n_censored']} of {own['n']} searches ended with their budget." + "".join(apart_said + beside + about)
 )
 
 # %%

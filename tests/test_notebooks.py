@@ -74,7 +74,7 @@ SETTINGS = {
     "12_real_models": {
         "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
         "others": [], "gain_lengths": [3, 6], "gain_recipe": "progressive:30", "n_other": 10, "missing": "measure",
-        "store": "real", "recipe_budget": 80,
+        "store": "real", "recipe_budget": 80, "n_further": 3, "n_words": 3,
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {

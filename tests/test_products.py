@@ -74,13 +74,13 @@ def test_a_weight_that_was_changed_is_multiplied_as_it_is_now(copied: Frozen) ->
         with torch.no_grad():
             layer.weight.mul_(2)
         doubled = logits(copied)
-        layer.weight = torch.nn.Parameter(layer.weight / 2, requires_grad=False)  # another in its place
+        layer.weight.data = layer.weight.data / 2  # elsewhere
         torch.testing.assert_close(logits(copied), before, atol=1e-5, rtol=1e-4)
+        layer.weight = torch.nn.Parameter(layer.weight * 2, requires_grad=False)  # another in its place
+        torch.testing.assert_close(logits(copied), doubled, atol=1e-5, rtol=1e-4)
         assert (doubled - before).abs().max() > 1e-3
     finally:
         layer.weight = kept
-        with torch.no_grad():
-            kept.div_(2)
     torch.testing.assert_close(logits(copied), before, atol=0, rtol=0)
 
 

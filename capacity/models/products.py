@@ -22,13 +22,14 @@ class _Copies:
     """A matrix W as oneDNN reads it, for x Wᵀ and, once it is asked for, for y W."""
 
     def __init__(self, weight: Tensor):
-        self.weight, self.version = weight, -1  # of the weight, when the copies were made
+        self.weight, self.state = weight, (-1, -1)  # version and place of the weight, when the copies were made
 
     def ahead(self) -> Tensor:
         """Return the copy for x Wᵀ, made again where the weight was changed in place."""
-        if self.version != self.weight._version:
+        state = self.weight._version, self.weight.data_ptr()
+        if self.state != state:
             self._ahead, self._back = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach()), None
-            self.version = self.weight._version
+            self.state = state
         return self._ahead
 
     def back(self) -> Tensor:
