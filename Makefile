@@ -12,8 +12,8 @@ READY := .venv/.installed
 report: $(READY)
 	$(BIN)/python -m capacity report
 
-# By file, two processes; more with `make test PROCESSES=8`.
-PROCESSES ?= 2
+# By file, a process more than two cores, since some tests wait; others with `make test PROCESSES=8`.
+PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: check

@@ -262,7 +262,7 @@ beside = [
 
 # %%
 said = [f"{t.value:+.0f} {unit} ({metrics.between(t.low, t.high, digits=0)})" for unit, t in apart.items()]
-apart_said = [f" Of natural text less {words}, {n_further} and {n_words} texts: {', '.join(said)}."] if said else []
+apart_said = [f" Natural text less {words} ({n_further} and {n_words} texts): {', '.join(said)}."] if said else []
 about = [
     f" Of the {own_gain:.0f} bits that a vector takes out of {length} tokens of {source} text, one fitted to other "
     f"texts takes out {shared:.0f}."

@@ -42,7 +42,7 @@ torch.set_num_threads(int(THREADS))
 if TYPE_CHECKING:
     from capacity.models import Frozen
 
-# Files of few long tests, to begin with: two processes that take the others after them end at about the same time.
+# Files of few long tests, to begin with: processes that take the others after them end at about the same time.
 LONG = ("test_notebooks", "test_cluster", "test_kills", "test_readings", "test_cli", "test_sweep", "test_scale")
 
 
