@@ -1,6 +1,8 @@
 """Products through copies: plain ones but for rounding, whatever the rows; and plain where copies would not do."""
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -82,6 +84,19 @@ def test_a_weight_that_was_changed_is_multiplied_as_it_is_now(copied: Frozen) ->
     finally:
         layer.weight = kept
     torch.testing.assert_close(logits(copied), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_may_be_copied_and_written_once_it_has_copies(
+    again: Callable[[Frozen], Frozen], copied: Frozen
+) -> None:
+    before, other = logits(copied), again(copied)
+    torch.testing.assert_close(logits(other), before, atol=0, rtol=0)
+    with torch.no_grad():
+        next(m for m in other.model.modules() if type(m) is torch.nn.Linear).weight.mul_(2)
+    assert (logits(other) - before).abs().max() > 1e-3
+    torch.testing.assert_close(logits(copied), before, atol=0, rtol=0)
+    assert other.products.n_bytes == copied.products.n_bytes
 
 
 def test_copies_count_as_memory(copied: Frozen, tiny: Frozen) -> None:

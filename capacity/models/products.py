@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from capacity.models.exhaustion import is_exhausted, total_bytes
 
@@ -64,6 +65,7 @@ class _Product(torch.autograd.Function):
         return _multiplied(rows, ahead, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         return _multiplied(slopes[0], ctx.back), None, None, None
 
@@ -93,6 +95,15 @@ class Products:
         self._copies = {id(tensor): _Copies(tensor) for tensor in layers} if fit else {}
         if not fit:
             self.n_bytes = 0
+
+    def __getstate__(self) -> tuple[list[Tensor], int]:
+        """Leave the copies out, which can be neither copied nor written."""
+        return [copies.weight for copies in self._copies.values()], self.n_bytes
+
+    def __setstate__(self, state: tuple[list[Tensor], int]) -> None:
+        """Make them again when they are asked for, of the weights as they are there."""
+        weights, self.n_bytes = state
+        self._copies = {id(weight): _Copies(weight) for weight in weights}
 
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x Wᵀ + b, as torch.nn.functional.linear."""
