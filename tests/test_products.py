@@ -9,6 +9,7 @@ import pytest
 import torch
 from inputs import close, inputs, random_ids
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from capacity import fitting
 from capacity.fitting.memory import Shape, predicted_bytes
@@ -97,6 +98,25 @@ def test_a_model_may_be_copied_and_written_once_it_has_copies(
     assert (logits(other) - before).abs().max() > 1e-3
     torch.testing.assert_close(logits(copied), before, atol=0, rtol=0)
     assert other.products.n_bytes == copied.products.n_bytes
+
+
+def test_gradients_of_gradients_are_those_of_plain_products(copied: Frozen, tiny: Frozen) -> None:
+    weight = tiny.weight
+    assert weight is not None
+    found = []
+    for model in (tiny, copied):
+        rows = torch.linspace(-1, 1, 3 * weight.shape[1]).view(3, -1).requires_grad_()
+        (slope,) = torch.autograd.grad(model.products.linear(rows, weight).pow(3).sum(), rows, create_graph=True)
+        found.append(torch.autograd.grad(slope.pow(2).sum(), rows)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4 * found[0].abs().max().item())
+    assert found[0].abs().max() > 0
+
+
+def test_traced_products_are_plain(copied: Frozen) -> None:
+    weight = copied.weight
+    assert weight is not None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert copied.products.linear(torch.empty(3, weight.shape[1]), weight).shape == (3, len(weight))
 
 
 def test_copies_count_as_memory(copied: Frozen, tiny: Frozen) -> None:

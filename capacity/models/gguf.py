@@ -117,7 +117,7 @@ def _quantisation(path: Path) -> str:
     except Exception as error:  # it raises whatever numpy does at a place past the end
         raise ModelError(
             f"{path} is no whole GGUF file that can be read ({first_line(error)}): it is cut short, damaged or has a "
-            "quantisation that gguf does not know; fetch it again"
+            "quantisation that gguf does not know; delete it and fetch it again"
         ) from error
     # The file's own tokens: transformers may add some (Gemma's has one that no row of the embedding stands for).
     words = reader.get_field("tokenizer.ggml.tokens")

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from capacity.models.exhaustion import is_exhausted, total_bytes
 
@@ -57,17 +56,16 @@ def _multiplied(rows: Tensor, copy: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b, of which only x has a gradient."""
+    """x Wᵀ + b, of which only x has a gradient, a product with the other copy."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ahead: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.back = back
+        ctx.ahead, ctx.back = ahead, back
         return _multiplied(rows, ahead, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
-        return _multiplied(slopes[0], ctx.back), None, None, None
+        return _Product.apply(slopes[0], ctx.back, ctx.ahead, None), None, None, None
 
 
 class Products:
@@ -108,7 +106,8 @@ class Products:
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x Wᵀ + b, as torch.nn.functional.linear."""
         copies = self._copies.get(id(weight))
-        if copies is None or rows.dtype != torch.float32:
+        traced = type(rows) is not Tensor or torch.compiler.is_compiling()
+        if copies is None or traced or rows.dtype != torch.float32 or weight.requires_grad:
             return _linear(rows, weight, bias)
         try:
             ahead, back = copies.ahead(), copies.back() if torch.is_grad_enabled() and rows.requires_grad else None
