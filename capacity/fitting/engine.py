@@ -76,13 +76,12 @@ def run(
                 if not queue and busy <= shape.slots // 2 and others > busy:
                     break
                 token_steps = sum(task.length for task in batch.tasks if task is not None)
-                left = batch.step(advance)
-                stepped(token_steps)
-                for task in left:
+                for task in batch.step(advance):
                     if task.under_way:
                         enqueue(task)
                     else:
                         yield task
+                stepped(token_steps)
         except (RuntimeError, MemoryError) as error:
             if not is_exhausted(error):
                 raise
