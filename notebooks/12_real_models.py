@@ -105,7 +105,8 @@ pl.DataFrame([
 #
 # Twice as many natural texts, and words drawn at random, by the first recipe. *Bits*: what the prefixes given back cost
 # the model without [mem], the first token left out. If a vector held a number of tokens, random words would come back
-# as long; if it held bits, they would come back shorter, at as many bits.
+# as long; if it held bits, they would come back shorter, at as many bits. Both are what so many token-steps reach, of
+# which a shorter text makes more steps.
 
 # %%
 sources = [{"n_texts": n_further}, {"source": words, "n_texts": n_words}]

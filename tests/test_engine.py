@@ -209,6 +209,20 @@ def test_who_left_for_a_shorter_length_goes_on_where_the_next_has_no_room(
     assert [probe.status for probe in ended[1].probes] == ["oom"]
 
 
+def test_no_task_is_lost_where_telling_of_a_step_runs_out_of_memory(tiny: Frozen) -> None:
+    told = []
+
+    def fail(token_steps: int) -> None:
+        told.append(token_steps)
+        if len(told) == 4:
+            raise MemoryError
+
+    recipe = dataclasses.replace(HINGE, steps=3)
+    tasks = [task_of(tiny, row, tag=tag) for tag, row in enumerate(random_ids(6, 6, 6, 5))]
+    assert sorted(task.tag for task in run(tiny, tasks, recipe, stop, stepped=fail)) == [0, 1, 2, 3]
+    assert len(told) >= 4
+
+
 def test_nothing_to_do(tiny: Frozen) -> None:
     assert list(run(tiny, [], HINGE, stop)) == []
 

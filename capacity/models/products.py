@@ -72,7 +72,8 @@ class Products:
     """The products of a model's linear layers: through copies where the model is wide, in float32, on a processor.
 
     They differ from plain ones by rounding. Where weights and copies do not fit into SHARE of the memory, products are
-    plain; so is that with a weight which was put in the place of another.
+    plain; so is that with a weight which was put in the place of another. A weight written to past torch's own count of
+    changes (through `.data`, or as numpy) is not seen to have changed.
     """
 
     def __init__(self, model: "transformers.PreTrainedModel", head: Tensor | None, *, width: int):
