@@ -157,6 +157,21 @@ def test_a_file_is_converted_once_and_its_folder_alone_is_read_then(written, mon
     assert checkpoints.digest(moved) != folder.name[:16]
 
 
+@pytest.mark.parametrize("damage", ["cut", "missing", "empty"])
+def test_a_folder_that_was_damaged_is_made_again(damage, written):
+    folder = checkpoints.locate(str(written))
+    was = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    else:
+        for path in folder.iterdir() if damage == "empty" else [weights]:
+            path.unlink()
+    assert not gguf.is_whole(folder)
+    assert checkpoints.locate(str(written)) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == was
+
+
 def test_blocks_are_dequantised_as_worked_by_hand(tmp_path, tokenizer):
     # Q4_1: scale, minimum, then low nibbles for numbers 0 to 15 and high ones for 16 to 31; scale * q + minimum.
     nibbles = np.arange(16, dtype=np.uint8)

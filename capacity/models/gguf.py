@@ -54,16 +54,13 @@ def writing(place: Path) -> Iterator[None]:
 def converted(path: Path) -> Path:
     """Return the folder that holds a GGUF file's model as float32 safetensors, made at the first call.
 
-    It is named by the SHA-256 of the file and appears whole or not at all. Raises ModelError for a file that is cut
-    short, of an architecture or quantisation that transformers does not know, or whose tokenizer is not its model's.
+    It is named by the SHA-256 of the file and appears whole or not at all; one that was damaged since is made again.
+    Raises ModelError for a file that is cut short, of an architecture or quantisation that transformers does not know,
+    or whose tokenizer is not its model's.
     """
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{path} can't be read ({first_line(error)}); give a GGUF file") from error
+    sha256 = digest(path)
     folder = folder_of(sha256)
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
     check_extra()
     with writing(folder.parent):
@@ -71,11 +68,20 @@ def converted(path: Path) -> Path:
         lock = FileLock(folder.with_name(f".{sha256}.lock"))
         lock.acquire()
     try:
-        if not folder.is_dir():
+        if not is_whole(folder):
             _convert(path, folder, sha256)
     finally:
         lock.release()
     return folder
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file; raises ModelError for one that can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} can't be read ({first_line(error)}); give a GGUF file") from error
 
 
 def folder_of(sha256: str) -> Path:
@@ -92,6 +98,16 @@ def facts(folder: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) and known.get("sha256") == folder.name else {}
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether a folder has every file that was made of its GGUF file, each as long as it was."""
+    files = facts(folder).get("bytes")
+    return isinstance(files, dict) and files.items() <= _lengths(folder).items()
+
+
+def _lengths(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
 def _convert(path: Path, folder: Path, sha256: str) -> None:
     quantisation = _quantisation(path)
     model, tokenizer = _read(path)
@@ -101,8 +117,9 @@ def _convert(path: Path, folder: Path, sha256: str) -> None:
             shutil.rmtree(part, ignore_errors=True)  # of a conversion that was killed
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
-            known = {"sha256": sha256, "file": path.name, "quantisation": quantisation}
+            known = {"sha256": sha256, "file": path.name, "quantisation": quantisation, "bytes": _lengths(part)}
             (part / _FACTS).write_text(json.dumps(known | {"transformers": transformers.__version__}, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

