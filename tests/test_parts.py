@@ -88,7 +88,7 @@ def test_where_there_is_no_terminal_a_line_is_said_now_and_then(monkeypatch):
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     bar = progress.Progress(4, most_token_steps=36_000)
     bar.set_description("tiny")
-    for seconds, tokens, cells in [(30, 150, 0), (60, 150, 0), (61, 0, 1), (120, 300, 0), (600, 0, 3)]:
+    for seconds, tokens, cells in [(30, 150, 0), (60, 150, 0), (61, 0, 1), (120, 300, 0), (600, 0, 0), (660, 300, 0)]:
         now[0] = seconds
         bar.advance(tokens)
         if cells:
@@ -97,11 +97,12 @@ def test_where_there_is_no_terminal_a_line_is_said_now_and_then(monkeypatch):
         "tiny: 0 of 4 cells, 1 min, 5 tokens a second, at most 119 min left",  # within the first cell
         "tiny: 1 of 4 cells, 2 min, 5 tokens a second, about 1 min left",  # 400 of 600 are done already
         "tiny: 1 of 4 cells, 10 min, 1 tokens a second, about 3 min left",
+        "tiny: 1 of 4 cells, 11 min, 1 tokens a second, at most 429 min left",  # 700: more than three such cells take
     ]
     assert not set(stream.getvalue()) & {"\r", "\x1b"}
     with progress.Progress(4, show=False, seconds=0.0) as bar:
         bar.update()
-    assert len(stream.getvalue().splitlines()) == 3
+    assert len(stream.getvalue().splitlines()) == 4
 
 
 def test_on_a_terminal_a_bar_has_rate_and_time_left(monkeypatch):

@@ -55,7 +55,8 @@ class Progress:
         self._tell_now_and_then()
 
     def rest(self) -> str:
-        """Return the rate so far, and the time left: as the cells that ended took, or before one has, at most.
+        """Return the rate so far, and the time left: as the cells that ended took; before one has, or where those
+        under way have taken more than that already, at most.
 
         Empty where nothing was done yet.
         """
@@ -63,16 +64,12 @@ class Progress:
         n_left = self._total - self._done
         if self._spent and spent > 0:
             rate = self._spent / spent
-            known, a_cell = (
-                ("about", self._of_ended / self._n_counted)
-                if self._n_counted
-                else ("at most", self._most / self._total)
-            )
+            as_others = self._of_ended / self._n_counted * n_left if self._n_counted else 0.0
+            left, known = as_others - (self._spent - self._of_ended), "about"
+            if n_left and left <= 0:
+                left, known = self._most - self._spent, "at most"
             told = f", {rate:,.0f} tokens a second"
-            if a_cell:
-                under_way = self._spent - self._of_ended
-                told += f", {known} {max(0.0, n_left * a_cell - under_way) / rate / 60:.0f} min left"
-            return told
+            return f"{told}, {known} {left / rate / 60:.0f} min left" if left > 0 or not n_left else told
         return f", about {spent / self._done * n_left / 60:.0f} min left" if self._done else ""
 
     def _tell_now_and_then(self) -> None:
