@@ -13,7 +13,7 @@ import pytest
 
 from capacity import extensions, resources, sweep
 from capacity.store import Store
-from capacity.sweep import cluster, presets
+from capacity.sweep import presets, workers
 
 SETTINGS = {
     "source": "random_tokens", "recipe": "paper", "search": "fixed", "length": [1, 2, 3], "n_texts": 4, "device": "cpu",
@@ -41,7 +41,7 @@ OPTIONS = {"travelling": False, "progress": False}
 @pytest.fixture
 def quiet(monkeypatch, capfd):
     """Ray leaves nothing behind, neither words nor processes."""
-    for name, value in cluster._QUIET.items():
+    for name, value in workers.QUIET.items():
         monkeypatch.setenv(name, value)  # and undone
     monkeypatch.setenv("PYTHONPATH", str(resources.root()))
     yield
@@ -59,7 +59,7 @@ def alike(one: pl.DataFrame, other: pl.DataFrame) -> None:
     ((16, 4), None, (4, 4, 1.0)), ((16, 4), 2, (2, 8, 1.0)), ((16, 4), 9, (9, 1, 0.3333)),
 ])  # fmt: skip
 def test_workers_have_a_gpu_a_share_of_it_or_processors(there, jobs, expected):
-    assert cluster.share(*there, jobs) == expected
+    assert workers.share(*there, jobs) == expected
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch):

@@ -11,7 +11,7 @@ from capacity.fitting.batch import Batch
 from capacity.fitting.memory import Shape
 from capacity.fitting.recipes import Recipe
 from capacity.fitting.slots import bucket_of, narrowed, shape_of
-from capacity.sweep import estimate, expected, taken
+from capacity.sweep import estimate, expected, plan, taken
 
 QUICK = Recipe(loss="hinge", margin=0.05, lr=0.1, steps=25, patience=20)
 
@@ -40,7 +40,7 @@ def test_the_cells_that_the_store_has_are_not_counted_again(folders, tmp_path):
     assert {one.shape.n_mem for one in after.stages} == {2}
     (done,) = estimate.estimate(grid(folders, length=5), tmp_path / "store")
     assert (done.n_there, done.stages, done.seconds, done.n_bytes) == (2, (), 0, 0)
-    assert estimate.lines(done)[1:] == []
+    assert plan.lines(done)[1:] == []
 
 
 def test_time_and_memory_are_those_of_the_batches(folders, tiny, tmp_path):
@@ -118,25 +118,25 @@ def test_a_padded_length_stays_within_the_context(folders, tmp_path):
 
 
 def test_lines_tell_cells_time_and_memory():
-    stage = estimate.Stage(
+    stage = plan.Stage(
         shape=Shape(2, 96, 20), n_cells=50, steps=5000, step_seconds=0.25, n_bytes=1_500_000_000,
         expected_seconds=590.0, recipe="paper:300", search="grow",
     )  # fmt: skip
-    found = estimate.Estimate(
+    found = plan.Estimate(
         model="some/model", n_cells=60, n_there=10, device="cuda", total_bytes=80_000_000_000, stages=(stage,),
         beside_seconds=10.0, n_courses=1234, disk_bytes=2_500_000,
     )  # fmt: skip
     assert found.seconds == 3 * 5000 * 0.25
-    told = estimate.lines(found)
+    told = plan.lines(found)
     assert told[0] == "some/model: 60 cells, 10 already there"
     assert told[2].split() == ["2", "96", "50", "20", "5000", "0.25", "1.5", "paper:300,", "grow"]
     assert "about 10.0 minutes on this cuda (as 1,234 cells before), at most 62.7 minutes" in told[4]
     assert "1.5 of 80 GB of memory, 2.5 MB on disk" in told[4]
     both = [found, replace(found, model="other", stages=())]
-    assert estimate.in_all(both, workers=[1, 50]) == (
+    assert plan.in_all(both, workers=[1, 50]) == (
         "in all 50 cells, 2.5 MB on disk; about 10.0 minutes with 1, 12.0 seconds with 50 such workers"
     )
-    assert estimate.in_all(both[1:]) == "nothing is missing"
+    assert plan.in_all(both[1:]) == "nothing is missing"
 
 
 def test_time_is_expected_by_the_steps_that_such_cells_took(folders, tmp_path, monkeypatch):
@@ -186,8 +186,8 @@ def test_examples_in_the_docstrings_hold():
 
 def test_what_a_dry_run_expected_is_said_beside_what_was_taken(tmp_path):
     shape = Shape(n_mem=1, bucket=8, slots=2)
-    stage = estimate.Stage(shape=shape, n_cells=4, steps=10, step_seconds=1.0, n_bytes=2 * 10**9, expected_seconds=12.0)
-    one = estimate.Estimate(
+    stage = plan.Stage(shape=shape, n_cells=4, steps=10, step_seconds=1.0, n_bytes=2 * 10**9, expected_seconds=12.0)
+    one = plan.Estimate(
         model="m", n_cells=5, n_there=1, device="cpu", total_bytes=4 * 10**9, stages=(stage,), beside_seconds=4.0
     )
     expected.keep(tmp_path, ["b", "a"], [one])

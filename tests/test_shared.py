@@ -7,7 +7,7 @@ import torch
 from scipy import optimize
 
 from capacity import baselines, gains, metrics, models, store, sweep
-from capacity.baselines import shared
+from capacity.baselines import kinds
 from capacity.decoding import teacher_forced
 
 pytestmark = pytest.mark.slow
@@ -141,7 +141,7 @@ def test_nulls_are_what_plain_loops_say(measured):
 
 def test_nulls_that_are_there_are_not_measured_again(measured, monkeypatch):
     rows, cells, found, folder = measured
-    monkeypatch.setattr(shared, "fit", None)
+    monkeypatch.setattr(kinds, "fit", None)
     for missing in ("measure", "skip"):
         again = baselines.nulls(rows, cells, folder, n_other=10, missing=missing, travelling=False)
         assert again.sort(pl.all()).equals(found.sort(pl.all()))

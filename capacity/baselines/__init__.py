@@ -8,8 +8,9 @@ import torch
 
 from capacity import coding, metrics, published
 from capacity.baselines.copying import asked, copies, repeated
+from capacity.baselines.kinds import NULLS, load, nulls
 from capacity.baselines.reading import Row, named, read_first
-from capacity.baselines.shared import NULLS, Shared, fit, load, nulls
+from capacity.baselines.shared import Shared, fit
 from capacity.fitting import LOSSES
 from capacity.models import Frozen
 from capacity.texts import Text

@@ -34,7 +34,7 @@ def sweep_grid(
     from capacity import fitting, sweep
     from capacity.report import parameters
     from capacity.store import default_path
-    from capacity.sweep import estimate, expected, presets
+    from capacity.sweep import estimate, expected, plan, presets
 
     use(own)
     if (grid is None) == (preset == ""):
@@ -58,9 +58,9 @@ def sweep_grid(
         estimates = []
         for part in estimate.estimate(wanted, place):
             estimates.append(part)
-            for line in estimate.lines(part):
+            for line in plan.lines(part):
                 say(line)
-        say(estimate.in_all(estimates))
+        say(plan.in_all(estimates))
         expected.keep(place, (cell.key for cell in sweep.cells(wanted)), estimates)
         return
     started = time.perf_counter()

@@ -2,31 +2,25 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
-from scipy import optimize, stats
 from torch import Tensor
 
 from capacity import geometry, metrics
 from capacity.decoding import check_rows, scored_together, together
-from capacity.metrics import Interval
-from capacity.models import Frozen, freeze
+from capacity.determinism.areas import LEAST_OUTCOMES, PLACE, auc, auc_within
+from capacity.determinism.rounding import ROUNDINGS, moved, q8_0, rounded
+from capacity.models import Frozen
 
 __all__ = [
     "LEAST_OUTCOMES", "ROUNDINGS", "Condition", "again", "auc", "auc_within", "conditions", "errors", "freely",
     "in_every_way", "last_exact", "last_failed", "least_margins", "longest", "margins", "moved", "q8_0", "rounded",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
-
-LEAST_OUTCOMES = 5  # texts that break and that don't, each; fewer say nothing about a predictor
-Values = Sequence[float | int] | pl.Series
-PLACE = ("model", "source", "text_id", "scored_from", "length")  # columns that name a fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,46 +49,6 @@ def conditions(frozen: Frozen, half: Frozen) -> dict[str, Condition]:
         "bfloat16, batch of 8": Condition(frozen=half, at_once=8),
         **{f"weights rounded to {how}": Condition(frozen=rounded(frozen, how)) for how in ROUNDINGS},
     }
-
-
-def q8_0(weight: Float[Tensor, "*rows columns"]) -> Float[Tensor, "*rows columns"]:
-    """Return a matrix as Q8_0 keeps it: blocks of 32 of a row, whole numbers to 127 times a float16 scale.
-
-    The columns have to be a multiple of 32. Source: quantize_row_q8_0_ref of ggml-quants.c in llama.cpp.
-    """
-    blocks = weight.float().unflatten(-1, (-1, 32))
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    whole = torch.sign(blocks) * torch.floor((blocks * inverse).abs() + 0.5)  # halves go away from zero
-    return (whole * scale.half().float()).flatten(-2).to(weight.dtype)
-
-
-ROUNDINGS = {"bfloat16": lambda weight: weight.bfloat16().to(weight.dtype), "Q8_0": q8_0}
-
-
-def rounded(frozen: Frozen, how: str) -> Frozen:
-    """Return the model with its matrices rounded by a name of ROUNDINGS; their arithmetic stays what it is.
-
-    What has one axis (norms, biases), or columns that are no multiple of 32, stays as it is, as in a GGUF file.
-    """
-    model = deepcopy(frozen.model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1 and weight.shape[-1] % 32 == 0:
-                weight.copy_(ROUNDINGS[how](weight))
-    return freeze(model, frozen.tokenizer, name=frozen.name, revision=frozen.revision, bos=frozen.bos, quantisation=how)
-
-
-def moved(frozen: Frozen, other: Frozen) -> float:
-    """Return how far the weights of a copy are from a model's: root mean square of the change over that of the weights.
-
-    0 where rounding changed nothing: a model whose weights were kept in that form.
-    """
-    if other.model is frozen.model:
-        return 0.0
-    pairs = list(zip(frozen.model.parameters(), other.model.parameters(), strict=True))
-    off = sum(float((own.double() - copy.double()).square().sum()) for own, copy in pairs)
-    return (off / sum(float(own.double().square().sum()) for own, _ in pairs)) ** 0.5
 
 
 def longest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -219,40 +173,6 @@ def least_margins(frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence
     return rows.select(PLACE).with_columns(margin=pl.Series(least, dtype=pl.Float64))
 
 
-def auc(broken: Values, kept: Values) -> Interval:
-    """Return the chance that of two texts the one that breaks has the lower value, ties counted half.
-
-    1: the value tells all of them apart; 0.5: nothing. The interval is Newcombe's fifth, which does not shrink to
-    nothing at 1; it, and the answer, are None where an outcome occurs fewer than LEAST_OUTCOMES times.
-
-    >>> auc([0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.7, 0.8, 0.9, 1.0]).value
-    1.0
-
-    Source: Mann and Whitney 1947; Newcombe 2006, Statistics in Medicine 25, 559-573, method 5.
-    """
-    m, n = len(broken), len(kept)
-    if not m or not n:
-        return Interval(float("nan"), None, None, m + n, True)
-    value = _below(broken, kept)
-    if min(m, n) < LEAST_OUTCOMES:
-        return Interval(value, None, None, m + n, True)
-    reach, half = float(stats.norm.ppf(0.975)) ** 2, (m + n) / 2 - 1
-
-    def off(at: float) -> float:
-        spread = at * (1 - at) * (1 + half * (1 - at) / (2 - at) + half * at / (1 + at)) / (m * n)
-        return (value - at) ** 2 - reach * spread
-
-    near = 1e-9  # off its value itself, where a value of 0 or 1 has a root that is no end
-    low = optimize.root_scalar(off, bracket=(0, value - near)).root if value > 0 else 0.0
-    high = optimize.root_scalar(off, bracket=(value + near, 1)).root if value < 1 else 1.0
-    return Interval(value, float(low), float(high), m + n, False)
-
-
-def _below(values: Values, other: Values) -> float:
-    """Return the chance that one of `values` is below one of `other`, ties counted half."""
-    return float(stats.mannwhitneyu(other, values).statistic / (len(values) * len(other)))
-
-
 def errors(
     frozen: Frozen, rows: pl.DataFrame, ids: Mapping[str, Sequence[int]], counts: Mapping[int, int]
 ) -> pl.DataFrame:
@@ -273,21 +193,6 @@ def errors(
                 "frequency": counts.get(text[place], 0),
             })  # fmt: skip
     return pl.DataFrame(token_rows, schema_overrides={"surprisal_bits": pl.Float64}, infer_schema_length=None)
-
-
-def auc_within(tokens: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Return for each fit the chance that a wrong token has more of `by` than a right one: model ... length, value.
-
-    0.5 where errors don't care. Fits whose tokens are all right or all wrong say nothing and are left out; so are
-    tokens of which `by` is null. tokens: from `errors`.
-    """
-    fits = []
-    for group, part in tokens.drop_nulls(by).group_by(PLACE, maintain_order=True):
-        wrong, right = (part.filter(wrong=which)[by].to_list() for which in (True, False))
-        if wrong and right:
-            fits.append(dict(zip(PLACE, group, strict=True)) | {"value": _below(right, wrong)})
-    kinds: dict[str, Any] = {name: tokens.schema[name] for name in PLACE}
-    return pl.DataFrame(fits, schema=kinds | {"value": pl.Float64})
 
 
 def _of(

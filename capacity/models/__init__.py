@@ -19,6 +19,7 @@ from transformers.utils import logging
 from capacity import files, provenance
 from capacity.files import first_line
 from capacity.models import contract, gguf, heads
+from capacity.models.beginning import BOS, bos_id, bos_policy
 from capacity.models.checkpoints import (
     EMBEDDED,
     TRAINED,
@@ -34,7 +35,7 @@ from capacity.models.checkpoints import (
 from capacity.models.contract import Contract
 from capacity.models.errors import ModelError
 from capacity.models.exhaustion import is_exhausted, total_bytes
-from capacity.models.frozen import BOS, DTYPES, Frozen, bos_id, bos_policy, check_length
+from capacity.models.frozen import DTYPES, Frozen, check_length
 from capacity.models.packaged import PACKAGED, fetch, is_cached
 from capacity.models.products import WIDE
 

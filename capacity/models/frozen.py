@@ -1,12 +1,8 @@
 """A frozen causal language model behind four calls (`embed`, `hidden`, `head`, `logits`), and its facts."""
 
 import inspect
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,17 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from capacity.files import first_line
-from capacity.models import packaged
+from capacity.models.beginning import bos_id
 from capacity.models.checkpoints import context_of, tokenizer_digest
 from capacity.models.errors import ModelError
+from capacity.models.habits import spared
 from capacity.models.products import Products
 from capacity.models.senses import parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Policies for the beginning-of-sequence token: it is not there, stands before [mem] in every input, or is the text's
-# own first token t1, given to the decoder (the paper's runs of Llama).
-BOS = ("none", "before_mem", "after_mem")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +145,7 @@ class Frozen:
     def hidden(self, embeds: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Return the final hidden states; where no head could be told apart, the logits themselves (see `head`)."""
         embeds = embeds.to(self.model.dtype)
-        with _as_fits_need_it(), self.products.taken():
+        with spared(), self.products.taken():
             if self.weight is None and self.tail is None:
                 return self.model(inputs_embeds=embeds, use_cache=False).logits
             states = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -217,36 +210,6 @@ class Frozen:
         check_length(length, n_mem, context=self.context, name=self.name, n_before=self.n_before)
 
 
-@contextmanager
-def _as_fits_need_it() -> Iterator[None]:
-    """Spare transformers two habits that cost a GPU its fast attention; two threads at once cost one of them that.
-
-    The look for rows that hold several texts (there are none) waits for the device at every call, and while traced,
-    where it can't look, it makes a dense mask of each row, by which attention is no longer flash attention. Keys and
-    values that are shared by heads are not repeated on CUDA; but no fast kernel shares them in float32.
-    """
-    from transformers import masking_utils
-    from transformers.integrations import sdpa_attention
-
-    looking, shared = _habits()
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
-    sdpa_attention.use_gqa_in_sdpa = lambda mask, key, value: (
-        not (key.dtype == torch.float32 and key.device.type == "cuda") and shared(mask, key, value)
-    )
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices, sdpa_attention.use_gqa_in_sdpa = looking, shared
-
-
-@cache
-def _habits() -> tuple[Callable[..., Tensor | None], Callable[..., bool]]:
-    from transformers import masking_utils
-    from transformers.integrations import sdpa_attention
-
-    return masking_utils.find_packed_sequence_indices, sdpa_attention.use_gqa_in_sdpa
-
-
 def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_before: int = 0) -> None:
     """Raise ModelError if BOS, `n_mem` vectors and `length` tokens don't fit into a context, or are below one.
 
@@ -265,35 +228,3 @@ def check_length(length: int, n_mem: int, *, context: int | None, name: str, n_b
             f"{length} tokens and {n_mem} [mem]{before} are {positions} positions, past the context of {name} "
             f"({context}); {less}"
         )
-
-
-def bos_policy(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """Return what `auto` stands for: the policy that the model's own training.json or packaged.PACKAGED names.
-
-    Else `before_mem` where the tokenizer begins a text with BOS, so that the model never read a text without; else
-    `none`. Raises ModelError for another policy than those two.
-    """
-    try:
-        own = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("bos")
-    except (OSError, ValueError, AttributeError):  # it says nothing of its training
-        own = packaged.policy(folder)
-    if own is not None:
-        if own not in ("none", "before_mem"):
-            raise ModelError(f"{folder / 'training.json'} names bos {own!r}; none and before_mem are allowed")
-        return own
-    begin = tokenizer.bos_token_id
-    if begin is None:
-        return "none"
-    try:
-        begun = list(tokenizer("a")["input_ids"])[:1] == [begin]
-    except Exception as error:  # the tokenizers library raises no other type
-        raise ModelError(f"the tokenizer in {folder} encodes no text ({first_line(error)}); mend its files") from error
-    return "before_mem" if begun else "none"
-
-
-def bos_id(tokenizer: PreTrainedTokenizerBase, *, name: str) -> int:
-    """Return the token for the beginning of a sequence; raises ModelError if the tokenizer of `name` has none."""
-    token = tokenizer.bos_token_id
-    if not isinstance(token, int):
-        raise ModelError(f"the tokenizer of {name} has no BOS token; use bos='none'")
-    return token

@@ -102,9 +102,9 @@ def locate(name: str) -> Path:
     wanted = PACKAGED[name]
     if not is_cached(name):
         flags = "--fetch --accept-terms" if wanted.terms else "--fetch"
-        there = "damaged" if gguf.folder_of(wanted.sha256).exists() or _file(name).exists() else "not"
+        state = "damaged" if gguf.folder_of(wanted.sha256).exists() or _file(name).exists() else "not"
         raise ModelError(
-            f"{name} is {there} on this machine (CAPACITY_HOME is {gguf.home()}); where there is a network, "
+            f"{name} is {state} on this machine (CAPACITY_HOME is {gguf.home()}); where there is a network, "
             f'`capacity cram "a sentence" --model {name} {flags}` fetches {wanted.offer()}'
         )
     folder = gguf.folder_of(wanted.sha256)

@@ -1,21 +1,20 @@
 """How many bits does a dimension carry? Vectors rounded, blurred and packed, until they decode no more."""
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import constriction
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from capacity import geometry
 from capacity.decoding import check_rows, scored_together, together
 from capacity.metrics import Interval
 from capacity.models import Frozen
+from capacity.precision.packing import packed, unpacked
+from capacity.precision.quantiser import SCALES, levels, quantised, scales
 from capacity.texts import token_bytes
 
 __all__ = [
@@ -23,43 +22,6 @@ __all__ = [
     "snr_bits", "tried", "unpacked",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
-
-SCALES = ("vector", "dimension")  # a scale for each vector; for each dimension, over all vectors
-_STREAM = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a compiled module
-_HEADER = struct.Struct("<Bfe")  # bits, scale, spread of the whole numbers
-
-
-def scales(
-    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
-) -> Float[np.ndarray, "some n_mem width"]:
-    """Return the steps of a symmetrical quantiser that reaches the largest entry with `bits` bits, float32.
-
-    by: of SCALES. `vector`: shape (texts, n_mem, 1); `dimension`: (1, n_mem, dim), which is no part of a vector: all
-    vectors share it. Raises ValueError for fewer than 2 bits, more than 16, or another `by`.
-    """
-    if not 2 <= bits <= 16 or by not in SCALES:
-        raise ValueError(f"bits is {bits} and by {by!r}; 2 to 16, and one of {', '.join(SCALES)} are allowed")
-    most = np.abs(mem).max(axis=-1 if by == "vector" else 0, keepdims=True)
-    return np.where(most > 0, most / (2 ** (bits - 1) - 1), 1).astype(np.float32)
-
-
-def levels(
-    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
-) -> Int[np.ndarray, "texts n_mem dim"]:
-    """Return the whole numbers that vectors are rounded to, -(2^(bits-1) - 1) to 2^(bits-1) - 1; see `scales`."""
-    most = 2 ** (bits - 1) - 1
-    return np.rint(mem / scales(mem, bits, by=by)).clip(-most, most).astype(np.int32)
-
-
-def quantised(
-    mem: Float[np.ndarray, "texts n_mem dim"], bits: int, *, by: str = "vector"
-) -> Float[np.ndarray, "texts n_mem dim"]:
-    """Return vectors rounded to `bits` bits a dimension, float32: off by half a step (`scales`) at most.
-
-    >>> quantised(np.array([[[1.0, 0.4, -0.6]]], dtype=np.float32), 2).tolist()
-    [[[1.0, 0.0, -1.0]]]
-    """
-    return levels(mem, bits, by=by).astype(np.float32) * scales(mem, bits, by=by)
 
 
 def blurred(
@@ -197,34 +159,6 @@ def median(values: Sequence[float | int | None] | pl.Series, *, none: float) -> 
     return Interval(middle, float(ends.low), float(ends.high), len(data), False)
 
 
-def packed(mem: Float[np.ndarray, "n_mem dim"], bits: int) -> bytes:
-    """Return one text's vectors at `bits` bits a dimension as `unpacked` reads them: 7 bytes, then words of 4.
-
-    The whole numbers (`levels`, one scale for all vectors together) are range-coded under a Gaussian about 0 with their
-    own spread. How many vectors of which width is not kept: the model says the one, the text's protocol the other.
-    """
-    flat = mem.reshape(1, 1, -1)
-    whole = levels(flat, bits)[0, 0]
-    spread = float(np.float16(max(0.25, np.sqrt(np.square(whole.astype(float)).mean()))))
-    coder = _STREAM.queue.RangeEncoder()
-    coder.encode(whole, _gaussian(bits, spread))
-    header = _HEADER.pack(bits, float(scales(flat, bits)[0, 0, 0]), spread)
-    return header + coder.get_compressed().astype("<u4").tobytes()
-
-
-def unpacked(data: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "n_mem dim"]:
-    """Return the vectors that `packed` wrote, float32, of a shape (n_mem, dim)."""
-    bits, scale, spread = _HEADER.unpack(data[: _HEADER.size])
-    coder = _STREAM.queue.RangeDecoder(np.frombuffer(data[_HEADER.size :], dtype="<u4").astype(np.uint32))
-    whole = coder.decode(_gaussian(bits, spread), math.prod(shape))
-    return whole.astype(np.float32).reshape(shape) * np.float32(scale)
-
-
-def _gaussian(bits: int, spread: float) -> Any:
-    most = 2 ** (bits - 1) - 1
-    return _STREAM.model.QuantizedGaussian(-most, most, 0.0, spread)
-
-
 def sizes(
     frozen: Frozen,
     rows: pl.DataFrame,
@@ -244,8 +178,8 @@ def sizes(
         kept.append(own.size * 4 if data is None else len(data))
         read.append(own if data is None else unpacked(data, own.shape))
     words = [len(token_bytes(frozen.tokenizer, ids[key][:n])) for key, n in rows.select("key", "length").iter_rows()]
-    back = tried(frozen, rows, ids, np.stack(read), at_once=1)["decoded"]
     return rows.select("model", "source", "text_id", "n_mem", "length").with_columns(
         bits=pl.Series(bits, dtype=pl.Int64), vector_bytes=pl.Series(kept, dtype=pl.Float64),
-        text_bytes=pl.Series(words, dtype=pl.Float64), came_back=back,
+        text_bytes=pl.Series(words, dtype=pl.Float64),
+        came_back=tried(frozen, rows, ids, np.stack(read), at_once=1)["decoded"],
     )  # fmt: skip

@@ -4,30 +4,20 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jupytext
-import nbformat
-import papermill
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
-from traitlets import default
-from traitlets.config import Config
 
-from capacity import files, harmless, provenance, resources
-from capacity.report import outputs, page, parameters
+from capacity import files, harmless, resources
+from capacity.report import page, parameters
 from capacity.report.parameters import check, declared, share
+from capacity.report.running import NotebookError, execute, write
 
 __all__ = ["NotebookError", "Result", "Summary", "build", "build_grid", "execute", "titles"]
 __dir__ = __all__.copy  # what completion shows
@@ -35,17 +25,6 @@ __dir__ = __all__.copy  # what completion shows
 _TITLE = "How much fits into one vector?"
 _PICTURES = ("00_one_vector", "01_decoding_capacity")  # the first chart of the first that was run stands on the index
 _HEADLINES = ("12_real_models", "01_decoding_capacity")  # the first of these that has one gives the index its headline
-_SOCKET_BYTES = 90  # of a path: systems allow about 104, and the kernel puts -ipc-1 behind it
-_OUTPUT_SECONDS = 60  # a busy machine may take long to hand over a cell's output
-
-
-class NotebookError(RuntimeError):
-    """A notebook that ran and failed; what it gave up to then is in `executed`."""
-
-    def __init__(self, executed: Path, reason: str) -> None:
-        super().__init__(f"{executed.stem} failed: {reason}")
-        self.executed = executed
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,70 +56,6 @@ def titles(folder: Path | None = None) -> dict[str, str]:
     return {path.stem: page.heading(harmless.plain(jupytext.read(path)))[0].striptags() for path in sources}
 
 
-def execute(
-    source: Path, given: dict[str, Any], *, out: Path, timeout: int | None = None, name: str | None = None
-) -> Path:
-    """Return the path of the executed notebook, `<out>/<name>.ipynb`, written whole or not at all.
-
-    `source` is a py:percent file, whose own name is taken where no other is given, `given` goes after its parameters
-    cell, `timeout` is in seconds a cell. The kernel is this interpreter, in the caller's working folder. ParameterError
-    before a kernel starts; NotebookError, after writing, for an exception in a cell, a dead kernel or a cell out of
-    time. A notebook whose rows are not there (metrics.NothingFound) ends where it misses them, with a verdict that
-    says so.
-    """
-    values = check(source, given)
-    notebook = jupytext.read(source)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    run = _provenance(source, values)
-    reason, found_nothing, started = "", False, time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
-        draft = Path(scratch) / "draft.ipynb"
-        # sockets in a folder of our own: of two kernels that start at once, both may pick the same TCP port
-        sockets = Path(scratch) / "kernel.json"
-        short = len(os.fsencode(sockets)) < _SOCKET_BYTES
-        transport = "ipc" if os.name == "posix" and short else "tcp"
-        connection = {"transport": transport, "connection_file": str(sockets)}
-        try:
-            papermill.execute_notebook(
-                notebook,
-                str(draft).replace("{", "{{").replace("}", "}}"),  # papermill puts parameters into paths
-                given,
-                kernel_name="python3",
-                language="python",
-                cwd=Path.cwd(),
-                progress_bar=False,
-                execution_timeout=timeout,
-                iopub_timeout=_OUTPUT_SECONDS,
-                kernel_manager_class=_KernelManager,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-                config=Config(KernelManager=connection),
-            )
-        except PapermillExecutionError as error:
-            found_nothing = error.ename == "NothingFound"
-            reason = f"{error.ename}: {error.evalue}".splitlines()[0]
-        except CellTimeoutError as error:
-            reason = files.first_line(error)
-        except DeadKernelError:
-            reason = "the kernel died; it was killed, ran out of memory or left by itself"
-        except RuntimeError as error:
-            reason = f"the kernel did not start: {error}"
-        if draft.exists():
-            notebook = nbformat.read(draft, as_version=4)
-    if found_nothing:
-        outputs.end(notebook, reason.partition(": ")[2])
-        reason = ""
-    notebook.metadata.pop("papermill", None)  # it names paths of this machine
-    status = "failed" if reason else "complete"
-    run |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
-    notebook.metadata["capacity"] = run
-    executed = out / f"{name or source.stem}.ipynb"
-    outputs.shorten(notebook, values)
-    _write(executed, nbformat.writes(notebook))
-    if reason:
-        raise NotebookError(executed, reason)
-    return executed
-
-
 def build(
     names: Iterable[str] | None = None,
     *,
@@ -162,7 +77,7 @@ def build(
     files.clean(out)
     _write_script(out / "assets" / "vega.js")
     results: list[Result] = []
-    _write(out / "index.html", _index(folder, sources, out))
+    write(out / "index.html", _index(folder, sources, out))
     hidden = None if progress else True  # None: the bar, with the time left, is for a terminal alone
     with tqdm(sources, unit="notebook", smoothing=0, file=sys.stderr, disable=hidden, leave=False) as bar:
         for source in bar:
@@ -170,7 +85,7 @@ def build(
             results.append(
                 result := _make(source, shares[source.stem], out, timeout, _beside(source, sources, folder, out))
             )
-            _write(out / "index.html", _index(folder, sources, out))
+            write(out / "index.html", _index(folder, sources, out))
             if progress:
                 why = f": {result.reason}" if result.reason else ""
                 line = f"{result.name}: {result.status} in {result.seconds:.1f} s{why}"
@@ -206,7 +121,7 @@ def build_grid(
     for combination in combinations:
         name = hashlib.sha256(json.dumps(combination, sort_keys=True).encode()).hexdigest()[:12]
         results.append(_make(source, combination, place, None, name=name))
-        _write(place / "index.html", _index_of_grid(source, place))
+        write(place / "index.html", _index_of_grid(source, place))
         told = ", ".join(f"{key}={value}" for key, value in combination.items())
         harmless.show(f"{name} ({told}): {results[-1].status} {results[-1].reason}".rstrip(), sys.stderr)
     if earlier := {path.stem for path in place.glob("*.ipynb")} - {result.name for result in results}:
@@ -234,14 +149,6 @@ def _index_of_grid(source: Path, place: Path) -> str:
     return page.index(source.stem, sorted(entries, key=lambda entry: str(entry.title)), None)
 
 
-class _KernelManager(AsyncKernelManager):
-    """Kernels of the running interpreter, whatever kernels are registered on the machine."""
-
-    @default("kernel_spec_manager")
-    def _native_only(self) -> KernelSpecManager:
-        return KernelSpecManager(kernel_dirs=[])
-
-
 def _beside(source: Path, sources: list[Path], folder: Path, out: Path) -> tuple[str, str]:
     """Return the names of the notebooks before and after one, of those that have a page here or get one."""
     written = [path for path in folder.glob("[0-9]*.py") if (out / f"{path.stem}.html").exists()]
@@ -263,7 +170,7 @@ def _make(
         executed = execute(source, given, out=out, timeout=timeout, name=name)
     except NotebookError as error:
         executed, reason = error.executed, error.reason
-    _write(out / f"{executed.stem}.html", page.page(executed, before=beside[0], after=beside[1]))
+    write(out / f"{executed.stem}.html", page.page(executed, before=beside[0], after=beside[1]))
     status = "failed" if reason else "complete"
     return Result(name=executed.stem, status=status, reason=reason, seconds=time.monotonic() - started)
 
@@ -295,24 +202,8 @@ def _index(folder: Path, sources: list[Path], out: Path) -> str:
     return page.index(_TITLE, entries, picture, headline=headline)
 
 
-def _provenance(source: Path, values: dict[str, Any]) -> dict[str, Any]:
-    known = declared(source)
-    table = [{"name": name, "value": repr(values[name]), "unit": known[name].comment} for name in known]
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": provenance.machine(),
-        "parameters": table,
-        "versions": [f"{name} {version}" for name, version in provenance.versions().items()],
-    }
-
-
 def _write_script(path: Path) -> None:
     version = importlib.metadata.version("vl-convert-python")
     mark = f"// Vega, from vl-convert-python {version}\n"
     if not path.exists() or not path.read_text(encoding="utf-8").startswith(mark):
-        _write(path, mark + page.script())
-
-
-def _write(path: Path, text: str) -> None:
-    # a lone surrogate has no UTF-8; as \udXXX it is what JSON would write
-    files.write(path, text.encode("utf-8", "backslashreplace"))
+        write(path, mark + page.script())

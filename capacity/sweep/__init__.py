@@ -14,7 +14,7 @@ import polars as pl
 from capacity import models, store
 from capacity.files import whole_number
 from capacity.store import kept, measured
-from capacity.sweep import cluster, elsewhere, engines, processes, scale
+from capacity.sweep import cluster, elsewhere, engines, processes, scale, workers
 from capacity.sweep.beyond import check_prefixes, one_length
 from capacity.sweep.experiment import DRAWN, PRETRAINED, Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
@@ -80,7 +80,7 @@ def measure(
         compile: see fitting.run; pays where a sweep runs for many minutes.
         progress: show cells done and an estimate of the time left, on standard error.
         jobs: processes, one a GPU or a share of the cores; see sweep.processes. None: one, or of `ray` one a GPU or
-            processor; see cluster.share.
+            processor; see workers.share.
         engine: `local`, or `ray`: this machine, or the cluster at $RAY_ADDRESS; see sweep.cluster.
 
     Processes that share a store share the work, too (see engines.local).
@@ -97,7 +97,7 @@ def measure(
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}; known are {', '.join(ENGINES)}")
     if engine == "ray":
-        cluster.check()
+        workers.check()
     if not isinstance(experiments, Sequence) or not all(
         isinstance(experiment, Experiment) for experiment in experiments
     ):

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 
 from capacity import files
-from capacity.sweep.estimate import Estimate, at_once, span
+from capacity.sweep.plan import Estimate, at_once, span
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 
 from capacity import fitting
 from capacity.store import Claims, Store, synthetic_keys, synthetic_rows
-from capacity.sweep import cluster, engines, estimate, progress
+from capacity.sweep import cluster, engines, estimate, progress, workers
 from capacity.sweep.experiment import Cell, Experiment, cells
 from capacity.sweep.pulling import simulate
 from capacity.texts import Text
@@ -47,7 +47,7 @@ def real(n_cells: int, *, milliseconds: int, n_workers: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Store(Path(folder)) as kept,
-        cluster.connected(n_workers) as ray,
+        workers.connected(n_workers) as ray,
         Claims(kept.path) as claims,
         progress.Progress(n_cells, show=False) as bar,
     ):
