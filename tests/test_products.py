@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -176,9 +177,45 @@ def test_memory_that_runs_out_over_copies_leaves_products_plain(
     assert not copied.products.n_bytes
 
 
+def test_threads_side_by_side_take_their_own_products(copied: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, taken = threading.Barrier(2, timeout=60), {"first": [], "second": []}
+
+    def multiply(name: str, frozen: Frozen) -> None:
+        for _ in range(20):
+            with frozen.products.taken():
+                both.wait()
+                taken[name].append(torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).item())
+                if name == "first":
+                    both.wait()  # the second is outside by then
+                    taken[name].append(torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).item())
+            if name == "second":
+                assert torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)) == 1
+                both.wait()
+
+    threads = []
+    for sign, name in ((-1.0, "first"), (-2.0, "second")):
+        model = own(copied)
+        monkeypatch.setattr(model.products, "linear", lambda *given, sign=sign: torch.tensor(sign))
+        threads.append(threading.Thread(target=multiply, args=(name, model)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert taken == {"first": [-1.0] * 40, "second": [-2.0] * 20}
+    assert torch.nn.functional.linear is _linear
+
+
+def test_torch_is_given_its_words_as_it_knows_them(copied: Frozen) -> None:
+    rows, weight = torch.randn(5, 3), torch.randn(4, 3)
+    with copied.products.taken():
+        assert torch.equal(torch.nn.functional.linear(input=rows, weight=weight), _linear(rows, weight))
+        assert torch.equal(
+            torch.nn.functional.linear(rows, weight, bias=weight[:, 0]), _linear(rows, weight, weight[:, 0])
+        )
+
+
 def test_torch_has_its_own_products_outside_and_after_an_error(copied: Frozen) -> None:
     with pytest.raises(RuntimeError):
         copied.hidden(torch.zeros(1, 3, copied.dim + 1))
     assert torch.nn.functional.linear is _linear
     with copied.products.taken():
-        assert torch.nn.functional.linear == copied.products.linear
+        assert torch.nn.functional.linear is not _linear

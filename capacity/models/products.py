@@ -3,9 +3,11 @@
 Without them a product of few rows spends a third of its time and more on laying out the matrix, each time again.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Optional
 
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
@@ -16,6 +18,8 @@ from capacity.models.exhaustion import is_exhausted, total_bytes
 WIDE = 512  # d_model; below, what calling a kernel takes is as much as what is won
 SHARE = 0.5  # of the machine's memory that weights and copies may take together
 _linear = torch.nn.functional.linear
+_taken: ContextVar[Optional["Products"]] = ContextVar("products", default=None)  # of each thread
+_lock, _inside = threading.Lock(), 0  # threads that take some
 
 
 class _Copies:
@@ -121,12 +125,27 @@ class Products:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Let the linear layers that run inside take them; two threads at once may cost one of them that."""
+        """Let the linear layers that run inside, in this thread, take them."""
         if not self._copies or torch.compiler.is_compiling():
             yield
             return
-        torch.nn.functional.linear = self.linear
+        before = _taken.set(self)
+        _count(1)
         try:
             yield
         finally:
-            torch.nn.functional.linear = _linear
+            _count(-1)
+            _taken.reset(before)
+
+
+def _count(change: int) -> None:
+    """Count the threads inside; while there are some, torch's own product asks which products to take."""
+    global _inside
+    with _lock:
+        _inside += change
+        torch.nn.functional.linear = _asking if _inside else _linear
+
+
+def _asking(*given: Any, **named: Any) -> Tensor:
+    products = _taken.get()
+    return _linear(*given, **named) if products is None or named else products.linear(*given)
