@@ -5,8 +5,6 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from capacity import files, provenance
 from capacity.files import first_line
 from capacity.models import contract, gguf, heads
+from capacity.models.bars import no_bars
 from capacity.models.beginning import BOS, bos_id, bos_policy
 from capacity.models.checkpoints import (
     EMBEDDED,
@@ -42,7 +40,7 @@ from capacity.models.products import WIDE
 __all__ = [
     "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "WIDE", "Contract", "Frozen", "ModelError", "bos_id",
     "bos_policy", "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached",
-    "is_exhausted", "load", "locate", "tokenizer_digest", "total_bytes", "trained",
+    "is_exhausted", "load", "locate", "no_bars", "tokenizer_digest", "total_bytes", "trained",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -95,7 +93,7 @@ def load(
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if place is None:
         options["device_map"] = "auto"
-    with loading(name), _no_bars():
+    with loading(name), no_bars():
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, ignore_mismatched_sizes=True, **options,
@@ -194,14 +192,3 @@ def _place(device: str | torch.device | None) -> torch.device | None:
         raise ModelError(
             f"no device {str(device)!r} here ({reason}); give cpu, cuda, cuda:N, mps, auto or None"
         ) from error
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

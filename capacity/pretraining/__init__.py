@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from capacity import files, provenance
+from capacity import files, models, provenance
 from capacity.pretraining import state
 from capacity.pretraining.corpus import CONTEXT, END, END_ID, books, frequent_words, stream, train_tokenizer
 from capacity.pretraining.schedule import FAMILIES, RUNGS, SCHEDULES, Schedule, batches, llama, neox, rate
@@ -113,7 +113,8 @@ def train(
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, record: dict) -> None:
     """Write model (bfloat16, shards of at most 12 MB), tokenizer, `record` (training.json) and a README."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.bfloat16().save_pretrained(folder, max_shard_size="12MB")
+    with models.no_bars():
+        model.bfloat16().save_pretrained(folder, max_shard_size="12MB")
     tokenizer.save_pretrained(folder)
     lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items()]
     title = f"# {folder.name}\n\nA small causal language model, trained by `notebooks/90_pretrain.py`.\n\n"
