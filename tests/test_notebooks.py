@@ -75,7 +75,7 @@ SETTINGS = {
         "model": SMALLEST, "n_texts": 2, "budget": 60, "longest": 6, "bos": ["none"], "recipes": ["default", "paper"],
         "others": [], "gain_lengths": [3, 6], "gain_recipe": "progressive:30", "n_other": 10, "missing": "measure",
         "store": "real", "recipe_budget": 80, "n_further": 3, "n_words": 3,
-        "chosen": [2, 4], "n_chosen": 3, "chosen_recipe": "paper:40",
+        "chosen": [2, 4], "n_chosen": 3, "chosen_recipes": ["paper:40"],
     },
     "20_your_own": {"models": [SMALLEST]},
     "90_pretrain": {
