@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capacity.models import Frozen, ModelError
-from capacity.models import frozen as rules
+from capacity.models import beginning as rules
 
 
 def test_head_of_hidden_is_the_models_logits_and_the_width_that_of_embed(frozen: Frozen):
@@ -51,11 +51,11 @@ def test_room_is_what_is_left_of_the_context(tiny: Frozen):
 )
 def test_a_length_that_does_not_fit_says_what_would(length, n_mem, context, n_before, words):
     with pytest.raises(ModelError, match=words):
-        rules.check_length(length, n_mem, context=context, name="m", n_before=n_before)
+        check_length(length, n_mem, context=context, name="m", n_before=n_before)
 
 
 def test_without_a_context_any_length_fits():
-    rules.check_length(10**6, 1, context=None, name="m")
+    check_length(10**6, 1, context=None, name="m")
 
 
 @pytest.mark.parametrize(
