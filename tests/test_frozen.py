@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from capacity import models
 from capacity.models import Frozen, ModelError
-from capacity.models import beginning as rules
 
 
 def test_head_of_hidden_is_the_models_logits_and_the_width_that_of_embed(frozen: Frozen):
@@ -35,9 +35,9 @@ def test_what_was_carried_on_is_what_reading_it_all_again_gives(tiny: Frozen):
 def test_room_is_what_is_left_of_the_context(tiny: Frozen):
     assert tiny.context == 64
     assert (tiny.room(1), tiny.room(64), tiny.room(65)) == (63, 0, 0)
-    tiny.check_length(63, 1)
+    tiny.models.check_length(63, 1)
     with pytest.raises(ModelError, match=r"64 tokens and 1 \[mem\] are 65 positions, .*shorten the text to 63 tokens"):
-        tiny.check_length(64, 1)
+        tiny.models.check_length(64, 1)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def test_room_is_what_is_left_of_the_context(tiny: Frozen):
 )
 def test_a_length_that_does_not_fit_says_what_would(length, n_mem, context, n_before, words):
     with pytest.raises(ModelError, match=words):
-        check_length(length, n_mem, context=context, name="m", n_before=n_before)
+        models.check_length(length, n_mem, context=context, name="m", n_before=n_before)
 
 
 def test_without_a_context_any_length_fits():
-    check_length(10**6, 1, context=None, name="m")
+    models.check_length(10**6, 1, context=None, name="m")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_without_a_context_any_length_fits():
 def test_the_policy_is_the_models_own_where_it_names_one(record, policy, tokenizer, tmp_path):
     if record is not None:
         (tmp_path / "training.json").write_text(record)
-    assert rules.bos_policy(tokenizer, tmp_path) == policy
+    assert models.bos_policy(tokenizer, tmp_path) == policy
 
 
 def test_a_policy_that_a_model_may_not_name_is_refused(tokenizer, tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"bos": "after_mem"}))
     with pytest.raises(ModelError, match="names bos 'after_mem'; none and before_mem are allowed"):
-        rules.bos_policy(tokenizer, tmp_path)
+        models.bos_policy(tokenizer, tmp_path)
