@@ -35,9 +35,9 @@ def test_what_was_carried_on_is_what_reading_it_all_again_gives(tiny: Frozen):
 def test_room_is_what_is_left_of_the_context(tiny: Frozen):
     assert tiny.context == 64
     assert (tiny.room(1), tiny.room(64), tiny.room(65)) == (63, 0, 0)
-    tiny.models.check_length(63, 1)
+    tiny.check_length(63, 1)
     with pytest.raises(ModelError, match=r"64 tokens and 1 \[mem\] are 65 positions, .*shorten the text to 63 tokens"):
-        tiny.models.check_length(64, 1)
+        tiny.check_length(64, 1)
 
 
 @pytest.mark.parametrize(
