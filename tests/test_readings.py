@@ -354,9 +354,9 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
     assert numbers(stall.number)[-2:] == [round(value, 2) for value in sorted(held)]
     assert numbers(doubling.number)[-2:] == [1, 1]
     theirs = travelled.filter(pl.col("text_index") < 8, model="smollm2-135m", source="embedded", recipe="default",
-                              bos="before_mem", budget=8000, seed=0)  # fmt: skip
+                              bos="before_mem", budget=64000, seed=0)  # fmt: skip
     gains = [
-        sum(longest_of(own, spent=8000).values()) / sum(longest_of(own, spent=4000).values())
+        sum(longest_of(own, spent=64000).values()) / sum(longest_of(own, spent=32000).values())
         for _, own in theirs.group_by("search")
     ]
-    assert numbers(pretrained.number)[-2:] == [round(gain, 2) for gain in sorted(gains)]
+    assert numbers(pretrained.number)[-2:] == [round(gain, 2) for gain in gains] * 2  # one way was so far
