@@ -1,6 +1,7 @@
 """Ray: the same rows as in one process, also where a worker is killed in the middle; nothing lost, retries bounded."""
 
 import builtins
+import doctest
 import os
 import signal
 import subprocess
@@ -60,6 +61,7 @@ def alike(one: pl.DataFrame, other: pl.DataFrame) -> None:
 ])  # fmt: skip
 def test_workers_have_a_gpu_a_share_of_it_or_processors(there, jobs, expected):
     assert workers.share(*there, jobs) == expected
+    assert doctest.testmod(workers) == (0, 1)
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch):

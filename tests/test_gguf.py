@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import importlib.util
+import json
+import shutil
 import struct
 
 import numpy as np
@@ -157,13 +159,23 @@ def test_a_file_is_converted_once_and_its_folder_alone_is_read_then(written, mon
     assert checkpoints.digest(moved) != folder.name[:16]
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "empty", "dangling", "a file", "no table"])
 def test_a_folder_that_was_damaged_is_made_again(damage, written):
     folder = checkpoints.locate(str(written))
     was = {path.name: path.read_bytes() for path in folder.iterdir()}
     weights = folder / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage == "no table":
+        for table in ({}, [], {"model.safetensors": "many"}):
+            (folder / "gguf.json").write_text(json.dumps(gguf.facts(folder) | {"bytes": table}))
+            assert not gguf.is_whole(folder)
+    elif damage == "a file":
+        shutil.rmtree(folder)
+        folder.write_bytes(b"")
+    elif damage == "dangling":
+        weights.unlink()
+        weights.symlink_to(folder / "nowhere")
     else:
         for path in folder.iterdir() if damage == "empty" else [weights]:
             path.unlink()

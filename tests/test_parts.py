@@ -116,3 +116,13 @@ def test_on_a_terminal_a_bar_has_rate_and_time_left(monkeypatch):
     last = stream.getvalue().rpartition("\r")[2]
     assert "tiny: 1 of 2 cells" in last
     assert re.search(r"[\d,]+ tokens a second, about 0 min left", last)
+
+
+def test_what_is_past_its_time_is_never_below_none():
+    bar = progress.Progress(2, most_token_steps=2000, show=False)
+    bar.advance(700)
+    bar.update(token_steps=600)
+    bar.advance(5000)
+    assert "min left" not in bar.rest()  # more than it was to take at most: nothing is known
+    bar.update()  # by others
+    assert bar.rest().endswith(", about 0 min left")

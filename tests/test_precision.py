@@ -11,6 +11,7 @@ from readers import fit_rows, reader
 
 from capacity import geometry, precision
 from capacity.decoding import free_running, teacher_forced
+from capacity.precision import quantiser
 
 
 def sample(n=3, n_mem=2, dim=8, seed=0):
@@ -156,4 +157,5 @@ def test_packed_numbers_take_about_their_entropy():
 
 
 def test_doctests():
-    assert doctest.testmod(precision).failed == 0
+    assert [doctest.testmod(module).failed for module in (precision, quantiser)] == [0, 0]
+    assert doctest.testmod(quantiser).attempted

@@ -40,7 +40,7 @@ from capacity.models.products import WIDE
 __all__ = [
     "BOS", "DTYPES", "EMBEDDED", "PACKAGED", "TRAINED", "WIDE", "Contract", "Frozen", "ModelError", "bos_id",
     "bos_policy", "check_length", "commit_of", "context_of", "describe", "digest", "fetch", "freeze", "is_cached",
-    "is_exhausted", "load", "locate", "no_bars", "tokenizer_digest", "total_bytes", "trained",
+    "is_exhausted", "load", "locate", "tokenizer_digest", "total_bytes", "trained",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

@@ -101,11 +101,10 @@ def facts(folder: Path) -> dict[str, Any]:
 def is_whole(folder: Path) -> bool:
     """Return whether a folder has every file that was made of its GGUF file, each as long as it was."""
     files = facts(folder).get("bytes")
-    return isinstance(files, dict) and files.items() <= _lengths(folder).items()
-
-
-def _lengths(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir()}
+    try:
+        return bool(files) and all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, AttributeError):  # one is not there, or that is no table of files
+        return False
 
 
 def _convert(path: Path, folder: Path, sha256: str) -> None:
@@ -117,9 +116,12 @@ def _convert(path: Path, folder: Path, sha256: str) -> None:
             shutil.rmtree(part, ignore_errors=True)  # of a conversion that was killed
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
-            known = {"sha256": sha256, "file": path.name, "quantisation": quantisation, "bytes": _lengths(part)}
+            lengths = {file.name: file.stat().st_size for file in part.iterdir()}
+            known = {"sha256": sha256, "file": path.name, "quantisation": quantisation, "bytes": lengths}
             (part / _FACTS).write_text(json.dumps(known | {"transformers": transformers.__version__}, indent=1))
-            shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
+            if folder.is_dir():  # one that was damaged
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

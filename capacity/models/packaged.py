@@ -100,15 +100,17 @@ def is_cached(name: str) -> bool:
 def locate(name: str) -> Path:
     """Return the folder of a packaged model that was fetched before; raises ModelError where it was not."""
     wanted = PACKAGED[name]
+    folder = gguf.folder_of(wanted.sha256)
+    if gguf.is_whole(folder):
+        return folder
     if not is_cached(name):
         flags = "--fetch --accept-terms" if wanted.terms else "--fetch"
-        state = "damaged" if gguf.folder_of(wanted.sha256).exists() or _file(name).exists() else "not"
+        state = "damaged" if folder.exists() or _file(name).exists() else "not"
         raise ModelError(
             f"{name} is {state} on this machine (CAPACITY_HOME is {gguf.home()}); where there is a network, "
             f'`capacity cram "a sentence" --model {name} {flags}` fetches {wanted.offer()}'
         )
-    folder = gguf.folder_of(wanted.sha256)
-    return folder if gguf.is_whole(folder) else gguf.converted(_file(name))
+    return gguf.converted(_file(name))
 
 
 def policy(folder: Path) -> str | None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import transformers  # its classes take seconds to import: not before a model is loaded
@@ -18,7 +18,7 @@ from capacity.models.exhaustion import is_exhausted, total_bytes
 WIDE = 512  # d_model; below, what calling a kernel takes is as much as what is won
 SHARE = 0.5  # of the machine's memory that weights and copies may take together
 _linear = torch.nn.functional.linear
-_taken: ContextVar[Optional["Products"]] = ContextVar("products", default=None)  # of each thread
+_taken: ContextVar["Products | None"] = ContextVar("products", default=None)  # of each thread
 _lock, _inside = threading.Lock(), 0  # threads that take some
 
 

@@ -55,21 +55,21 @@ class Progress:
         self._tell_now_and_then()
 
     def rest(self) -> str:
-        """Return the rate so far, and the time left: as the cells that ended took; before one has, or where those
-        under way have taken more than that already, at most.
+        """Return the rate so far, and the time left: as the cells that ended took.
 
-        Empty where nothing was done yet.
+        At most, before one has, and where those under way have taken more than that already. Empty where nothing was
+        done yet.
         """
         spent = time.monotonic() - self._started
         n_left = self._total - self._done
         if self._spent and spent > 0:
             rate = self._spent / spent
-            as_others = self._of_ended / self._n_counted * n_left if self._n_counted else 0.0
-            left, known = as_others - (self._spent - self._of_ended), "about"
+            under_way, known = self._spent - self._of_ended, "about"
+            left = n_left * self._of_ended / self._n_counted - under_way if self._n_counted else 0.0
             if n_left and left <= 0:
                 left, known = self._most - self._spent, "at most"
             told = f", {rate:,.0f} tokens a second"
-            return f"{told}, {known} {left / rate / 60:.0f} min left" if left > 0 or not n_left else told
+            return f"{told}, {known} {max(0.0, left) / rate / 60:.0f} min left" if left > 0 or not n_left else told
         return f", about {spent / self._done * n_left / 60:.0f} min left" if self._done else ""
 
     def _tell_now_and_then(self) -> None:
