@@ -83,8 +83,7 @@ train: $(READY)
 		held_out='$(CORPUS)/books_heldout.parquet', tokens=$(TOKENS), compile=True)"
 
 ladder: train
-	mkdir -p build
-	$(BIN)/python -c "from capacity import ladder; ladder.facts(ladder.read()).write_csv('build/ladder.csv')"
+	$(BIN)/python -c "from capacity import ladder; ladder.write(ladder.read(), 'build/ladder.csv')"
 	$(BIN)/python -m capacity run 06_scaling_laws --store build/ladder -p ladder_facts=build/ladder.csv --out build/measured
 
 # All that is to be seen on a machine with a GPU, in about ten minutes: the tests marked `cuda`, rates, memory, searches by

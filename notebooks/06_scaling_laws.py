@@ -26,33 +26,54 @@ pretrained: list[str] = ["smollm2-135m", "gemma3-270m"]  # foretold by the ladde
 source: str = "embedded"  # of the texts
 n_texts: int = 16  # texts
 budget: int = 4000  # token-steps a text of the search for the exact length
-longest: int = 40  # tokens, the most the search tries
-ladder_facts: str = ""  # CSV of the ladder's models (ladder.facts); empty: the one that travels
+longest: int = 40  # tokens, the most a search tries
+seeds: list[int] = [0, 1]  # of the searches for the limit, each from its own start
+fresh: list[int] = [100, 101]  # seeds of the fits at one token more, others than those
+limit_budget: int = 16000  # token-steps of a search for the limit
+fixed: int = 24  # tokens that the gain is measured of, more than any model of the ladder holds
+gain_recipe: str = "progressive"  # one that descends the cross-entropy
+n_other: int = 80  # other texts, to which the shared vector is fitted, and which stop its fit
+ladder_facts: str = ""  # CSV of the ladder's models (ladder.write); empty: the one that travels
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 missing: str = "measure"  # cells that are not there: measure them, skip them, or refuse to go on
 
 # %%
 import math
+from functools import partial
 
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import charts, ladder, metrics, published, scaling, sweep, verdicts
+from capacity import baselines, charts, fitting, gains, ladder, metrics, published, scaling, sweep, verdicts
 
 charts.enable()
 
 # %% [markdown]
 # ## Measure or load
 #
-# The exact length of natural texts, all tokens predicted, at the same budget for every model, and of tokens drawn
-# evenly, whose bits are certified whatever the model. Models of the ladder that are not on this machine are loaded.
+# The exact length of natural texts, all tokens predicted, by one search at the same budget for every model, and of
+# tokens drawn evenly, whose bits are certified whatever the model. Models of the ladder that are not on this machine
+# are loaded.
 
 # %%
-search = {"n_texts": n_texts, "length": longest, "search": "grow", "budget": budget}
-done = sweep.measure(sweep.grid(model=models, source=source, **search), store or None, missing=missing)
+search = {"n_texts": n_texts, "length": longest, "search": "grow"}
+done = sweep.measure(sweep.grid(model=models, source=source, budget=budget, **search), store or None, missing=missing)
 table = ladder.table(ladder_facts or None)
-trained = ladder.measure(table["model"], store or None, missing=missing, source=[source, "random_tokens"], **search)
-held = ladder.held(table, trained.rows).filter(pl.col("tokens_held") > 0)
+kept = partial(ladder.measure, table["model"], store or None, missing=missing)
+trained = kept(source=[source, "random_tokens"], budget=budget, **search)
+
+# %% [markdown]
+# A fixed budget may starve the larger models; so, of the ladder, the longest of several searches with more, and whether
+# it is the text's limit (`09_exact_length`). And what a vector saves of a text that is longer than it holds, less what
+# one saves that was fitted to other texts (`02_information_gain`).
+
+# %%
+searched = kept(source=source, fresh=fresh, seed=seeds, budget=limit_budget, **search)
+ends = metrics.limits(searched.rows, by=["model"], steps=fitting.recipe("default").steps)
+fits = kept(source=source, n_texts=n_texts, length=fixed, search="fixed", recipe=gain_recipe, scored_from=1)
+nulls = baselines.nulls(metrics.finished(fits.rows), fits.cells, store or None, n_other=n_other, missing=missing)
+gain = gains.text_specific_gain(metrics.finished(fits.rows), nulls, by=["model"]) if nulls.height else None
+held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 
 # %% [markdown]
 # ## The ladder: models trained alike
@@ -61,55 +82,63 @@ held = ladder.held(table, trained.rows).filter(pl.col("tokens_held") > 0)
 # of the data are drawn anew for each. What counts is a training, however many texts its number is a mean of.
 
 # %%
-parts = {axis: ladder.along(held, axis) for axis in ("width", "depth", "tokens")}
-trends = {axis: scaling.trend(part[axis], part["tokens_held"]) for axis, part in parts.items() if part.height}
+held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=True).agg(
+    pl.len().alias("trainings"), pl.col("held_out_nats", *ladder.MEASURES, "limits").mean()
+).with_columns(pl.selectors.float().round(2))
+
+# %% [markdown]
+# How they learned, the first training of each:
+
+# %%
+first = ladder.curve_table(ladder_facts or None).filter(pl.col("model").str.ends_with("-s0"))
+charts.training_curves(first.with_columns(pl.col("model").str.replace(r"^.*:(.*)-s0$", "$1"))) if first.height else None
+
+# %% [markdown]
+# ### Along width, depth and tokens
+
+# %%
+trends = ladder.trends(held)
 pl.DataFrame([
-    {"along": axis, "of": over, "b": law.exponent, "low": law.low if law.freedom else None,
+    {"along": axis, "of": y, "over": over, "b": law.exponent, "low": law.low if law.freedom else None,
      "high": law.high if law.freedom else None, "n": law.n,
      "ends": math.exp(trend.rise), "seeds": math.exp(trend.seeds)}
-    for axis, trend in trends.items() for over, law in (("rung means", trend.means), ("trainings", trend.trainings))
+    for axis, by_measure in trends.items() for y, trend in by_measure.items()
+    for over, law in (("rung means", trend.means), ("trainings", trend.trainings))
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
-# Tokens held go as the axis to the power of *b*, with 95% t intervals: over rung means (one number a width, depth or
-# number of tokens), and over trainings. *Ends*: the last mean over the first; *seeds*: by what factor trainings of one
-# rung differ (one standard deviation).
-# A trend is told only where the interval over trainings leaves out 0 and the ends differ by more than seeds do.
+# What is measured goes as the axis to the power of *b*, with 95% t intervals: over rung means (one number a width,
+# depth or number of tokens), and over trainings. *Ends*: the last mean over the first; *seeds*: by what factor
+# trainings of one rung differ (one standard deviation). A trend is told only where the interval over trainings leaves
+# out 0 and the ends differ by more than seeds do.
 
 # %%
-drawn = {
-    axis: (
-        parts[axis].select(x=axis, y="tokens_held", rung="model", series=pl.format("seed {}", "seed")),
-        ladder.lines({"rung means": trend.means}, sorted(set(parts[axis][axis]))),
-    )
-    for axis, trend in trends.items()
-}
 none = Markdown("Models trained alike were not measured: *cannot tell*.")
-up = "exact length (tokens)"
-charts.laws(*drawn["width"], across="width of the [mem] vector (d_model)", up=up) if "width" in drawn else none
+drawn = {axis: partial(charts.trends, **ladder.drawn(held, axis, by_measure)) for axis, by_measure in trends.items()}
+drawn["width"](across="width of the [mem] vector (d_model)") if "width" in drawn else none
 
 # %%
-charts.laws(*drawn["depth"], across="layers", up=up) if "depth" in drawn else none
+drawn["depth"](across="layers") if "depth" in drawn else none
 
 # %%
-charts.laws(*drawn["tokens"], across="tokens trained on", up=up) if "tokens" in drawn else none
+drawn["tokens"](across="tokens trained on") if "tokens" in drawn else none
 
 # %% [markdown]
 # Another learning rate is another training; if it moves what is held as much as the width does, one rate is not the
-# same training at all widths. Mean exact length at half, once and twice the rate:
+# same training at all widths. Means at half, once and twice the rate:
 
 # %%
-rates = ladder.along(held, "rate").group_by("width", "rate").agg(pl.col("tokens_held").mean(), trainings=pl.len())
-rates.sort("width", "rate").with_columns(pl.col("tokens_held").round(2))
+rates = ladder.along(held, "rate").group_by("width", "rate").agg(pl.col(*ladder.MEASURES).mean(), trainings=pl.len())
+rates.sort("width", "rate").with_columns(pl.selectors.float().round(2))
 
 # %%
-ladder.verdict("width", trends.get("width"))
+ladder.verdict("width", trends.get("width", {}))
 
 # %%
-ladder.verdict("depth", trends.get("depth"))
+ladder.verdict("depth", trends.get("depth", {}))
 
 # %%
-ladder.verdict("tokens", trends.get("tokens"))
+ladder.verdict("tokens", trends.get("tokens", {}))
 
 # %% [markdown]
 # ## The ladder: three laws, and what they foretell
@@ -119,8 +148,8 @@ ladder.verdict("tokens", trends.get("tokens"))
 # pretrained models, and how many standard errors it misses by.
 
 # %%
-main = pl.concat([parts["width"], parts["depth"]]).unique("model", maintain_order=True)
-means = {y: ladder.means(main.filter(pl.col(y) > 0), y) for y in ("tokens_held", "bits")}
+main = pl.concat(ladder.along(held, axis) for axis in ("width", "depth")).unique("model", maintain_order=True)
+means = {y: ladder.means(main, y) for y in ladder.MEASURES}
 laws_here = {
     y: scaling.named(rungs["width"], rungs["parameters"], rungs[y])
     for y, rungs in means.items() if rungs["width"].n_unique() > 1
@@ -217,26 +246,27 @@ Markdown(
 )
 
 # %%
-ours = laws_here["bits"]["a · d_model^b"].law if "bits" in laws_here else None
-judged = ours if ours and ours.freedom else power
-named = "models trained alike, rung means" if judged is ours else "published models"
+ours = {y: laws_here[y]["a · d_model^b"].law for y in ("bits", "gain") if y in laws_here}
+of_bits = {f"{ladder.MEASURES[y]}, {law.n} rungs trained alike": law for y, law in ours.items() if law.freedom}
+of_bits = of_bits or {f"gain of {power.n} published models": power}
 verdicts.Verdict(
-    outcome="cannot tell" if judged.low <= 1 <= judged.high else "does not hold",
+    outcome="cannot tell" if any(law.low <= 1 <= law.high for law in of_bits.values()) else "does not hold",
     claim="bits a dimension are constant",
-    number=f"bits grow as d_model to the power of {judged.exponent:.2f} ({judged.low:.2f} to {judged.high:.2f}) over "
-    f"{judged.n} {named}",
+    number="bits grow as d_model to the power of " + "; of ".join(
+        f"{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}): {name}" for name, law in of_bits.items()
+    ),
     change="more widths of one family, trained alike, each more than once",
     headline=f"{line.scale:.2f} bits a dimension, over {line.n} published models",
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ## Limits
 #
 # Published models differ in width, depth, data, tokenizer and family at once: an exponent over them is no law of width.
 # Information gain counts what a vector tells of the kind of text, too. Models cut to their first layers were not
-# trained that way. The ladder is small models trained briefly, at one budget: what a larger budget would find, it does
-# not say. A checkpoint is a model in the middle of a cosine, not one whose training ended there. Pretrained models
-# have other vocabularies, and BOS before [mem].
+# trained that way. The ladder is small models trained briefly; a checkpoint is a model in the middle of a cosine, not
+# one whose training ended there. The longest of several searches is the limit only of the texts of `limits`, a share.
+# Certified bits are of one search at the one budget. Pretrained models have other vocabularies, and BOS before [mem].
 
 # %%
-print(done, trained, sep="\n")
+print(done, trained, searched, fits, sep="\n")

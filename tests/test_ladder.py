@@ -156,17 +156,28 @@ def test_what_was_trained_is_measured_by_name_and_read_elsewhere(mini, corpus, t
     made = ladder.read(mini)
     made = replace(made, rungs=(*made.rungs[:2], replace(made.rungs[2], rate=1.0, checkpoints=())))
     found = ladder.train(made, corpus=corpus, held_out=corpus)
-    found.write_csv(tmp_path / "ladder.csv")
+    ladder.write(made, tmp_path / "ladder.csv")
     assert ladder.table(tmp_path / "ladder.csv").equals(found)
     assert found["width"].to_list() == [16, 24, 32, 16]
     record = json.loads((models.trained() / "w24-d1-s0" / "training.json").read_text())
     assert found["held_out_nats"][1] == record["held_out_nats_per_token"]
+    learned = ladder.curve_table(tmp_path / "ladder.csv")
+    assert learned["model"].unique(maintain_order=True).to_list() == found["model"].to_list()
+    own = pl.read_csv(models.trained() / "w24-d1-s0" / pretraining.CURVE)
+    assert own["tokens"].to_list() == [2048 * (step + 1) for step in range(10)]
+    of_two = ladder.curves(replace(made, rungs=made.rungs[1:2]), points=2)
+    assert of_two["step"].to_list() == [4, 9]
+    assert of_two["tokens"].to_list() == [10_240, 20_480]
+    assert of_two["loss_nats"].to_list() == pytest.approx(
+        [own["loss_nats"][:5].mean(), own["loss_nats"][5:].mean()], abs=1e-4
+    )
     settings = {"source": ["embedded", "random_tokens"], "n_texts": 2, "length": 4, "search": "grow", "budget": 200}
     monkeypatch.setenv("CAPACITY_MEASURED", str(tmp_path / "measured" / "rows"))
     done = ladder.measure(found["model"], tmp_path / "store", **settings)
     assert (done.n_new, done.n_there, done.n_missing) == (16, 0, 0)
     assert set(done.rows["model"]) == set(found["model"])
     assert {"ladder:w16-d1-s0", "ladder:w16-d1-s1"} < set(found["model"])
+    with_models = page(found, done.rows, tmp_path, missing="measure")
     shutil.rmtree(models.trained() / "w16-d1-s0")
     again = ladder.measure(found["model"], tmp_path / "store", **settings)
     assert again.rows.equals(done.rows)
@@ -176,16 +187,16 @@ def test_what_was_trained_is_measured_by_name_and_read_elsewhere(mini, corpus, t
     for name in ("ladder:w16-d1-s0", "ladder:../w24-d1-s0"):
         with pytest.raises(models.ModelError, match="is not in"):
             models.locate(name)
-    assert ladder.table().height == 0
+    assert ladder.table().height == ladder.curve_table().height == 0
     shutil.rmtree(models.trained())
-    page(found, done.rows, tmp_path)
+    assert page(found, done.rows, tmp_path, missing="skip") == with_models
 
 
-def page(found, rows, folder):
-    """Execute 06 with no model of the ladder there, and make its numbers again."""
+def page(found, rows, folder, *, missing):
+    """Execute 06, make its numbers again, and return what it shows of the ladder's models."""
     given = {
-        "models": [], "n_texts": 2, "longest": 4, "budget": 200, "ladder_facts": str(folder / "ladder.csv"),
-        "store": str(folder / "store"), "missing": "skip",
+        "models": [], "n_texts": 2, "longest": 4, "budget": 200, "limit_budget": 300, "fixed": 6, "n_other": 10,
+        "ladder_facts": str(folder / "ladder.csv"), "store": str(folder / "store"), "missing": missing,
     }  # fmt: skip
     path = report.execute(resources.notebooks() / "06_scaling_laws.py", given, out=folder / "pages")
     text = path.read_text()
@@ -201,13 +212,17 @@ def page(found, rows, folder):
         output["data"]["application/vnd.capacity.vegalite+json"] for cell in json.loads(text)["cells"]
         for output in cell.get("outputs", []) if "application/vnd.capacity.vegalite+json" in output.get("data", {})
     ]  # fmt: skip
-    line = {row["x"]: row["y"] for rows in charts[0]["datasets"].values() for row in rows if "law" in row}
+    rows = [row for rows in charts[1]["datasets"].values() for row in rows]  # the first: how they learned
+    line = {row["x"]: row["y"] for row in rows if "law" in row and row["of"] == ladder.MEASURES["tokens_held"]}
     drawn = (np.log(line[32]) - np.log(line[16])) / np.log(2)
     assert drawn == pytest.approx(slope, abs=1e-6)
     shown = [o["data"] for cell in json.loads(text)["cells"] for o in cell.get("outputs", []) if "data" in o]
     verdicts = ["".join(data["text/markdown"]) for data in shown if "**Verdict: " in str(data.get("text/markdown"))]
     assert len(verdicts) == 4  # width, depth, training, bits a dimension
     assert f"width^{np.polyfit(np.log(widths), lengths, 1)[0]:.2f} (" in text  # over trainings
+    tables = [data["text/html"] for data in shown if "held_out_nats" in str(data.get("text/html"))]
+    assert len(tables) == 1
+    return tables
 
 
 def facts_of(**columns):
@@ -217,6 +232,7 @@ def facts_of(**columns):
         "width": [64] * n, "depth": [4] * n, "heads": [1] * n, "parameters": [1000] * n, "seed": [0] * n,
         "rate": [1.0] * n, "tokens": [100] * n, "planned": [100] * n, "held_out": [False] * n,
         "held_out_nats": [2.0] * n, "tokens_held": [2.0] * n, "bits": [3.0] * n,
+        "longest": [5.0] * n, "gain": [7.0] * n,
     }  # fmt: skip
     return pl.DataFrame({"model": [f"m{i}" for i in range(n)]} | rest | columns)
 
@@ -236,7 +252,7 @@ def test_models_are_compared_along_one_axis_alone():
     assert ladder.along(held, "rate")["model"].to_list() == ["m2", "m5"]
     assert ladder.along(held[:2], "width").is_empty()
     assert ladder.beyond(held, pl.DataFrame()).rows() == [
-        ("width 192, depth 4, 1 trainings", 192, 1000, pytest.approx(2.0), pytest.approx(3.0))
+        ("width 192, depth 4, 1 trainings", 192, 1000, *map(pytest.approx, [2.0, 5.0, 3.0, 7.0]))
     ]
 
 
@@ -254,11 +270,38 @@ def test_means_are_of_the_logarithm_and_laws_foretell_rungs():
     assert found["of"].unique().to_list() == ["tokens_held"]
 
 
+def test_what_models_hold_is_put_beside_their_facts():
+    facts = facts_of(width=[32, 64, 128]).select(*ladder.FACTS)
+    ends = pl.DataFrame({
+        "model": ["m0", "m0", "m2"], "tokens": [3, 6, 4], "kind": ["limit", "search-limited", "limit"]
+    })  # fmt: skip
+    gain = pl.DataFrame({"model": ["m0"], "value": [2.5]})
+    nothing = pl.DataFrame(schema={"source": pl.String})
+    held = ladder.held(facts, nothing, ends=ends, gain=gain)
+    assert held.columns == [*ladder.FACTS, *ladder.HELD]
+    assert held.select("model", "longest", "limits", "gain", "tokens_held", "bits").rows() == [
+        ("m0", 4.5, 0.5, 2.5, None, None), ("m2", 4.0, 1.0, None, None, None)
+    ]  # fmt: skip
+    assert ladder.held(facts, nothing).height == 0
+    found = ladder.trends(held)
+    assert {axis: list(by_measure) for axis, by_measure in found.items()} == {"width": ["longest"]}
+    assert found["width"]["longest"].means.exponent == pytest.approx(np.log(4 / 4.5) / np.log(4))
+    drawn = ladder.drawn(held, "width", found["width"])
+    assert drawn["points"].select("x", "y").rows() == [(32, 4.5), (128, 4.0)]
+    assert drawn["lines"]["y"].to_list() == pytest.approx([4.5, 4.0])
+
+
 def test_a_trend_is_judged_by_trainings_and_seeds():
-    grows = ladder.verdict("width", scaling.trend([1, 1, 2, 2, 4, 4], [2.0, 2.1, 3.0, 3.1, 4.4, 4.5]))
+    up = scaling.trend([1, 1, 2, 2, 4, 4], [2.0, 2.1, 3.0, 3.1, 4.4, 4.5])
+    unclear, down = (scaling.trend([1, 1, 2, 2], y) for y in ([2.0, 4.0, 4.0, 2.1], [4.0, 4.1, 2.0, 2.1]))
+    grows = ladder.verdict("width", {"tokens_held": up})
     assert grows.outcome == "holds"
-    assert "6 trainings" in grows.number
-    assert "3 rung means" in grows.number
-    assert ladder.verdict("depth", scaling.trend([1, 1, 2, 2], [2.0, 4.0, 4.0, 2.1])).outcome == "cannot tell"
-    assert ladder.verdict("depth", scaling.trend([1, 1, 2, 2], [4.0, 4.1, 2.0, 2.1])).outcome == "does not hold"
-    assert ladder.verdict("tokens", None).outcome == "cannot tell"
+    assert "over 6 trainings" in grows.number
+    assert ladder.verdict("width", {"tokens_held": up, "gain": up}).outcome == "holds"
+    for other in (unclear, down):
+        both = ladder.verdict("width", {"tokens_held": up, "gain": other})
+        assert both.outcome == "cannot tell"
+        assert both.number.count("trainings") == 2
+    assert ladder.verdict("depth", {"bits": unclear}).outcome == "cannot tell"
+    assert ladder.verdict("depth", {"bits": down}).outcome == "does not hold"
+    assert ladder.verdict("tokens", {}).outcome == "cannot tell"

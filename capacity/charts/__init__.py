@@ -27,7 +27,7 @@ from capacity.charts.lengths import (
     training_curves,
 )
 from capacity.charts.robustness import numbers_along, numbers_by_kind
-from capacity.charts.scaling import held_by_depth, laws
+from capacity.charts.scaling import held_by_depth, laws, trends
 from capacity.charts.texts import (
     bits_needed,
     byte_ledger,
@@ -70,6 +70,7 @@ __all__ = [
     "token_strip",
     "tokens_by_vectors",
     "training_curves",
+    "trends",
     "utilisation_by_model",
     "variance_by_component",
 ]

@@ -34,6 +34,16 @@ def laws(points: pl.DataFrame, lines: pl.DataFrame, *, across: str, up: str) -> 
     return alt.layer(drawn, dots).properties(width=WIDTH + 60, height=300)
 
 
+@takes(points="+x +y rung series of", lines="+x +y law of")
+def trends(points: pl.DataFrame, lines: pl.DataFrame, *, across: str) -> alt.ConcatChart:
+    """Return `laws` once for each thing measured, side by side; of: its name, with its unit, in both frames."""
+    each = [
+        laws(*(frame.filter(pl.col("of").eq_missing(name)) for frame in (points, lines)), across=across, up=f"{name}")
+        for name in points["of"].unique(maintain_order=True)
+    ]
+    return alt.concat(*each, columns=2)
+
+
 @takes(table="model +layers +value whole")
 def held_by_depth(table: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Return tokens held by the first layers of models, one line a model, on log axes.

@@ -13,12 +13,32 @@ import polars as pl
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
-from capacity import models, pretraining, resources
-from capacity.ladder.comparison import AXES, FACTS, along, beyond, foretold, held, lines, means, measure, table, verdict
+from capacity import files, models, pretraining, resources
+from capacity.ladder.comparison import (
+    AXES,
+    CURVES,
+    FACTS,
+    HELD,
+    MEASURES,
+    along,
+    beyond,
+    curve_path,
+    curve_table,
+    drawn,
+    foretold,
+    held,
+    lines,
+    means,
+    measure,
+    table,
+    trends,
+    verdict,
+)
 
 __all__ = [
-    "AXES", "FACTS", "Ladder", "Rung", "Training", "along", "beyond", "facts", "foretold", "held", "lines", "means",
-    "measure", "read", "table", "train", "verdict",
+    "AXES", "CURVES", "FACTS", "HELD", "MEASURES", "Ladder", "Rung", "Training", "along", "beyond", "curve_table",
+    "curves", "drawn", "facts", "foretold", "held", "lines", "means", "measure", "read", "table", "train", "trends",
+    "verdict", "write",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -167,6 +187,32 @@ def facts(ladder: Ladder, out: Path | None = None) -> pl.DataFrame:
                     "held_out_nats": record["held_out_nats_per_token"],
                 })  # fmt: skip
     return pl.DataFrame(rows, schema=FACTS)
+
+
+def curves(ladder: Ladder, out: Path | None = None, *, points: int = 100) -> pl.DataFrame:
+    """Return the training curves of the ladder's models in a folder: model, step, tokens, loss_nats, rounded.
+
+    Losses are means over runs of steps, each with its last step's number, so that about `points` are left of a model.
+    """
+    out = out or models.trained()
+    paths = {training.name: out / training.name / pretraining.CURVE for training in ladder.trainings()}
+    parts = []
+    for name, path in paths.items():
+        if path.is_file():
+            own = pl.read_csv(path)
+            run = (pl.int_range(pl.len()) * points // pl.len()).alias("run")
+            means = own.group_by(run, maintain_order=True).agg(
+                pl.col("step", "tokens").last(), pl.col("loss_nats").mean().round(4)
+            )
+            parts.append(means.select(pl.lit(models.TRAINED + name).alias("model"), pl.exclude("run")))
+    return pl.concat(parts) if parts else pl.DataFrame(schema=CURVES)
+
+
+def write(ladder: Ladder, path: Path | str, out: Path | None = None) -> None:
+    """Write the facts of the ladder's models in a folder to a CSV file, and their curves beside it."""
+    place = Path(path)
+    files.write(place, facts(ladder, out).write_csv().encode())
+    files.write(curve_path(place), curves(ladder, out).write_csv().encode())
 
 
 def _done(training: Training, out: Path) -> bool:

@@ -26,11 +26,13 @@ from capacity.pretraining.corpus import CONTEXT, END, END_ID, books, frequent_wo
 from capacity.pretraining.schedule import FAMILIES, RUNGS, SCHEDULES, Schedule, batches, llama, neox, rate
 
 __all__ = [
-    "CONTEXT", "END", "END_ID", "FAMILIES", "RUNGS", "SCHEDULES", "Schedule", "batches", "books", "frequent_words",
-    "held_out_nats", "llama", "make", "neox", "next_token_loss", "rate", "records", "rung", "save", "stream", "train",
-    "train_tokenizer",
+    "CONTEXT", "CURVE", "END", "END_ID", "FAMILIES", "RUNGS", "SCHEDULES", "Schedule", "batches", "books",
+    "frequent_words", "held_out_nats", "llama", "make", "neox", "next_token_loss", "rate", "records", "rung", "save",
+    "stream", "train", "train_tokenizer",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
+
+CURVE = "curve.csv"  # in a model's folder: step, tokens, loss_nats
 
 
 def next_token_loss(model: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
@@ -151,7 +153,7 @@ def make(
     checkpoints: Mapping[str, int] | None = None,
     resumable: bool = False,
 ) -> pl.DataFrame:
-    """Train a model, save it to `out / name`, and return its curve (step, tokens, loss_nats).
+    """Train a model, save it and its curve to `out / name`, and return the curve (model, step, tokens, loss_nats).
 
     Args:
         name: of its folder.
@@ -173,6 +175,10 @@ def make(
     losses: list[float] = []
     begun = time.perf_counter()
 
+    def curve() -> pl.DataFrame:
+        steps = np.arange(len(losses))
+        return pl.DataFrame({"step": steps, "tokens": (steps + 1) * schedule.batch, "loss_nats": losses})
+
     def keep(model: PreTrainedModel, label: str, steps: int, seconds: float) -> None:
         model = model.bfloat16().float().eval()  # what is measured is what is stored
         nats = held_out_nats(model, held_out)
@@ -191,6 +197,7 @@ def make(
             "versions": provenance.versions(),
             "schedule": asdict(schedule),
         }
+        files.write(out / label / CURVE, curve().write_csv().encode())
         save(model, tokenizer, out / label, record)
 
     with tqdm(total=schedule.steps, desc=name, mininterval=5) as bar:
@@ -206,8 +213,7 @@ def make(
     keep(model, name, schedule.steps, seconds)
     if kept is not None:
         kept.unlink(missing_ok=True)
-    steps = np.arange(len(losses))
-    return pl.DataFrame({"model": name, "step": steps, "tokens": (steps + 1) * schedule.batch, "loss_nats": losses})
+    return curve().select(pl.lit(name).alias("model"), pl.all())
 
 
 def records(folder: Path) -> pl.DataFrame:
