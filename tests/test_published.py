@@ -5,7 +5,7 @@ import pytest
 
 from capacity import published, resources, theory
 
-UNITS = {"billions", "dimensions", "nats", "ratio", "steps", "tokens", "tokens/byte"}
+UNITS = {"layers", "billions", "dimensions", "nats", "ratio", "steps", "tokens", "tokens/byte"}
 COUNTS = {
     ("kuratov2025", "Table 1"): 102,  # 14 models x 2 sources x 3 metrics, 6 x 3 for fanfics
     ("kuratov2025", "Eq. 1, Fig. 5"): 56,  # 14 x 4
@@ -23,6 +23,7 @@ COUNTS = {
     ("tarasov2026", "depth and size table"): 23,  # 5 models x 5 depths, two of them not published
     ("tarasov2026", "MMLU table"): 20,  # 4 models x 5
     ("tarasov2026", "quickstart"): 4,
+    ("tarasov2026", "model configs"): 28,  # 7 models x 4
 }
 FACTS = {  # width, vocabulary, Eq. 1 in whole tokens, as the paper lists them
     "EleutherAI/pythia-160m": (768, 50304, 787),
@@ -144,6 +145,20 @@ def test_all_layers_are_the_model_of_the_project_page():
     assert (both["value"] == both["value_page"]).all()
 
 
+def test_configs_of_the_follow_up_are_those_of_the_paper_and_of_its_own_table():
+    configs = published.wide(published.load("tarasov2026", "model configs"))
+    theirs = published.wide(published.load("kuratov2025", "Eq. 1, Fig. 5"))
+    llama = pl.col("model").replace("meta-llama/Meta-Llama-3.1-8B", "meta-llama/Llama-3.1-8B")
+    both = configs.join(theirs.with_columns(llama), on="model", suffix="_paper")
+    assert both.height == 2
+    for fact in ("d_model", "vocab_size", "n_parameters"):
+        assert (both[fact] == both[f"{fact}_paper"]).all()
+    depth = pl.col("metric").str.extract(r"_first_(\d+)_layers$").cast(pl.Float64)
+    whole = published.load("tarasov2026", "depth and size table").filter(depth > 8)
+    known = whole.with_columns(depth.alias("layers")).join(configs, on="model")
+    assert (known["layers"] == known["n_layers"]).sum() == known.height == 4
+
+
 def test_table_1_by_width_worked_by_hand():
     gain = (
         published.table_1("information_gain").filter(model="EleutherAI/pythia-160m", source="pg19").row(0, named=True)
@@ -186,7 +201,7 @@ def test_wide_refuses_two_numbers_in_one_cell():
 def test_unknown_names_are_refused_with_those_allowed():
     with pytest.raises(ValueError, match=r"'kuratov'.*\['kuratov2025', 'tarasov2026'\]"):
         published.load("kuratov")
-    with pytest.raises(ValueError, match=r"'Table 1' in tarasov2026.*\['depth and size table', 'MMLU"):
+    with pytest.raises(ValueError, match=r"'Table 1' in tarasov2026.*\['model configs', 'depth and size table', 'MMLU"):
         published.load("tarasov2026", "Table 1")
     with pytest.raises(ValueError, match="'table1' in kuratov2025, tarasov2026"):
         published.load(item="table1")

@@ -41,7 +41,7 @@ def trends(points: pl.DataFrame, lines: pl.DataFrame, *, across: str) -> alt.Con
         laws(*(frame.filter(pl.col("of").eq_missing(name)) for frame in (points, lines)), across=across, up=f"{name}")
         for name in points["of"].unique(maintain_order=True)
     ]
-    return alt.concat(*each, columns=2)
+    return alt.concat(*(chart.properties(width=WIDTH, height=240) for chart in each), columns=2)
 
 
 @takes(table="model +layers +value whole")
