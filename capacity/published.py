@@ -7,7 +7,7 @@ import polars as pl
 
 from capacity import resources
 
-__all__ = ["KEY", "SCHEMA", "load", "papers", "table_1", "wide"]
+__all__ = ["KEY", "SCHEMA", "by_width", "load", "papers", "table_1", "wide"]
 __dir__ = __all__.copy  # what completion shows
 
 SCHEMA = pl.Schema(
@@ -20,10 +20,11 @@ SCHEMA = pl.Schema(
         "metric": pl.String,  # what differs beside the columns is in its name: information_gain_length_256
         "value": pl.Float64,  # in `unit`
         "sd": pl.Float64,  # standard deviation over rows, in `unit`; null where none is published
-        "unit": pl.String,  # billions, dimensions, nats, ratio, steps, tokens, tokens/byte
+        "unit": pl.String,  # billions, dimensions, layers, nats, ratio, steps, tokens, tokens/byte
         "where": pl.String,  # file and cell of the paper's repository
     }
 )
+_TABLE_1 = {"gain (bits)": "information_gain", "decoding capacity (tokens)": "decoding_capacity"}
 KEY = ("paper", "item", "model", "source", "n_mem", "metric")  # names one number
 
 
@@ -110,6 +111,33 @@ def table_1(metric: str) -> pl.DataFrame:
     return joined.select(
         "model", "source", "n_mem", "d_model", "vocab_size", value=value, low=value - sd, high=value + sd
     ).sort("d_model", "model", maintain_order=True)  # fmt: skip
+
+
+def by_width() -> pl.DataFrame:
+    """Return what one vector of each published model holds of PG-19: model, family, d_model, ..., measure, value.
+
+    Measures: `gain (bits)` and `decoding capacity (tokens)` of Kuratov et al. 2025, Table 1; `exact length (tokens)` of
+    whole models by progressive cramming, teacher-forced (Tarasov et al. 2026, project page and slides). d_model,
+    vocab_size and billions (of parameters) are those of the papers and configs.
+    """
+    own = {name: table_1(metric) for name, metric in _TABLE_1.items()}
+    layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
+    slides = load("tarasov2026", "depth and size table").filter(layers > 8)  # 1, 2, 4 and 8 were kept, else all
+    page = load("tarasov2026", "project page").filter(metric="exact_length_teacher_forced")
+    own["exact length (tokens)"] = pl.concat([page, slides]).unique("model")
+    facts = pl.concat(
+        wide(load(*item)).select("model", pl.col("d_model", "vocab_size").cast(pl.Int64), billions="n_parameters")
+        for item in (("kuratov2025", "Eq. 1, Fig. 5"), ("tarasov2026", "model configs"))
+    ).unique("model")  # fmt: skip
+    every = pl.concat(
+        rows.filter(n_mem=1, source="pg19").select("model", measure=pl.lit(name), value="value")
+        for name, rows in own.items()
+    )
+    family = pl.col("model").str.extract(r"/(?:Meta-)?([A-Za-z]+)").alias("family")
+    joined = every.drop_nulls("value").join(facts, on="model", maintain_order="left")
+    return joined.select("model", family, "d_model", "vocab_size", "billions", "measure", "value").sort(
+        "measure", "d_model", "model"
+    )
 
 
 def _read(path: Path) -> pl.DataFrame:

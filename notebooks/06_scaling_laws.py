@@ -177,47 +177,26 @@ ladder.foretold(laws_here, beyond).with_columns(pl.selectors.float().round(2))
 # behind each.
 
 # %%
-table1 = published.wide(published.load("kuratov2025", "Table 1")).filter(n_mem=1, source="pg19")
-facts = [published.wide(published.load(*item)) for item in (("kuratov2025", "Eq. 1, Fig. 5"),
-                                                            ("tarasov2026", "model configs"))]  # fmt: skip
-table1 = table1.join(facts[0], on="model")
-layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
-depth = published.load("tarasov2026", "depth and size table").select("model", "value", layers=layers)
-depth = depth.with_columns(whole=pl.col("layers") > 8)  # 1, 2, 4 and 8 layers were kept, else all
-crammed = published.load("tarasov2026", "project page").filter(metric="exact_length_teacher_forced")
-crammed = pl.concat([crammed, depth.filter("whole")], how="diagonal").unique("model").join(facts[1], on="model")
-of = {
-    "gain (bits)": table1.with_columns(value=pl.col("information_gain") / math.log(2)),
-    "decoding capacity (tokens)": table1.with_columns(value=pl.col("decoding_capacity")),
-    "exact length (tokens)": crammed,
-}
-family = pl.col("model").str.extract(r"/(?:Meta-)?([A-Za-z]+)")
-rungs = pl.concat(
-    part.select("model", "d_model", "vocab_size", "n_parameters", "value", family.alias("family"), of=pl.lit(name))
-    for name, part in of.items()
-).drop_nulls("value").sort("of", "d_model", "model")  # fmt: skip
-by_kind = {name: rungs.filter(of=name) for name in of}
-fitted = {name: scaling.named(own["d_model"], own["n_parameters"], own["value"]) for name, own in by_kind.items()}
-listed = rungs.with_columns(pl.col("d_model", "vocab_size").cast(pl.Int64), billions="n_parameters")
-listed.pivot("of", index=["model", "d_model", "vocab_size", "billions"], values="value").sort(
-    "d_model", "model"
-).with_columns(pl.selectors.contains("(").round(0))
+rungs = published.by_width()
+kinds = rungs["measure"].unique(maintain_order=True)
+by_kind = {name: rungs.filter(measure=name) for name in kinds}
+fitted = {name: scaling.named(own["d_model"], own["billions"], own["value"]) for name, own in by_kind.items()}
+listed = rungs.pivot("measure", index=["model", "d_model", "vocab_size", "billions"], values="value")
+listed.sort("d_model", "model").with_columns(pl.col(kinds).round(0))
 
 # %%
-charts.trends(
-    rungs.select("of", x="d_model", y="value", rung="model", series="family"),
-    pl.concat(
-        ladder.lines({n: law.law for n, law in laws.items() if law.of_width}, sorted(set(by_kind[name]["d_model"])))
-        .with_columns(of=pl.lit(name)) for name, laws in fitted.items()
-    ),
-    across="width of the [mem] vector (d_model)",
-)  # fmt: skip
+lines = [
+    ladder.lines({n: law.law for n, law in laws.items() if law.of_width}, sorted(set(by_kind[name]["d_model"])))
+    .with_columns(of=pl.lit(name)) for name, laws in fitted.items()
+]  # fmt: skip
+points = rungs.select(x="d_model", y="value", rung="model", series="family", of="measure")
+charts.trends(points, pl.concat(lines), across="width of the [mem] vector (d_model)")
 
 # %%
 pl.DataFrame([
-    {"of": of, "law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high,
+    {"of": kind, "law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high,
      "rungs": named.law.n, "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
-    for of, laws in fitted.items() for name, named in laws.items()
+    for kind, laws in fitted.items() for name, named in laws.items()
 ]).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
@@ -230,6 +209,9 @@ pl.DataFrame([
 # Tokens held by the first layers of a model alone, the head on top (progressive cramming, the follow-up's slides).
 
 # %%
+layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
+depth = published.load("tarasov2026", "depth and size table").select("model", "value", layers=layers)
+depth = depth.with_columns(whole=pl.col("layers") > 8)  # 1, 2, 4 and 8 layers were kept, else all
 charts.held_by_depth(depth)
 
 # %%

@@ -101,6 +101,7 @@ def test_a_wrong_ladder_is_refused(line, message, tmp_path):
 def test_a_killed_training_goes_on_with_the_same_bits(mini, corpus, tmp_path):
     only = replace(ladder.read(mini), rungs=ladder.read(mini).rungs[-1:])
     code = f"""
+from dataclasses import replace
 from capacity import ladder, pretraining
 import time
 real = pretraining.train
@@ -111,7 +112,7 @@ def train(*given, watch, **options):
     return real(*given, watch=slowly, keep_seconds=0.0, **options)
 pretraining.train = train
 one = ladder.read({str(mini)!r})
-ladder.train(ladder.replace(one, rungs=one.rungs[-1:]), corpus={corpus!r}, held_out={corpus!r})
+ladder.train(replace(one, rungs=one.rungs[-1:]), corpus={corpus!r}, held_out={corpus!r})
 """
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     state = models.trained() / ".w32-d1-lr0.5-s0.safetensors"

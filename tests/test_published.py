@@ -159,6 +159,19 @@ def test_configs_of_the_follow_up_are_those_of_the_paper_and_of_its_own_table():
     assert (known["layers"] == known["n_layers"]).sum() == known.height == 4
 
 
+def test_models_by_width_are_those_of_both_papers():
+    by_width = published.by_width()
+    assert dict(by_width.group_by("measure").len().iter_rows()) == {
+        "gain (bits)": 14, "decoding capacity (tokens)": 14, "exact length (tokens)": 6
+    }  # fmt: skip
+    assert by_width.null_count().sum_horizontal().item() == 0
+    own = by_width.filter(model="EleutherAI/pythia-1.4b").select("family", "d_model", "billions", "measure", "value")
+    assert own.filter(measure="exact length (tokens)").row(0) == ("pythia", 2048, 1.4, "exact length (tokens)", 430)
+    assert own.filter(measure="decoding capacity (tokens)")["value"].item() == 160
+    table = published.table_1("information_gain").filter(source="pg19", n_mem=1).sort("d_model", "model")
+    assert by_width.filter(measure="gain (bits)")["value"].to_list() == table["value"].to_list()
+
+
 def test_table_1_by_width_worked_by_hand():
     gain = (
         published.table_1("information_gain").filter(model="EleutherAI/pythia-160m", source="pg19").row(0, named=True)

@@ -10,22 +10,8 @@ from typing import Any
 import polars as pl
 
 from capacity import gains, metrics, models, scaling, sweep, verdicts
+from capacity.ladder.facts import FACTS
 
-# What is kept of each trained model, beside its rows; weights don't travel.
-FACTS: dict[str, Any] = {
-    "model": pl.String,  # its name, models.TRAINED before that of its folder
-    "width": pl.Int64,
-    "depth": pl.Int64,
-    "heads": pl.Int64,
-    "parameters": pl.Int64,
-    "seed": pl.Int64,  # of weights and order
-    "rate": pl.Float64,  # factor of the learning rate
-    "tokens": pl.Int64,  # seen
-    "planned": pl.Int64,  # tokens of the whole training; a checkpoint has seen fewer
-    "held_out": pl.Boolean,  # left out of the laws, to be foretold
-    "held_out_nats": pl.Float64,  # a token, of books never trained on
-}
-CURVES: dict[str, Any] = {"model": pl.String, "step": pl.Int64, "tokens": pl.Int64, "loss_nats": pl.Float64}
 # What is measured of each model, by its column: what a chart calls it.
 MEASURES = {
     "tokens_held": "exact length at one budget (tokens)",
@@ -50,25 +36,6 @@ AXES: dict[str, tuple[str, ...]] = {
     "tokens": ("width", "depth", "rate", "planned"),
     "rate": ("width", "depth", "planned"),
 }
-
-
-def table(path: Path | str | None = None) -> pl.DataFrame:
-    """Return the facts in a CSV file; None: those that travel with the rows, empty where none do."""
-    place = sweep.measured().parent / "ladder.csv" if path is None else Path(path)
-    if path is None and not place.is_file():
-        return pl.DataFrame(schema=FACTS)
-    return pl.read_csv(place, schema=FACTS)
-
-
-def curve_table(path: Path | str | None = None) -> pl.DataFrame:
-    """Return the training curves in the CSV file beside that of `table`, or where the rows are; empty where none is."""
-    place = curve_path(sweep.measured().parent / "ladder.csv" if path is None else Path(path))
-    return pl.read_csv(place, schema=CURVES) if place.is_file() else pl.DataFrame(schema=CURVES)
-
-
-def curve_path(facts: Path) -> Path:
-    """Return where the training curves lie whose models' facts are in a CSV file."""
-    return facts.with_name(f"{facts.stem}_curves.csv")
 
 
 def measure(
@@ -153,13 +120,13 @@ def trends(held: pl.DataFrame) -> dict[str, dict[str, scaling.Trend]]:
 
     What is not above 0 is left out.
     """
-    found: dict[str, dict[str, scaling.Trend]] = {}
+    by_axis: dict[str, dict[str, scaling.Trend]] = {}
     for axis in ("width", "depth", "tokens"):
         for name in MEASURES:
             own = along(held, axis).filter(pl.col(name) > 0)
             if own[axis].n_unique() > 1:
-                found.setdefault(axis, {})[name] = scaling.trend(*own.select(axis, name).to_numpy().T)
-    return found
+                by_axis.setdefault(axis, {})[name] = scaling.trend(*own.select(axis, name).to_numpy().T)
+    return by_axis
 
 
 def drawn(held: pl.DataFrame, axis: str, by_measure: dict[str, scaling.Trend]) -> dict[str, pl.DataFrame]:
