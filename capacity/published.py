@@ -7,7 +7,7 @@ import polars as pl
 
 from capacity import resources
 
-__all__ = ["KEY", "SCHEMA", "by_width", "load", "papers", "table_1", "wide"]
+__all__ = ["KEY", "SCHEMA", "by_depth", "by_width", "load", "papers", "table_1", "wide"]
 __dir__ = __all__.copy  # what completion shows
 
 SCHEMA = pl.Schema(
@@ -121,10 +121,9 @@ def by_width() -> pl.DataFrame:
     vocab_size and billions (of parameters) are those of the papers and configs.
     """
     own = {name: table_1(metric) for name, metric in _TABLE_1.items()}
-    layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
-    slides = load("tarasov2026", "depth and size table").filter(layers > 8)  # 1, 2, 4 and 8 were kept, else all
     page = load("tarasov2026", "project page").filter(metric="exact_length_teacher_forced")
-    own["exact length (tokens)"] = pl.concat([page, slides]).unique("model")
+    slides = by_depth().filter("whole").with_columns(n_mem=pl.lit(1, pl.Int64), source=pl.lit("pg19"))
+    own["exact length (tokens)"] = pl.concat([page, slides], how="diagonal").unique("model")
     facts = pl.concat(
         wide(load(*item)).select("model", pl.col("d_model", "vocab_size").cast(pl.Int64), billions="n_parameters")
         for item in (("kuratov2025", "Eq. 1, Fig. 5"), ("tarasov2026", "model configs"))
@@ -138,6 +137,17 @@ def by_width() -> pl.DataFrame:
     return joined.select("model", family, "d_model", "vocab_size", "billions", "measure", "value").sort(
         "measure", "d_model", "model"
     )
+
+
+def by_depth() -> pl.DataFrame:
+    """Return the tokens that the first layers of models hold: model, layers, whole (all its layers), value.
+
+    Source: Tarasov et al. 2026, slides.
+    """
+    layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
+    rows = load("tarasov2026", "depth and size table").select("model", "value", layers=layers)
+    whole = pl.col("layers") > 8  # 1, 2, 4 and 8 layers were kept, else all
+    return rows.select("model", "layers", whole.alias("whole"), "value")
 
 
 def _read(path: Path) -> pl.DataFrame:

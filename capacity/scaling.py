@@ -6,6 +6,7 @@ number each: the interval is over rungs, however many texts each number is a mea
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -92,19 +93,22 @@ def fit(x: Numbers, y: Numbers, *, exponent: float | None = None) -> Law:
     )  # fmt: skip
 
 
-def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None) -> float:
+def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None, together: Numbers | None = None) -> float:
     """Return the root mean square error of ln y of each rung, foretold from all others; 0.1 is about 10%.
 
     Rungs that share an x are left out together: a second seed of a width would foretell the first. Raises ValueError
     as `fit`, or where what remains can't be fitted.
+
+    together: a number a rung; those that share it are left out together, in place of those that share an x.
     """
     across, up = (np.asarray(values, dtype=float) for values in (x, y))
     _logarithms(across, up)
+    groups = across if together is None else np.asarray(together)
     errors = []
-    for value in sorted(set(across)):
-        out = across == value
+    for value in sorted(set(groups)):
+        out = groups == value
         law = fit(across[~out], up[~out], exponent=exponent)
-        errors += [np.log(number) - np.log(law.predict(value)) for number in up[out]]
+        errors += [np.log(b) - np.log(law.predict(a)) for a, b in zip(across[out], up[out], strict=True)]
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
@@ -120,6 +124,8 @@ class Named:
 def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
     """Return the three laws of the project, by name: y = a · width, a · width^b and a · parameters^b.
 
+    Of all three the rungs of a width are left out together, so that their errors can be compared.
+
     Args:
         width: of the [mem] vector, of each rung.
         parameters: of the model, of each rung.
@@ -127,14 +133,15 @@ def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
 
     Raises ValueError as `fit`.
     """
-    forms: dict[str, tuple[Numbers, float | None]] = {
-        "a · d_model": (width, 1), "a · d_model^b": (width, None), "a · parameters^b": (parameters, None)
+    forms: dict[str, tuple[bool, float | None]] = {
+        "a · d_model": (True, 1), "a · d_model^b": (True, None), "a · parameters^b": (False, None)
     }  # fmt: skip
     laws = {}
-    for name, (x, exponent) in forms.items():
-        enough = len(set(x)) > (2 if exponent is None else 1)
-        left_out = leave_one_out(x, y, exponent=exponent) if enough else float("nan")
-        laws[name] = Named(fit(x, y, exponent=exponent), x is width, left_out)
+    for name, (of_width, exponent) in forms.items():
+        x = width if of_width else parameters
+        enough = len(set(width)) > (2 if exponent is None else 1)
+        left_out = leave_one_out(x, y, exponent=exponent, together=width) if enough else float("nan")
+        laws[name] = Named(fit(x, y, exponent=exponent), of_width, left_out)
     return laws
 
 
@@ -142,8 +149,12 @@ def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
 class Trend:
     """How y goes with x where models were trained at each x, several times at some."""
 
-    means: Law  # of rung means, one number an x: what it says of another x
-    trainings: Law  # of all trainings, each a number: whether there is a trend beside what seeds do
+    means: Law  # of rung means, one number an x
+    exponent: float  # of that law, or the mean of the trainings' own, where each is at several x
+    low: float  # of its 95% t interval over rung means, or over such trainings; NaN where too few are there
+    high: float
+    n: int  # rung means, or trainings, that the interval is over
+    over_trainings: bool
     rise: float  # ln of the mean at the largest x less that at the smallest
     seeds: float  # standard deviation of ln y among trainings at one x, pooled; NaN where none was trained twice
 
@@ -151,16 +162,19 @@ class Trend:
     def seen(self) -> int:
         """1 or -1 where y grows or falls with x, 0 where that can't be told.
 
-        It is told where the interval of the exponent over trainings leaves out 0, and y changes from end to end by more
-        than seeds do.
+        It is told where the interval leaves out 0, and y changes from end to end by more than seeds do.
         """
-        law = self.trainings
-        clear = law.freedom > 0 and not law.low <= 0 <= law.high and abs(self.rise) > self.seeds
-        return int(np.sign(self.rise)) if clear and np.sign(law.exponent) == np.sign(self.rise) else 0
+        clear = (self.low > 0 or self.high < 0) and abs(self.rise) > self.seeds
+        return int(np.sign(self.rise)) if clear and np.sign(self.exponent) == np.sign(self.rise) else 0
 
 
-def trend(x: Numbers, y: Numbers) -> Trend:
+def trend(x: Numbers, y: Numbers, *, training: Sequence[Any] | None = None) -> Trend:
     """Return how y goes with x, of models of which several may share an x; means are of ln y.
+
+    A rung is one number however often it was trained: what all its trainings share would else be counted for each.
+
+    training: which one each number is of; where trainings are at several x (checkpoints), each has its own exponent,
+    and the interval is over these.
 
     Raises ValueError as `fit`.
 
@@ -173,9 +187,18 @@ def trend(x: Numbers, y: Numbers) -> Trend:
     means = [group.mean() for group in groups]
     freedom = len(up) - len(groups)
     squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    law = fit(np.exp(values), np.exp(means))
+    names = np.asarray(range(len(up)) if training is None else list(training))
+    own = [names == name for name in dict.fromkeys(names.tolist())]
+    slopes = [fit(np.exp(across[at]), np.exp(up[at])).exponent for at in own if len(set(across[at])) > 1]
+    exponent, reach, n = law.exponent, (law.high - law.low) / 2 if law.freedom else float("nan"), law.n
+    if slopes:
+        exponent, n = float(np.mean(slopes)), len(slopes)
+        error = np.std(slopes, ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+        reach = float(stats.t.ppf(0.975, max(1, n - 1)) * error)
     return Trend(
-        means=fit(np.exp(values), np.exp(means)), trainings=fit(x, y), rise=float(means[-1] - means[0]),
-        seeds=float(np.sqrt(squares / freedom)) if freedom else float("nan"),
+        means=law, exponent=exponent, low=exponent - reach, high=exponent + reach, n=n, over_trainings=bool(slopes),
+        rise=float(means[-1] - means[0]), seeds=float(np.sqrt(squares / freedom)) if freedom else float("nan"),
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ from functools import partial
 import polars as pl
 from IPython.display import Markdown
 
-from capacity import baselines, charts, fitting, gains, ladder, metrics, published, scaling, sweep, verdicts
+from capacity import baselines, charts, fitting, gains, ladder, metrics, published, scaling, sweep
 
 charts.enable()
 
@@ -59,7 +59,7 @@ charts.enable()
 search = {"n_texts": n_texts, "length": longest, "search": "grow"}
 done = sweep.measure(sweep.grid(model=models, source=source, budget=budget, **search), store or None, missing=missing)
 table = ladder.table(ladder_facts or None)
-kept = partial(ladder.measure, table["model"], store or None, missing=missing)
+kept = partial(ladder.measure, table, store or None, missing=missing)
 trained = kept(source=[source, "random_tokens"], budget=budget, **search)
 
 # %% [markdown]
@@ -83,8 +83,15 @@ held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 
 # %%
 held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=True).agg(
-    pl.len().alias("trainings"), pl.col("held_out_nats", *ladder.MEASURES, "limits").mean()
-).with_columns(pl.selectors.float().round(2))
+    pl.len().alias("trainings"), pl.col("held_out_nats", *ladder.MEASURES, "certified", "limits").mean(),
+    pl.col("n_censored").sum(),
+).with_columns(pl.selectors.float().round(2))  # fmt: skip
+
+# %% [markdown]
+# Means over trainings. `bits`: the mean exact length of random tokens times log2 of the vocabulary; `certified`: these
+# less the bits that the length may tell (`02_information_gain`), a constant, so that it has no exponent of its own.
+# `limits`: share of the texts whose `longest` is their limit. `n_censored`: of the searches at the one budget, how many
+# ended with it or with the text.
 
 # %% [markdown]
 # How they learned, the first training of each:
@@ -99,18 +106,18 @@ charts.training_curves(first.with_columns(pl.col("model").str.replace(r"^.*:(.*)
 # %%
 trends = ladder.trends(held)
 pl.DataFrame([
-    {"along": axis, "of": y, "over": over, "b": law.exponent, "low": law.low if law.freedom else None,
-     "high": law.high if law.freedom else None, "n": law.n,
+    {"along": axis, "of": name, "b": trend.exponent, "low": trend.low, "high": trend.high, "n": trend.n,
+     "over": "trainings" if trend.over_trainings else "rung means",
      "ends": math.exp(trend.rise), "seeds": math.exp(trend.seeds)}
-    for axis, by_measure in trends.items() for y, trend in by_measure.items()
-    for over, law in (("rung means", trend.means), ("trainings", trend.trainings))
-]).with_columns(pl.selectors.float().round(2))  # fmt: skip
+    for axis, by_measure in trends.items() for name, trend in by_measure.items()
+], nan_to_null=True).with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
-# What is measured goes as the axis to the power of *b*, with 95% t intervals: over rung means (one number a width,
-# depth or number of tokens), and over trainings. *Ends*: the last mean over the first; *seeds*: by what factor
-# trainings of one rung differ (one standard deviation). A trend is told only where the interval over trainings leaves
-# out 0 and the ends differ by more than seeds do.
+# What is measured goes as the axis to the power of *b*, with 95% t intervals. Over rung means, one number a width or
+# depth, since what all trainings of a rung share is seen once, the width that laws are to foretell below among them;
+# along tokens a training is at all of them, and the interval is over the trainings' own exponents. *Ends*: the last
+# mean over the first; *seeds*: by what factor trainings of one rung differ (one standard deviation). A trend is told
+# only where the interval leaves out 0 and the ends differ by more than seeds do.
 
 # %%
 none = Markdown("Models trained alike were not measured: *cannot tell*.")
@@ -125,14 +132,21 @@ drawn["tokens"](across="tokens trained on") if "tokens" in drawn else none
 
 # %% [markdown]
 # Another learning rate is another training; if it moves what is held as much as the width does, one rate is not the
-# same training at all widths. Means at half, once and twice the rate:
+# same training at all widths. Means at half, once and twice the rate, one training each but at once; then the exponents
+# between the two widths at each rate.
 
 # %%
-rates = ladder.along(held, "rate").group_by("width", "rate").agg(pl.col(*ladder.MEASURES).mean(), trainings=pl.len())
+rates = ladder.along(held, "rate").group_by("width", "rate").agg(
+    pl.len().alias("trainings"), pl.col("held_out_nats", *ladder.MEASURES).mean()
+)  # fmt: skip
 rates.sort("width", "rate").with_columns(pl.selectors.float().round(2))
 
 # %%
-ladder.verdict("width", trends.get("width", {}))
+at_rates = ladder.by_rate(held)
+at_rates.with_columns(pl.selectors.float().round(2))
+
+# %%
+ladder.verdict("width", trends.get("width", {}), at_rates)
 
 # %%
 ladder.verdict("depth", trends.get("depth", {}))
@@ -154,19 +168,24 @@ laws_here = {
     y: scaling.named(rungs["width"], rungs["parameters"], rungs[y])
     for y, rungs in means.items() if rungs["width"].n_unique() > 1
 }  # fmt: skip
-pl.DataFrame([
-    {"of": y, "law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high, "rungs": named.law.n,
-     "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
-    for y, laws in laws_here.items() for name, named in laws.items()
-]).with_columns(pl.selectors.float().round(2))  # fmt: skip
+ladder.law_table(laws_here).with_columns(pl.selectors.float().round(2))
 
 # %%
 real = sweep.measure(sweep.grid(**sweep.PRETRAINED | {"model": pretrained}), store or None, missing="skip").rows
 size = {"width": "d_model", "parameters": "n_parameters"}
-reached = metrics.exact_length_by_cost(real, cost="token_steps", at=[budget], by=["model", *size.values()]) \
-    if real.height else pl.DataFrame()  # fmt: skip
+alike = real.filter(pl.col("budget") >= budget)  # of a smaller one nothing is known at this cost
+reached = metrics.exact_length_by_cost(alike, cost="token_steps", at=[budget], by=["model", *size.values()]) \
+    if alike.height else pl.DataFrame()  # fmt: skip
 beyond = ladder.beyond(held, reached.rename({"value": "tokens_held"} | {v: k for k, v in size.items()}, strict=False))
-ladder.foretold(laws_here, beyond).with_columns(pl.selectors.float().round(2))
+foretold = ladder.foretold(laws_here, beyond)
+foretold.with_columns(pl.selectors.float().round(2))
+
+# %%
+n_widths = main["width"].n_unique()
+Markdown(f"**Reading.** Of laws over rungs of {n_widths} widths, {ladder.missed(foretold)}.")
+
+# %%
+ladder.constant(laws_here, foretold.filter(~pl.col("rung").is_in(pretrained)))
 
 # %% [markdown]
 # ## Published models: width
@@ -193,15 +212,12 @@ points = rungs.select(x="d_model", y="value", rung="model", series="family", of=
 charts.trends(points, pl.concat(lines), across="width of the [mem] vector (d_model)")
 
 # %%
-pl.DataFrame([
-    {"of": kind, "law": name, "b": named.law.exponent, "low": named.law.low, "high": named.law.high,
-     "rungs": named.law.n, "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
-    for kind, laws in fitted.items() for name, named in laws.items()
-]).with_columns(pl.selectors.float().round(2))  # fmt: skip
+ladder.law_table(fitted).with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
-# *b* with its 95% t interval; *spread*: residual standard deviation of ln bits; *left out*: root mean square error of
-# ln bits of a width that the law has not seen (0.1 is about 10%).
+# *b* with its 95% t interval; *spread*: residual standard deviation of ln y; *left out*: root mean square error of
+# ln y of a width that the law has not seen, all its rungs left out (0.1 is about 10%). The law with *b* = 1 has no
+# interval.
 
 # %% [markdown]
 # ## Published models: depth
@@ -209,9 +225,7 @@ pl.DataFrame([
 # Tokens held by the first layers of a model alone, the head on top (progressive cramming, the follow-up's slides).
 
 # %%
-layers = pl.col("metric").str.extract(r"first_(\d+)_layers").cast(pl.Int64)
-depth = published.load("tarasov2026", "depth and size table").select("model", "value", layers=layers)
-depth = depth.with_columns(whole=pl.col("layers") > 8)  # 1, 2, 4 and 8 layers were kept, else all
+depth = published.by_depth()
 charts.held_by_depth(depth)
 
 # %%
@@ -225,42 +239,31 @@ deeper.with_columns(pl.selectors.float().round(2))
 # %% [markdown]
 # ## Models measured here: width
 #
-# Mean exact length, all tokens predicted, 95% intervals over texts. One training a width: what another seed of the
-# training would give, no interval here knows; the ladder above does.
+# Mean exact length, all tokens predicted, 95% intervals over texts, each model at its own budget: the small ones as
+# above, pretrained ones as in `12_real_models`. One training a width: what another seed of the training would give, no
+# interval here knows; the ladder above does.
 
 # %%
-sizes = done.rows.select("model", "d_model").unique()
-here = metrics.exact_length(done.rows, by=["model"]).join(sizes, on="model").sort("d_model")
-here.select("model", "d_model", pl.col("value", "low", "high").round(2), "n", "n_censored")
+sizes = ["model", "d_model", "n_parameters", "vocab_size", "budget"]
+every = metrics.finished(pl.concat([done.rows, real], how="diagonal"))
+here = metrics.exact_length(every, by=sizes).sort("d_model") if every.height else None
+here if here is None else here.select(*sizes, pl.col("value", "low", "high").round(2), "n", "n_censored")
 
 # %%
-own = scaling.fit(here["d_model"], here["value"]) if here.height > 1 else None
-laws = fitted["gain (bits)"]
-power, line = laws["a · d_model^b"].law, laws["a · d_model"].law
-best = min(laws, key=lambda name: laws[name].left_out)
+alike_here = here.filter(pl.col("model").is_in(models)) if here is not None else pl.DataFrame()
+own = scaling.fit(alike_here["d_model"], alike_here["value"]) if alike_here.height > 1 else None
+gain_laws = fitted["gain (bits)"]
+power, line = gain_laws["a · d_model^b"].law, gain_laws["a · d_model"].law
+wrong = {name: math.exp(named.left_out) for name, named in gain_laws.items()}
+best = min(wrong, key=lambda name: wrong[name])
 grows = deeper.filter(pl.col("low") > 0).height
-wrong = {name: f"{math.exp(named.left_out):.2f}" for name, named in laws.items()}
 Markdown(
     f"**Reading.** Over {power.n} published models bits grow as d_model^{power.exponent:.2f} ({power.low:.2f} to "
     f"{power.high:.2f}); as a constant they are {line.scale:.2f} bits a dimension, of Eq. 1's 16, and a width left "
-    f"out is foretold to a factor of {wrong['a · d_model']}. Least wrong is {best} ({wrong[best]}). Tokens held grow "
-    f"with the layers kept by an exponent above 0 in {grows} of {deeper.height} models. "
+    f"out is foretold to a factor of {wrong['a · d_model']:.2f}. Least wrong is {best} ({wrong[best]:.2f}). Tokens "
+    f"held grow with the layers kept by an exponent above 0 in {grows} of {deeper.height} models. "
     + (f"Here tokens grow as d_model^{own.exponent:.2f} over {own.n} widths of one training each." if own else "")
 )
-
-# %%
-ours = {y: laws_here[y]["a · d_model^b"].law for y in ("bits", "gain") if y in laws_here}
-of_bits = {f"{ladder.MEASURES[y]}, {law.n} rungs trained alike": law for y, law in ours.items() if law.freedom}
-of_bits = of_bits or {f"gain of {power.n} published models": power}
-verdicts.Verdict(
-    outcome="cannot tell" if any(law.low <= 1 <= law.high for law in of_bits.values()) else "does not hold",
-    claim="bits a dimension are constant",
-    number="bits grow as d_model to the power of " + "; of ".join(
-        f"{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}): {name}" for name, law in of_bits.items()
-    ),
-    change="more widths of one family, trained alike, each more than once",
-    headline=f"{line.scale:.2f} bits a dimension, over {line.n} published models",
-)  # fmt: skip
 
 # %% [markdown]
 # ## Limits
@@ -268,8 +271,9 @@ verdicts.Verdict(
 # Published models differ in width, depth, data, tokenizer and family at once: an exponent over them is no law of width.
 # Information gain counts what a vector tells of the kind of text, too. Models cut to their first layers were not
 # trained that way. The ladder is small models trained briefly; a checkpoint is a model in the middle of a cosine, not
-# one whose training ended there. The longest of several searches is the limit only of the texts of `limits`, a share.
-# Certified bits are of one search at the one budget. Pretrained models have other vocabularies, and BOS before [mem].
+# one whose training ended there. Rungs are few, so their intervals are wide; that all models hold the same texts, no
+# interval knows. The longest of several searches is the limit only of the texts of `limits`, a share. A rung with a
+# training that holds nothing has no place in a law. Pretrained models have other vocabularies, and BOS before [mem].
 
 # %%
 print(done, trained, searched, fits, sep="\n")

@@ -84,6 +84,15 @@ def test_the_named_laws_are_fits_of_width_and_parameters():
     ]  # fmt: skip
     assert [one.of_width for one in found.values()] == [True, True, False]
     assert found["a · parameters^b"].left_out == scaling.leave_one_out(parameters, held)
+    # Rungs of one width are left out of all three together, also where their parameters differ.
+    width, parameters, held = [1, 1, 2, 4], [1, 3, 9, 27], [1.0, 2.0, 4.0, 8.0]
+    left_out = scaling.named(width, parameters, held)["a · parameters^b"].left_out
+    two = np.log(scaling.fit([9, 27], [4, 8]).predict(1) / 1), np.log(scaling.fit([9, 27], [4, 8]).predict(3) / 2)
+    others = [
+        np.log(scaling.fit(np.delete(parameters, at), np.delete(held, at)).predict(parameters[at]) / held[at])
+        for at in (2, 3)
+    ]
+    assert left_out == pytest.approx(np.sqrt(np.mean(np.square([*two, *others]))))
     two = scaling.named([1, 2], [1, 4], [1, 2])
     assert np.isnan(two["a · d_model^b"].left_out)
     assert two["a · d_model"].left_out == pytest.approx(0)
@@ -91,12 +100,28 @@ def test_the_named_laws_are_fits_of_width_and_parameters():
 
 def test_a_trend_by_hand():
     found = scaling.trend([1, 1, 4], np.exp([1.0, 3.0, 4.0]))
-    assert found.means.exponent == pytest.approx(2 / np.log(4))  # 2 and 4, between them ln 4
-    assert found.means.n == 2
-    assert found.trainings.n == 3
+    assert found.exponent == found.means.exponent == pytest.approx(2 / np.log(4))  # 2 and 4, between them ln 4
+    assert (found.n, found.over_trainings) == (2, False)
+    assert np.isnan([found.low, found.high]).all()  # two rungs show no spread
     assert found.rise == pytest.approx(2)
     assert found.seeds == pytest.approx(np.sqrt(2))
-    assert np.isnan(scaling.trend([1, 2, 4], [1, 2, 4]).seeds)
+    alone = scaling.trend([1, 2, 4], [1, 2, 5])
+    assert np.isnan(alone.seeds)
+    law = scaling.fit([1, 2, 4], [1, 2, 5])
+    assert (alone.low, alone.high) == pytest.approx((law.low, law.high))
+
+
+def test_trainings_at_several_x_have_an_exponent_each():
+    x, training = [1, 1, 1, 2, 2, 2], ["a", "b", "c", "a", "b", "c"]
+    found = scaling.trend(x, np.exp([1.0, 2.0, 3.0, 1.0 + np.log(2), 2.0 + 2 * np.log(2), 3.0 + 3 * np.log(2)]),
+                          training=training)  # fmt: skip
+    assert (found.n, found.over_trainings) == (3, True)
+    assert found.exponent == pytest.approx(2)
+    assert found.high - 2 == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
+    assert scaling.trend(x, [1, 2, 3, 4, 5, 6], training=range(6)).over_trainings is False
+    first = scaling.trend([1, 2], [1, 3], training=["a", "a"])
+    assert first.n == 1
+    assert np.isnan(first.low)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +131,7 @@ def test_a_trend_by_hand():
         ([4.4, 4.5, 3.0, 3.1, 2.0, 2.1], -1),
         ([2.0, 4.0, 3.0, 2.0, 2.5, 4.0], 0),  # seeds differ by more
         ([2.0, 2.0, 3.0, 3.0, 2.0, 2.0], 0),  # up and down again
+        ([2.0, 2.1, 4.0, 4.1, 4.4, 4.5], 0),  # up, but by no law that three rungs show
     ],
 )
 def test_no_trend_is_seen_that_seeds_might_make(y, seen):
@@ -113,12 +139,29 @@ def test_no_trend_is_seen_that_seeds_might_make(y, seen):
 
 
 @pytest.mark.slow
-def test_trends_of_nothing_are_rarely_seen():
-    rng, trials, x = np.random.default_rng(0), 2000, np.repeat([32, 64, 128], 3)
-    seen = sum(scaling.trend(x, np.exp(0.2 * rng.standard_normal(9))).seen != 0 for _ in range(trials))
+@pytest.mark.parametrize(("shared", "power"), [(0.0, 0.9), (0.1, 0.6), (0.2, 0.3)])  # what trainings of a rung share
+def test_trends_of_nothing_are_rarely_seen(shared, power):
+    rng, trials, widths = np.random.default_rng(0), 2000, np.array([32, 64, 128, 192])
+    x = np.repeat(widths, 3)
+
+    def noise():
+        return np.exp(np.repeat(shared * rng.standard_normal(4), 3) + 0.1 * rng.standard_normal(12))
+
+    seen = sum(scaling.trend(x, noise()).seen != 0 for _ in range(trials))
     assert seen / trials <= 0.06
-    grown = sum(scaling.trend(x, x**0.5 * np.exp(0.2 * rng.standard_normal(9))).seen == 1 for _ in range(200))
-    assert grown / 200 > 0.9
+    grown = sum(scaling.trend(x, x**0.5 * noise()).seen == 1 for _ in range(200))
+    assert grown / 200 > power
+
+
+@pytest.mark.slow
+def test_trends_along_checkpoints_of_nothing_are_rarely_seen():
+    rng, trials, x = np.random.default_rng(0), 2000, np.tile([1, 2, 5], 3)
+    training = np.repeat([0, 1, 2], 3)
+    seen = 0
+    for _ in range(trials):
+        slopes = np.repeat(0.1 * rng.standard_normal(3), 3)  # a training's own
+        seen += scaling.trend(x, x**slopes * np.exp(0.03 * rng.standard_normal(9)), training=training).seen != 0
+    assert seen / trials <= 0.06
 
 
 @pytest.mark.parametrize(

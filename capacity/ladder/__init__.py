@@ -11,28 +11,15 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
 from capacity import models, pretraining
-from capacity.ladder.comparison import (
-    AXES,
-    HELD,
-    MEASURES,
-    along,
-    beyond,
-    drawn,
-    foretold,
-    held,
-    lines,
-    means,
-    measure,
-    trends,
-    verdict,
-)
+from capacity.ladder.comparison import AXES, HELD, MEASURES, along, by_rate, held, measure, trends
 from capacity.ladder.facts import CURVES, FACTS, curve_table, curves, facts, table, write
+from capacity.ladder.laws import beyond, constant, drawn, foretold, law_table, lines, means, missed, verdict
 from capacity.ladder.plan import Ladder, Rung, Training, read
 
 __all__ = [
-    "AXES", "CURVES", "FACTS", "HELD", "MEASURES", "Ladder", "Rung", "Training", "along", "beyond", "curve_table",
-    "curves", "drawn", "facts", "foretold", "held", "lines", "means", "measure", "read", "table", "train", "trends",
-    "verdict", "write",
+    "AXES", "CURVES", "FACTS", "HELD", "MEASURES", "Ladder", "Rung", "Training", "along", "beyond", "by_rate",
+    "constant", "curve_table", "curves", "drawn", "facts", "foretold", "held", "law_table", "lines", "means", "measure",
+    "missed", "read", "table", "train", "trends", "verdict", "write",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 
@@ -85,9 +72,13 @@ def _done(training: Training, out: Path) -> bool:
     path = out / training.name / "training.json"
     if not path.is_file():
         return False
-    was = json.loads(path.read_text(encoding="utf-8"))["schedule"]
-    if was != json.loads(json.dumps(asdict(training.schedule))):
-        raise ValueError(f"{path.parent} was trained by another schedule ({was}); name another folder, or remove it")
+    was = json.loads(path.read_text(encoding="utf-8"))
+    for kind, wanted in (("schedule", {"schedule": asdict(training.schedule)}), ("shape", training.shape)):
+        there = {name: was.get(name) for name in wanted}
+        if there != json.loads(json.dumps(wanted)):
+            raise ValueError(
+                f"{path.parent} was trained by another {kind} ({there}); name another folder, or remove it"
+            )
     return True
 
 

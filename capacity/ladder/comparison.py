@@ -1,22 +1,22 @@
 """What trained models hold, along width, depth, training and learning rate."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import log2
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from capacity import gains, metrics, models, scaling, sweep, verdicts
-from capacity.ladder.facts import FACTS
+from capacity import gains, metrics, models, scaling, sweep
+from capacity.ladder.facts import FACTS, revision
 
-# What is measured of each model, by its column: what a chart calls it.
+# What trends and laws are of, by its column: what a chart calls it.
 MEASURES = {
     "tokens_held": "exact length at one budget (tokens)",
     "longest": "longest exact length of several searches (tokens)",
-    "bits": "certified bits of random tokens",
+    "bits": "bits of random tokens that come back",
     "gain": "text-specific gain (bits)",
 }
 HELD: dict[str, Any] = {
@@ -24,9 +24,11 @@ HELD: dict[str, Any] = {
     "tokens_held": pl.Float64,  # mean exact length of natural texts, one search at one budget
     "low": pl.Float64,  # of tokens_held, 95% over texts
     "high": pl.Float64,
+    "n_censored": pl.Int64,  # of these searches, that ended with their budget or the text
     "longest": pl.Float64,  # mean over texts of the longest of several searches and fresh fits
     "limits": pl.Float64,  # share of these texts whose longest is their limit
-    "bits": pl.Float64,  # certified on random tokens, see gains.certified_lengths
+    "bits": pl.Float64,  # mean exact length of random tokens, times the bits of one
+    "certified": pl.Float64,  # of these, see gains.certified_lengths: a constant less, so that it has no exponent
     "gain": pl.Float64,  # what a text's own vector saves beyond a shared one, mean over texts
 }
 # What models are compared along, and what they share then.
@@ -39,7 +41,7 @@ AXES: dict[str, tuple[str, ...]] = {
 
 
 def measure(
-    names: Sequence[str] | pl.Series,
+    table: pl.DataFrame,
     folder: Path | str | None = None,
     *,
     fresh: Sequence[int] = (),
@@ -48,15 +50,22 @@ def measure(
 ) -> sweep.Measured:
     """Return the rows of models of which some may not be on this machine: those are loaded, never measured.
 
-    names: of models; folder, missing: of sweep.measure; fresh: seeds of fits at one token more than the longest, of
-    sweep.limits, none: no such fits; settings: of sweep.grid.
+    Args:
+        table: FACTS of the models.
+        folder: of the store, as of sweep.measure.
+        fresh: seeds of fits at one token more than the longest (sweep.limits); none: no such fits.
+        missing: of sweep.measure.
+        settings: of sweep.grid.
+
+    Raises ValueError for a model that is here and is another training than that of the facts.
     """
     run = partial(sweep.limits, seeds=fresh) if fresh else sweep.measure
-    here = [name for name in names if not name.startswith(models.TRAINED) or _found(name)]
+    names = table["model"].to_list()
+    here = [name for name, of_facts in table.select("model", "revision").iter_rows() if _is_here(name, of_facts)]
     n_new = 0
     if missing == "measure" and here:
         n_new = run(sweep.grid(model=here, **settings), folder).n_new
-    wanted = sweep.grid(model=list(names), **settings) if len(names) else []
+    wanted = sweep.grid(model=names, **settings) if names else []
     done = run(wanted, folder, missing="skip" if missing == "measure" else missing)
     return replace(done, n_new=n_new, n_there=done.n_there - n_new)
 
@@ -66,6 +75,8 @@ def held(
 ) -> pl.DataFrame:
     """Return what each model holds: FACTS and HELD, of the models of which anything is there; the rest is null.
 
+    A model of which some texts are missing that others have counts as not measured.
+
     table: of FACTS; rows: from `measure`, of at most one natural source; ends: from metrics.limits, by model; gain:
     from gains.text_specific_gain, by model.
     """
@@ -74,29 +85,31 @@ def held(
     parts = []
     if natural.height:
         length = metrics.exact_length(natural, by=["model"])
-        parts.append(length.select("model", "low", "high", n_texts="n", tokens_held="value"))
+        parts.append(length.select("model", "low", "high", "n", "n_censored", n_texts="n", tokens_held="value"))
     if ends is not None and ends.height:
         known = (pl.col("kind") == "limit").mean()
-        parts.append(ends.group_by("model").agg(longest=pl.col("tokens").mean(), limits=known))
+        parts.append(ends.group_by("model").agg(longest=pl.col("tokens").mean(), limits=known, n=pl.len()))
     if even.height:
         certified = gains.certified_lengths(sweep.with_source_bits(even, []), by=["model"])
-        parts.append(certified.select("model", bits="value"))
+        less = log2(even["limit"].max() + 1)  # pyright: ignore[reportOperatorIssue] (certified_lengths: whole numbers)
+        parts.append(certified.select("model", "n", bits=pl.col("value") + less, certified="value"))
     if gain is not None and gain.height:
-        parts.append(gain.select("model", gain="value"))
+        parts.append(gain.select("model", "n", gain="value"))
     for part in parts:
-        table = table.join(part, on="model", how="left", maintain_order="left")
+        whole = part.filter(pl.col("n") == pl.col("n").max()).drop("n")
+        table = table.join(whole, on="model", how="left", maintain_order="left")
     every = pl.concat([pl.DataFrame(schema=FACTS | HELD), table], how="diagonal_relaxed")
     return every.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in MEASURES))
 
 
-def along(held: pl.DataFrame, axis: str) -> pl.DataFrame:
+def along(held: pl.DataFrame, axis: str, *, held_out: bool = False) -> pl.DataFrame:
     """Return the models that differ along one of AXES, and in seeds, alone: the most values of it that there are.
 
-    Checkpoints are among them along `tokens` alone, other learning rates along `rate` alone; models that are to be
-    foretold are in none. Empty where no two values of the axis are there.
+    Checkpoints are among them along `tokens` alone, other learning rates along `rate` alone; held_out: models that laws
+    are to foretell, too. Empty where no two values of the axis are there.
     """
     fitted = held.filter(
-        ~pl.col("held_out"),
+        ~pl.col("held_out") | held_out,
         pl.lit(axis == "tokens") | (pl.col("tokens") == pl.col("planned")),
         pl.lit(axis == "rate") | (pl.col("rate") == 1),
     )
@@ -105,113 +118,58 @@ def along(held: pl.DataFrame, axis: str) -> pl.DataFrame:
     return pl.concat(groups).sort(axis, "seed") if groups else held.clear()
 
 
-def means(held: pl.DataFrame, value: str) -> pl.DataFrame:
-    """Return rung means: width, depth, parameters, value, n (trainings); means are of the logarithm.
+def above_zero(held: pl.DataFrame, value: str, by: Sequence[str]) -> pl.DataFrame:
+    """Return the rungs, of one value of `by`, all of whose trainings have a value above 0; what has none is left out.
 
-    held: of trainings that differ in width, depth and seed alone; value: a column of it, of which what is not above 0
-    is left out.
+    A law in logarithms has no place for others, and a rung without its worst trainings would be too good.
     """
-    by = held.filter(pl.col(value) > 0).group_by("width", "depth", "parameters", maintain_order=True)
-    return by.agg(pl.col(value).log().mean().exp(), n=pl.len()).sort("width", "depth")
+    return held.drop_nulls(value).filter((pl.col(value) > 0).all().over(by))
 
 
 def trends(held: pl.DataFrame) -> dict[str, dict[str, scaling.Trend]]:
     """Return how each of MEASURES goes along width, depth and tokens, where two values of these are there.
 
-    What is not above 0 is left out.
+    Models that laws are to foretell are among them; rungs are those of `above_zero`.
     """
     by_axis: dict[str, dict[str, scaling.Trend]] = {}
     for axis in ("width", "depth", "tokens"):
         for name in MEASURES:
-            own = along(held, axis).filter(pl.col(name) > 0)
+            own = above_zero(along(held, axis, held_out=True), name, [axis])
             if own[axis].n_unique() > 1:
-                by_axis.setdefault(axis, {})[name] = scaling.trend(*own.select(axis, name).to_numpy().T)
+                training = own.select(pl.format("{} {} {}", "width", "depth", "seed")).to_series().to_list()
+                x, y = own.select(axis, name).to_numpy().T
+                by_axis.setdefault(axis, {})[name] = scaling.trend(x, y, training=training)
     return by_axis
 
 
-def drawn(held: pl.DataFrame, axis: str, by_measure: dict[str, scaling.Trend]) -> dict[str, pl.DataFrame]:
-    """Return the points and lines of charts.trends along an axis: trainings, and the law of rung means."""
-    part = along(held, axis)
-    points = [
-        part.filter(pl.col(name) > 0).select(
-            x=axis, y=name, rung="model", series=pl.format("seed {}", "seed"), of=pl.lit(MEASURES[name])
-        )
-        for name in by_measure
-    ]  # fmt: skip
-    laws = [
-        lines({"rung means": trend.means}, sorted(set(part[axis]))).with_columns(of=pl.lit(MEASURES[name]))
-        for name, trend in by_measure.items()
-    ]
-    return {"points": pl.concat(points), "lines": pl.concat(laws)}
+def by_rate(held: pl.DataFrame) -> pl.DataFrame:
+    """Return the exponents of MEASURES between the least and the most width at each learning rate: rate, *MEASURES.
 
-
-def lines(laws: dict[str, scaling.Law], x: scaling.Numbers) -> pl.DataFrame:
-    """Return what laws say at each x, as charts.laws draws it: x, y, law."""
-    return pl.DataFrame([{"x": at, "y": law.predict(at), "law": name} for name, law in laws.items() for at in x])
-
-
-def beyond(held: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    """Return what laws are to foretell: rung, width, parameters, and MEASURES (null: not known).
-
-    held: from `held`, of which the rungs that were held out; others: models by name, with some of these columns.
+    Of rates with trainings at both; null where a mean is not above 0. No intervals: there are two widths.
     """
-    out = held.filter("held_out", pl.col("rate") == 1, pl.col("tokens") == pl.col("planned"))
-    rung = ["width", "depth", "parameters"]
-    own = out.group_by(rung, maintain_order=True).agg(n=pl.len())
-    for name in MEASURES:
-        own = own.join(means(out, name).drop("n"), on=rung, how="left", maintain_order="left")
-    own = own.with_columns(rung=pl.format("width {}, depth {}, {} trainings", "width", "depth", "n"))
-    sizes = {"rung": pl.String, "width": pl.Int64, "parameters": pl.Int64}
-    parts = [part.rename({"model": "rung"}, strict=False) for part in (own, others)]
-    empty = pl.DataFrame(schema=sizes | dict.fromkeys(MEASURES, pl.Float64))
-    return pl.concat(
-        [empty, *(part.select(c for c in empty.columns if c in part.columns) for part in parts)], how="diagonal_relaxed"
-    )
-
-
-def foretold(laws: dict[str, dict[str, scaling.Named]], rungs: pl.DataFrame) -> pl.DataFrame:
-    """Return what laws foretell of rungs that they have not seen: rung, of, law, foretold, low, high, held, miss.
-
-    laws: by measure and name (scaling.named); rungs: from `beyond`. low, high: where such a rung lies in
-    95% of cases; miss: standard errors by which it holds more (scaling.Law.miss).
-    """
+    every = along(held, "rate")
     rows = []
-    for rung in rungs.iter_rows(named=True):
-        for y, by_name in laws.items():
-            for name, named_law in by_name.items() if rung[y] else ():
-                x = rung["width" if named_law.of_width else "parameters"]
-                low, high = named_law.law.interval(x)
-                rows.append({
-                    "rung": rung["rung"], "of": y, "law": name, "foretold": named_law.law.predict(x), "low": low,
-                    "high": high, "held": rung[y], "miss": named_law.law.miss(x, rung[y]),
-                })  # fmt: skip
-    kinds: dict[str, Any] = dict.fromkeys(("rung", "of", "law"), pl.String)
-    floats = dict.fromkeys(("foretold", "low", "high", "held", "miss"), pl.Float64)
-    return pl.DataFrame(rows, schema=kinds | floats)
+    for (rate,), part in every.group_by("rate", maintain_order=True):
+        exponents: dict[str, float | None] = dict.fromkeys(MEASURES)
+        for name in MEASURES:
+            own = above_zero(part, name, ["width"])
+            if own["width"].n_unique() > 1:
+                x, y = own.select("width", name).to_numpy().T
+                exponents[name] = scaling.trend(x, y).means.exponent
+        rows.append({"rate": rate} | exponents)
+    return pl.DataFrame(rows, schema={"rate": pl.Float64} | dict.fromkeys(MEASURES, pl.Float64)).sort("rate")
 
 
-def verdict(axis: str, by_measure: dict[str, scaling.Trend]) -> verdicts.Verdict:
-    """Return whether what is held grows along an axis: it does where all of MEASURES do, by more than seeds make."""
-    claim = f"training alike, capacity grows with {'more training' if axis == 'tokens' else axis}"
-    change = "more seeds and rungs of the ladder"
-    if not by_measure:
-        return verdicts.Verdict(
-            outcome="cannot tell", claim=claim, number="no models trained alike were measured", change=change
-        )
-    first, *others = (trend.seen for trend in by_measure.values())
-    told = first if all(seen == first for seen in others) else 0
-    outcome = {1: "holds", -1: "does not hold", 0: "cannot tell"}[told]
-    number = "; ".join(
-        f"{MEASURES[name]} as {axis}^{trend.trainings.exponent:.2f} ({trend.trainings.low:.2f} to "
-        f"{trend.trainings.high:.2f}) over {trend.trainings.n} trainings, from end to end {math.exp(trend.rise):.2f} "
-        f"times, seeds {math.exp(trend.seeds):.2f} times"
-        for name, trend in by_measure.items()
-    )
-    return verdicts.Verdict(outcome=outcome, claim=claim, number=number, change=change)
-
-
-def _found(name: str) -> bool:
+def _is_here(name: str, of_facts: str | None) -> bool:
+    if not name.startswith(models.TRAINED):
+        return True
     try:
-        return models.locate(name).is_dir()
+        folder = models.locate(name)
     except models.ModelError:
         return False
+    if of_facts is not None and revision(folder) != of_facts:
+        raise ValueError(
+            f"{name} in {folder.parent} is another training than that of the facts; write those of yours "
+            "(ladder.write) and name their file, or set CAPACITY_HOME to another folder"
+        )
+    return True

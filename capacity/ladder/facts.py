@@ -8,10 +8,12 @@ import polars as pl
 
 from capacity import files, models, pretraining, sweep
 from capacity.ladder.plan import Ladder
+from capacity.models import checkpoints
 
 # What is kept of each trained model, beside its rows; weights don't travel.
 FACTS: dict[str, Any] = {
     "model": pl.String,  # its name, models.TRAINED before that of its folder
+    "revision": pl.String,  # of its files, as in a row; null: not recorded
     "width": pl.Int64,
     "depth": pl.Int64,
     "heads": pl.Int64,
@@ -37,13 +39,18 @@ def facts(ladder: Ladder, out: Path | None = None) -> pl.DataFrame:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 planned = pretraining.Schedule(**record["schedule"])
                 rows.append({
-                    "model": models.TRAINED + name, "width": record["width"], "depth": record["layers"],
-                    "heads": record["heads"], "parameters": record["parameters"], "seed": training.seed,
-                    "rate": training.rung.rate, "tokens": record["tokens_seen"],
+                    "model": models.TRAINED + name, "revision": revision(path.parent), "seed": training.seed,
+                    "width": record["width"], "depth": record["layers"], "heads": record["heads"],
+                    "parameters": record["parameters"], "rate": training.rung.rate, "tokens": record["tokens_seen"],
                     "planned": planned.steps * planned.batch, "held_out": training.rung.held_out,
                     "held_out_nats": record["held_out_nats_per_token"],
                 })  # fmt: skip
     return pl.DataFrame(rows, schema=FACTS)
+
+
+def revision(folder: Path) -> str:
+    """Return what rows of a model say of its files."""
+    return checkpoints.digest(folder)
 
 
 def curves(ladder: Ladder, out: Path | None = None, *, points: int = 100) -> pl.DataFrame:
@@ -77,7 +84,8 @@ def table(path: Path | str | None = None) -> pl.DataFrame:
     place = sweep.measured().parent / "ladder.csv" if path is None else Path(path)
     if path is None and not place.is_file():
         return pl.DataFrame(schema=FACTS)
-    return pl.read_csv(place, schema=FACTS)
+    rows = pl.read_csv(place, schema_overrides=FACTS)
+    return pl.concat([pl.DataFrame(schema=FACTS), rows], how="diagonal").select(*FACTS)
 
 
 def curve_table(path: Path | str | None = None) -> pl.DataFrame:

@@ -78,13 +78,15 @@ class Ladder:
 def read(path: Path | str | None = None) -> Ladder:
     """Return the ladder that a TOML file lists; None: the project's own, data/ladder.toml.
 
-    Raises ValueError for a key that is missing or unknown, or two rungs that are the same.
+    Raises ValueError for a key that is missing or unknown, checkpoints that are no shares, or two rungs that are alike.
     """
     path = resources.data() / "ladder.toml" if path is None else Path(path)
     contents = tomllib.loads(path.read_text(encoding="utf-8"))
     rungs = tuple(_of(Rung, rung, path) for rung in contents.pop("rungs", []))
     schedule = {name: _tuple(value) for name, value in contents.pop("schedule", {}).items()}
     ladder = _of(Ladder, contents | {"rungs": rungs, "schedule": schedule}, path)
+    if wrong := [share for rung in rungs for share in rung.checkpoints if not 0 < share < 1]:
+        raise ValueError(f"{path}: checkpoints at {wrong} of the tokens; give shares above 0 and below 1")
     names = [training.name for training in ladder.trainings()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: {', '.join(twice)} are listed twice; list each width, depth, rate and seed once")
