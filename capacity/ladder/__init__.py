@@ -74,10 +74,10 @@ def _done(training: Training, out: Path) -> bool:
         return False
     was = json.loads(path.read_text(encoding="utf-8"))
     for kind, wanted in (("schedule", {"schedule": asdict(training.schedule)}), ("shape", training.shape)):
-        there = {name: was.get(name) for name in wanted}
-        if there != json.loads(json.dumps(wanted)):
+        trained = {name: was.get(name) for name in wanted}
+        if trained != json.loads(json.dumps(wanted)):
             raise ValueError(
-                f"{path.parent} was trained by another {kind} ({there}); name another folder, or remove it"
+                f"{path.parent} was trained by another {kind} ({trained}); name another folder, or remove it"
             )
     return True
 

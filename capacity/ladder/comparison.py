@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from capacity import gains, metrics, models, scaling, sweep
-from capacity.ladder.facts import FACTS, revision
+from capacity.ladder.facts import FACTS
 
 # What trends and laws are of, by its column: what a chart calls it.
 MEASURES = {
@@ -61,7 +61,7 @@ def measure(
     """
     run = partial(sweep.limits, seeds=fresh) if fresh else sweep.measure
     names = table["model"].to_list()
-    here = [name for name, of_facts in table.select("model", "revision").iter_rows() if _is_here(name, of_facts)]
+    here = [name for name, digest in table.select("model", "revision").iter_rows() if _is_here(name, digest)]
     n_new = 0
     if missing == "measure" and here:
         n_new = run(sweep.grid(model=here, **settings), folder).n_new
@@ -160,14 +160,14 @@ def by_rate(held: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"rate": pl.Float64} | dict.fromkeys(MEASURES, pl.Float64)).sort("rate")
 
 
-def _is_here(name: str, of_facts: str | None) -> bool:
+def _is_here(name: str, revision: str | None) -> bool:
     if not name.startswith(models.TRAINED):
         return True
     try:
         folder = models.locate(name)
     except models.ModelError:
         return False
-    if of_facts is not None and revision(folder) != of_facts:
+    if revision is not None and models.digest(folder) != revision:
         raise ValueError(
             f"{name} in {folder.parent} is another training than that of the facts; write those of yours "
             "(ladder.write) and name their file, or set CAPACITY_HOME to another folder"

@@ -8,7 +8,6 @@ import polars as pl
 
 from capacity import files, models, pretraining, sweep
 from capacity.ladder.plan import Ladder
-from capacity.models import checkpoints
 
 # What is kept of each trained model, beside its rows; weights don't travel.
 FACTS: dict[str, Any] = {
@@ -39,18 +38,13 @@ def facts(ladder: Ladder, out: Path | None = None) -> pl.DataFrame:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 planned = pretraining.Schedule(**record["schedule"])
                 rows.append({
-                    "model": models.TRAINED + name, "revision": revision(path.parent), "seed": training.seed,
+                    "model": models.TRAINED + name, "revision": models.digest(path.parent), "seed": training.seed,
                     "width": record["width"], "depth": record["layers"], "heads": record["heads"],
                     "parameters": record["parameters"], "rate": training.rung.rate, "tokens": record["tokens_seen"],
                     "planned": planned.steps * planned.batch, "held_out": training.rung.held_out,
                     "held_out_nats": record["held_out_nats_per_token"],
                 })  # fmt: skip
     return pl.DataFrame(rows, schema=FACTS)
-
-
-def revision(folder: Path) -> str:
-    """Return what rows of a model say of its files."""
-    return checkpoints.digest(folder)
 
 
 def curves(ladder: Ladder, out: Path | None = None, *, points: int = 100) -> pl.DataFrame:

@@ -26,10 +26,10 @@ def law_table(laws: dict[str, dict[str, scaling.Named]]) -> pl.DataFrame:
     low and high are null where the exponent was held, or two rungs are all. laws: by what they are of, and name.
     """
     rows = [
-        {"of": of, "law": name, "b": named.law.exponent}
+        {"of": kind, "law": name, "b": named.law.exponent}
         | dict(zip(("low", "high"), _interval(named.law), strict=True))
         | {"rungs": named.law.n, "spread (ln)": named.law.spread, "left out (ln)": named.left_out}
-        for of, by_name in laws.items() for name, named in by_name.items()
+        for kind, by_name in laws.items() for name, named in by_name.items()
     ]  # fmt: skip
     floats = ("b", "low", "high", "spread (ln)", "left out (ln)")
     kinds: dict[str, Any] = {"of": pl.String, "law": pl.String} | dict.fromkeys(floats, pl.Float64)
