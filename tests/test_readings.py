@@ -359,4 +359,9 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
         sum(longest_of(own, spent=64000).values()) / sum(longest_of(own, spent=32000).values())
         for _, own in theirs.group_by("search")
     ]
-    assert numbers(pretrained.number)[-2:] == [round(gain, 2) for gain in gains] * 2  # one way was so far
+    assert numbers(pretrained.number)[-2:] == sorted(round(gain, 2) for gain in gains)
+    both = longest_of(theirs)
+    assert (
+        f"of `smollm2-135m` 0 of 8 texts have reached their limit, the longest are {np.mean([*both.values()]):.1f}"
+        in reading
+    )
