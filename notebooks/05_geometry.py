@@ -156,7 +156,9 @@ verdicts.judge(
 
 # %%
 by_part = alike.pivot("part", index="text", values="cosine").drop_nulls().sort("text")
-closer = by_part[list(asked)[-1]] - by_part[next(iter(asked))] if len(asked) > 1 and by_part.width > 2 else []
+closer = (
+    by_part[list(asked)[-1]] - by_part[next(iter(asked))] if len(asked) > 1 and {*asked} <= {*by_part.columns} else []
+)
 verdicts.judge(
     f"near its limit a text's solutions are more alike: at {list(asked)[-1]} than at {next(iter(asked))}",
     {"cosine within a text, more by": metrics.interval(closer) if len(closer) else NOTHING},

@@ -90,9 +90,8 @@ charts.numbers_along(decoded.sort("scale", descending=True), "bits", "scale", ti
 gain = pl.col("bits_without") - pl.col("bits_with")
 kept = rounded.select(*by, "text_id", "key", left=gain).join(held.select("key", stored=gain), on="key")
 share_kept = metrics.ratio(kept, "left", "stored", by=by).rename({"value": "gain kept"})
-certified = gains.certified_lengths(
-    rounded.filter(pl.col("source").str.starts_with("random_tokens")), by=["model", "source", "scale", "bits"]
-)
+even = rounded.filter(pl.col("source").str.starts_with("random_tokens"))
+certified = gains.certified_lengths(even, by=["model", "source", "scale", "bits"]) if even.height else decoded.clear()
 best = certified.group_by(by).agg(pl.col("value").max().alias("certified bits"))
 both = decoded.select(*by, pl.col("value").alias("decode")).join(share_kept.select(*by, "gain kept"), on=by)
 of_vectors = both.join(best, on=by, how="left").filter(scale="a scale a vector").drop("scale")
@@ -178,23 +177,22 @@ of_text = {
 wanted = ["model", "value", "low", "high", "n", "kind"]
 beside = [
     metrics.summarise(part, ["model"], lambda part: metrics.interval(part["value"])).with_columns(kind=pl.lit(kind))
-    for kind, part in of_text.items()
+    for kind, part in of_text.items() if part.height
 ]  # fmt: skip
 widths = dict(held.select("model", "d_model").unique().iter_rows())
 print(f"{stands['value'].null_count()} of {stands.height} texts stood no noise: left out of ½ log2(1 + SNR)")
 
 # %%
 drawn = rows.filter(pl.col("source").str.starts_with("random_tokens"))  # every text counts, also without a vector
-sure = gains.certified_lengths(drawn, by=["model", "source"])
-sure = sure.sort("value").group_by("model", maintain_order=True).last()
-sure = sure.with_columns(
-    pl.col("value", "low", "high") / pl.col("model").replace_strict(widths), kind=pl.lit("certified")
-)
+if drawn.height:
+    sure = gains.certified_lengths(drawn, by=["model", "source"]).sort("value").group_by("model", maintain_order=True)
+    a_dimension = pl.col("value", "low", "high") / pl.col("model").replace_strict(widths)
+    beside.append(sure.last().with_columns(a_dimension, kind=pl.lit("certified")))
 eq1 = [
     {"model": name, "value": theory.bit_capacity(width) / width, "n": 0, "kind": "Eq. 1"}
     for name, width in widths.items()
 ]
-dimensions = pl.concat([pl.DataFrame(eq1), *(part.select(wanted) for part in [*beside, sure])], how="diagonal_relaxed")
+dimensions = pl.concat([pl.DataFrame(eq1), *(part.select(wanted) for part in beside)], how="diagonal_relaxed")
 charts.numbers_by_kind(dimensions, "kind", title="bits a dimension (log axis)", log=True)
 
 # %%

@@ -37,6 +37,10 @@ TWO = [("grow", 0, 3, "solved", 3), ("grow", 1, 4, "solved", 4)]  # two searches
         ([("fixed", 8, 6, "stalled", None), ("fixed", 9, 6, "stalled", None)], 4, "search-limited"),  # not at 5
         ([("fixed", 8, 5, "stalled", None), ("fixed", 9, 5, "oom", None)], 4, "search-limited"),
         ([("grow", 2, 5, "stalled", None), ("grow", 3, 5, "stalled", None)], 4, "search-limited"),  # not fresh
+        ([("fixed", 8, 5, "stalled", None), ("fixed", 9, 5, "stalled", None), ("fixed", 8, 4, "stalled", None),
+          ("fixed", 9, 4, "stalled", None)], 4, "search-limited"),  # as they stall where it is held, too
+        ([("fixed", 8, 5, "stalled", None), ("fixed", 9, 5, "stalled", None), ("fixed", 8, 4, "stalled", None),
+          ("fixed", 9, 4, "solved", 4)], 4, "limit"),
         ([("grow", 2, 9, "solved", 9), ("fixed", 8, 5, "stalled", None)], 9, "ended"),  # all that there was
     ],
 )  # fmt: skip
@@ -93,6 +97,16 @@ def test_where_no_text_ends_the_share_is_a_plain_count_and_cut_texts_keep_their_
     assert found.low <= truth.value <= found.high
     assert np.median(cut) < found.low  # who takes ends for limits finds less
     assert truth.value == np.sort(limits)[199]
+
+
+def test_a_text_that_ends_at_a_length_is_none_of_those_that_may_fail_there():
+    curve = metrics.survival([3, 3, 5], [False, True, False])
+    assert curve.select("tokens", "share").rows() == [(3, pytest.approx(0.5)), (5, 0.0)]  # of the second: 3 or more
+    rng = np.random.default_rng(0)
+    limits = rng.integers(3, 12, 20_000)
+    cuts = rng.integers(2, 16, 20_000)
+    shares = dict(metrics.survival(np.minimum(limits, cuts), cuts <= limits).select("tokens", "share").iter_rows())
+    assert max(abs(shares[n] - (limits > n).mean()) for n in range(3, 12)) < 0.012
 
 
 def test_a_median_that_is_not_reached_is_beyond_all():

@@ -335,7 +335,7 @@ def test_the_bits_of_08_are_those_of_vectors_rounded_by_hand(said, travelled):
 
 def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
     reading, (half, stall, doubling, *_, pretrained) = said("09_exact_length")
-    held = []
+    held, limits = [], []
     for name in ("llama-128", "llama-128-bos"):
         mine = travelled.filter(pl.col("text_index") < 8, model=name, source="embedded", n_mem=1, scored_from=0)
         searches = mine.filter(pl.col("seed") < 2, pl.col("search") != "fixed", budget=16000)
@@ -346,11 +346,15 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
             assert beyond["status"].to_list() == ["stalled"] * 2
             assert beyond["steps"].max() < 1000
         lengths = list(longest.values())
-        assert f"of `{name}` 8 of 8 texts have reached their limit, the longest are {np.mean(lengths):.1f}" in reading
         at = [fresh.filter(text_id=text, length=length)["status"].to_list() for text, length in longest.items()]
         held.append(np.mean([status == "solved" for pair in at for status in pair]))
+        limits.append(sum("solved" in pair for pair in at))
+        told = f"of `{name}` 8 texts were searched and 8 fitted afresh, of which {limits[-1]} have reached their limit"
+        assert f"{told}; the longest are {np.mean(lengths):.1f}" in reading
         assert longest_of(searches, spent=8000) == longest
-    assert numbers(half.number)[-2:] == [1, 1]
+    assert limits == [8, 7]  # one text that leaps alone hold so far
+    assert numbers(half.number)[-2:] == [0.88, 1]
+    assert half.outcome == "cannot tell"
     assert numbers(stall.number)[-2:] == [round(value, 2) for value in sorted(held)]
     assert numbers(doubling.number)[-2:] == [1, 1]
     theirs = travelled.filter(pl.col("text_index") < 8, model="smollm2-135m", source="embedded", recipe="default",
@@ -361,7 +365,4 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
     ]
     assert numbers(pretrained.number)[-2:] == sorted(round(gain, 2) for gain in gains)
     both = longest_of(theirs)
-    assert (
-        f"of `smollm2-135m` 0 of 8 texts have reached their limit, the longest are {np.mean([*both.values()]):.1f}"
-        in reading
-    )
+    assert f"of `smollm2-135m` 8 texts were searched; the longest are {np.mean([*both.values()]):.1f}" in reading

@@ -21,8 +21,9 @@ def limits(
     """Return each text's longest exact length with its kind: *by, text_id, tokens, kind, and the counts behind it.
 
     `limit`: at least two searches, and at least `fits` fresh fits (`search="fixed"`) at exactly one token more that
-    stalled. `ended`: the longest is all that was there to try. `search-limited` otherwise: a lower bound. A fresh fit
-    that holds more makes the text longer, so that fits that disagree leave it search-limited.
+    stalled, where of those at the longest length itself, if there are any, one was solved: else a stall tells nothing.
+    `ended`: the longest is all that was there to try. `search-limited` otherwise: a lower bound. A fresh fit that holds
+    more makes the text longer, so that fits that disagree leave it search-limited.
 
     Counts: n_searches; n_beyond, n_stalled: fresh fits at one token more, and those that stalled; n_at, n_held: fresh
     fits at the longest length itself, and those that were solved: the control, since a fresh fit may be weaker than
@@ -62,7 +63,9 @@ def limits(
     )
     kind = (
         pl.when(pl.col("tokens") >= pl.col("end")).then(pl.lit("ended"))
-        .when((pl.col("n_searches") >= 2) & (pl.col("n_stalled") >= fits)).then(pl.lit("limit"))
+        .when(
+            pl.col("n_searches") >= 2, pl.col("n_stalled") >= fits, (pl.col("n_at") == 0) | (pl.col("n_held") > 0)
+        ).then(pl.lit("limit"))
         .otherwise(pl.lit("search-limited"))
     )  # fmt: skip
     counts = ("n_searches", "n_beyond", "n_stalled", "n_at", "n_held")
@@ -73,7 +76,8 @@ def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
     """Return the share of texts whose limit is above each length, by Kaplan and Meier: tokens, share, low, high.
 
     tokens: one length a text; ended: whether the text ended there before its limit. That a text ends must have nothing
-    to do with its limit: what a budget ended doesn't belong here. low and high: 95%, by log-log.
+    to do with its limit: what a budget ended doesn't belong here. low and high: 95%, by log-log. A text of N tokens
+    that is held whole has a limit of N or more: it was watched up to N - 1, and is none of those that may fail at N.
 
     Of four texts the second ended at 3: two are left of which one fails at 4.
 
@@ -88,13 +92,14 @@ def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
         raise ValueError(f"{len(data)} lengths with {len(cut)} flags; give a finite length and a flag of each text")
     if not len(data):
         raise NothingFound("no texts with a limit or an end; search with a larger budget, and twice")
-    curve = stats.ecdf(stats.CensoredData.right_censored(data, cut)).sf
+    curve = stats.ecdf(stats.CensoredData.right_censored(np.where(cut, data - 0.5, data), cut)).sf
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # at shares 0 and 1
         ends = curve.confidence_interval(method="log-log")
     share = curve.probabilities
     low, high = (np.where(np.isnan(end.probabilities), share, end.probabilities) for end in (ends.low, ends.high))
-    return pl.DataFrame({"tokens": curve.quantiles, "share": share, "low": low, "high": high})
+    shares = {"tokens": np.ceil(curve.quantiles), "share": share, "low": low, "high": high}
+    return pl.DataFrame(shares).unique("tokens", keep="last", maintain_order=True)
 
 
 def median_limit(tokens: Values, ended: Sequence[bool] | pl.Series) -> Interval:

@@ -15,7 +15,7 @@ from capacity import models, store
 from capacity.files import whole_number
 from capacity.store import kept, measured
 from capacity.sweep import cluster, elsewhere, engines, processes, scale, workers
-from capacity.sweep.beyond import check_prefixes, one_length
+from capacity.sweep.beyond import one_length
 from capacity.sweep.experiment import DRAWN, PRETRAINED, Cell, Experiment, cells, grid
 from capacity.sweep.rows import with_source_bits
 from capacity.sweep.shards import shard
@@ -212,7 +212,6 @@ def limits(
             for experiment in one_length(experiments, _rows(sweeps), more=more, seeds=seeds)
             if experiment not in asked
         ]:
-            check_prefixes(experiments, fits)
             sweeps.append(measure(fits, folder, **options))
             asked.update(fits)
     n_new, n_there, n_missing = (

@@ -20,7 +20,7 @@ def one_length(
     The share is rounded down to whole tokens. A text without rows has no fit, nor has one that would be longer than its
     searches' text, or have nothing to score.
 
-    Raises ValueError where the searches of a text differ in what its model is or reads.
+    Raises ValueError where the searches of a text differ in what its model is or reads, and as `check_prefixes`.
     """
     searches: dict[tuple, list[Experiment]] = defaultdict(list)
     for experiment in experiments:
@@ -35,6 +35,7 @@ def one_length(
         if 1 + first.scored_from <= length <= max(experiment.length for experiment in members):
             default = Experiment(model=first.model).budget  # which a single fit does not have
             fits += [replace(first, search="fixed", length=length, budget=default, seed=seed) for seed in seeds]
+    check_prefixes(experiments, fits)
     return fits
 
 
