@@ -297,8 +297,6 @@ verdicts.within(
 )  # fmt: skip
 
 # %%
-gained = best.group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
-some = metrics.proportion(gained)
 said = [
     f"of `{name}` {part.height} texts were searched"
     + (f" and {n} fitted afresh, of which {part['kind'].eq('limit').sum()} have reached their limit" if n else "")
@@ -308,6 +306,10 @@ said = [
     for (name,), part in table.group_by("model", maintain_order=True)
     for n in [(part["n_beyond"] >= len(fresh)).sum()]
 ]
+gained = best.group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
+some = metrics.proportion(gained)
+
+# %%
 Markdown(
     f"**Reading.** By two fresh fits at one token more than the longest of all searches: {'. '.join(said)}. "
     f"{really} texts ended before. From the last doubling of the budget {gained.sum()} of {len(gained)} texts gained "
