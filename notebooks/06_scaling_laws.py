@@ -83,13 +83,13 @@ held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 
 # %%
 held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=True).agg(
-    pl.len().alias("trainings"), pl.col("held_out_nats", *ladder.MEASURES, "certified", "limits").mean(),
+    pl.len().alias("n"), pl.col("held_out_nats", *ladder.MEASURES, "certified", "limits").mean(),
     pl.col("n_censored").sum(),
-).with_columns(pl.selectors.float().round(2))  # fmt: skip
+).drop("held_out").with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
-# Means over trainings. `bits`: the mean exact length of random tokens times log2 of the vocabulary; `certified`: these
-# less the bits that the length may tell (`02_information_gain`), a constant, so that it has no exponent of its own.
+# Means over *n* trainings. `bits`: the mean exact length of random tokens times log2 of the vocabulary; `certified`:
+# these less the bits that the length may tell (`02_information_gain`), a constant, so that it has no exponent of its own.
 # `limits`: share of the texts whose `longest` is their limit. `n_censored`: of the searches at the one budget, how many
 # ended with it or with the text.
 

@@ -15,7 +15,7 @@ from capacity.ladder.facts import FACTS
 # What trends and laws are of, by its column: what a chart calls it.
 MEASURES = {
     "tokens_held": "exact length at one budget (tokens)",
-    "longest": "longest exact length of several searches (tokens)",
+    "longest": "longest of several searches (tokens)",
     "bits": "bits of random tokens that come back",
     "gain": "text-specific gain (bits)",
 }
