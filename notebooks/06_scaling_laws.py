@@ -89,7 +89,7 @@ held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=Tru
 
 # %% [markdown]
 # Means over *n* trainings. `bits`: the mean exact length of random tokens times log2 of the vocabulary; `certified`:
-# these less the bits that the length may tell (`02_information_gain`), a constant, so that it has no exponent of its own.
+# these less the bits that the length may tell (`02_information_gain`), a constant, so that it has no exponent.
 # `limits`: share of the texts whose `longest` is their limit. `n_censored`: of the searches at the one budget, how many
 # ended with it or with the text.
 
