@@ -311,7 +311,7 @@ some = metrics.proportion(gained)
 
 # %%
 Markdown(
-    f"**Reading.** By two fresh fits at one token more than the longest of all searches: {'. '.join(said)}. "
+    f"**Reading.** By two fresh fits at one token more than the longest of all searches: {'; '.join(said)}. "
     f"{really} texts ended before. From the last doubling of the budget {gained.sum()} of {len(gained)} texts gained "
     f"(share {metrics.between(some.low, some.high, digits=2)}), a text counted once for all models."
 )
