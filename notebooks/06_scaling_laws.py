@@ -52,8 +52,8 @@ charts.enable()
 # ## Measure or load
 #
 # The exact length of natural texts, all tokens predicted, by one search at the same budget for every model, and of
-# tokens drawn evenly, whose bits are certified whatever the model. Models of the ladder that are not on this machine
-# are loaded.
+# tokens drawn evenly, whose bits are known whatever the model. Rows of models of the ladder that are not on this
+# machine are loaded, and none are measured.
 
 # %%
 search = {"n_texts": n_texts, "length": longest, "search": "grow"}
@@ -79,7 +79,7 @@ held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 # ## The ladder: models trained alike
 #
 # Llama-like models with a constant first token (`data/ladder.toml`), three trainings of each shape: weights and order
-# of the data are drawn anew for each. What counts is a training, however many texts its number is a mean of.
+# of the data are drawn anew for each. What counts is a rung, however many trainings and texts its number is a mean of.
 
 # %%
 held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=True).agg(
