@@ -113,7 +113,7 @@ def missed(foretold: pl.DataFrame) -> str:
 
 
 def verdict(axis: str, by_measure: dict[str, scaling.Trend], rates: pl.DataFrame | None = None) -> verdicts.Verdict:
-    """Return whether what is held grows along an axis: it does where all of MEASURES do, by more than seeds make.
+    """Return whether what is held grows along an axis: where all that was measured does, beyond seeds.
 
     rates: from `by_rate`, whose exponents are said beside.
     """
