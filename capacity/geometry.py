@@ -54,8 +54,9 @@ def cosines(mem: Float[np.ndarray, "solutions n_mem dim"], texts: Sequence[str])
 
 
 def by_text(rows: pl.DataFrame, *, above: float) -> pl.DataFrame:
-    """Return the mean cosine of each text's solutions: part, within, text, cosine, above (the share of pairs).
+    """Return the mean cosine of each text's solutions: part, within, text, cosine, above, least, most.
 
+    above: the share of pairs above that cosine; least, most: the cosines of single pairs.
     within: with its other solutions, else with those of the other texts of the part. A pair of two texts counts for
     both.
 
@@ -71,7 +72,8 @@ def by_text(rows: pl.DataFrame, *, above: float) -> pl.DataFrame:
         turned = pairs.filter(~pl.col("within")).rename({"text": "other", "other": "text"}).select(pairs.columns)
         parts.append(pl.concat([pairs, turned]))
     each = pl.concat(parts).group_by("part", "within", "text")
-    means = each.agg(pl.col("cosine").mean(), above=(pl.col("cosine") > above).mean())
+    means = each.agg(pl.col("cosine").mean(), above=(pl.col("cosine") > above).mean(), least=pl.col("cosine").min(),
+                     most=pl.col("cosine").max())  # fmt: skip
     return means.sort("part", "within", "text")
 
 

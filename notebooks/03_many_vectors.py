@@ -48,7 +48,6 @@ from IPython.display import Markdown
 from capacity import charts, gains, metrics, published, sweep, verdicts
 
 charts.enable()
-NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
 # ## Measure or load
@@ -168,7 +167,7 @@ more = {
 verdicts.judge(
     f"with a budget that grows as n alone it is the budget that ends {most} vectors: as n^{power} they hold at least "
     "1.1 times as much",
-    more or {"quotient": NOTHING}, above=1.1, unit="", change="more texts",
+    more, above=1.1, unit="", change="more texts",
 )  # fmt: skip
 
 # %% [markdown]
@@ -198,7 +197,7 @@ verdicts.judge(
             r["share"], r["share_low"], r["share_high"], r["n"], r["degenerate"] or own["n_censored"].sum() > 0
         )  # a bound over a bound is none
         for r in pretrained_share.drop_nulls("share").iter_rows(named=True)
-    } or {"share": NOTHING},
+    },
     above=0.9, unit="", change=f"larger budgets, with which {own['n_censored'].sum()} of these searches ended"
     if pretrained_share.height else f"searches with two vectors and {4 * pretrained_budget:,} token-steps",
 )  # fmt: skip
@@ -244,7 +243,7 @@ verdicts.judge(
             r["share"], r["share_low"], r["share_high"], r["n"], r["degenerate"] or at_one > 0
         )  # a bound over a bound is none
         for r in given
-    } or {"share": NOTHING},
+    },
     above=0.9, unit="", paper=True, floor=censored > 0,
     change=f"more texts, or a larger budget: {censored} searches with {most} and {at_one} with one ended with theirs",
 )  # fmt: skip

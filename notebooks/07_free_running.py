@@ -32,7 +32,7 @@ given_lengths: list[int] = [6, 12, 24]  # tokens of fits with t1 given, of the c
 fixed_length: int = 8  # tokens of fits from a random start, as in 01_decoding_capacity
 pretrained: list[str] = ["smollm2-135m"]  # with the rows of 12_real_models; decoded where nothing was kept: minutes
 n_pretrained: int = 12  # texts of each source of these, 12 at most
-n_others: int = 20  # other texts of a source, 256 tokens each, that say how frequent a token is
+n_others: int = 128  # other texts of a source, as long, that say how frequent a token is
 bound: float = 0.9  # share of texts that counts as nearly all; 48 show 0.93 at most; chosen after a look at the numbers
 store: str = ""  # folder of the rows; empty: CAPACITY_STORE or build/store
 bos: str = "auto"  # none, before_mem, or auto: as the tokenizer begins a text
@@ -147,7 +147,7 @@ sat = []
 for search, part in failed.items():
     for (name, source), some in part.group_by("model", "source", maintain_order=True):
         tokenizer, beside = loaded[name].tokenizer, some["text_id"].to_list()
-        others = texts.others(source, tokenizer, beside=beside, n_texts=n_others, length=256)
+        others = texts.others(source, tokenizer, beside=beside, n_texts=n_others, length=longest)
         counts = Counter(token for text in others for token in text.ids)
         tokens = determinism.errors(loaded[name], some, ids, counts)
         sat += [determinism.auc_within(tokens, column).with_columns(search=pl.lit(search), by=pl.lit(kind))

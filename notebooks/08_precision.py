@@ -319,8 +319,7 @@ Markdown(" ".join(
 spare_there = least_there.with_columns(spare=half - pl.col("value").fill_null(max(bits) + 1))
 verdicts.judge(
     f"fewer than {half} bits a dimension do for a pretrained model, too, in the mean over texts",
-    {name: metrics.interval(part["spare"]) for (name,), part in spare_there.group_by("model", maintain_order=True)}
-    or {"spare": metrics.Interval(float("nan"), None, None, 0, True)},
+    {name: metrics.interval(part["spare"]) for (name,), part in spare_there.group_by("model", maintain_order=True)},
     unit=f"bits below {half}", change="vectors with larger margins, or steps that are not even",
 )  # fmt: skip
 
@@ -328,7 +327,7 @@ verdicts.judge(
 # ## Which length is best?
 #
 # The exact vectors of every length of the searches, natural text, each at its own least precision; texts that got so
-# far. Long ones are fewer, and come from texts that a vector holds well.
+# far. Long ones are fewer, and come from texts that a vector holds well: hence the verdict is of each text by itself.
 
 # %%
 exact = rows.filter(metrics.exact(), source=sources[0]).sort("model", "key", "length")
@@ -344,6 +343,19 @@ for (name,), part in exact.group_by("model", maintain_order=True):
 along = metrics.ratio(pl.concat(lengths), "vector_bytes", "text_bytes", by=["model", "length"])
 along = along.with_columns(kind=pl.lit(f"{sources[0]}, at its least precision"))
 charts.numbers_along(along, "length", "kind", title="bytes of [mem] a byte of text", named="length (tokens)", log=True)
+
+# %%
+of_lengths = pl.concat(lengths).filter(pl.col("text_bytes") > 0).select(
+    "model", "text_id", "length", a_byte=pl.col("vector_bytes") / pl.col("text_bytes")
+)  # fmt: skip
+farthest = of_lengths.filter(pl.col("length") == pl.col("length").max().over("model", "text_id"))
+halves = farthest.select("model", "text_id", pl.col("length") // 2).join(of_lengths, on=["model", "text_id", "length"])
+at_both = farthest.join(halves, on=["model", "text_id"], suffix="_half").sort("model", "text_id")
+verdicts.judge(
+    "a byte of text costs less at a text's longest exact length than at half of it",
+    {name: metrics.quotient(part["a_byte_half"], part["a_byte"]) for (name,), part in at_both.group_by("model")},
+    above=1, unit="times as much at half", change="vectors that take more bits the more they hold",
+)  # fmt: skip
 
 # %%
 enough = along.filter(pl.col("n") >= metrics.LEAST)

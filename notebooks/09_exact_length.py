@@ -51,7 +51,6 @@ from IPython.display import Markdown
 from capacity import charts, fitting, metrics, sweep, texts, verdicts
 
 charts.enable()
-NOTHING = metrics.Interval(float("nan"), None, None, 0, True)  # what nothing can be told of
 
 # %% [markdown]
 # ## Measure or load
@@ -94,7 +93,7 @@ ends.group_by("model").agg(
 # %%
 verdicts.judge(
     "of each model at least half of the texts that were fitted afresh have reached their limit",
-    shares or {"share": NOTHING}, above=0.5, unit="",
+    shares, above=0.5, unit="",
     change="a larger budget or more searches, which turn bounds into limits, and more texts",
 )  # fmt: skip
 
@@ -110,7 +109,7 @@ held_afresh = {
 }
 verdicts.judge(
     "a stall tells: at the longest length that is known to be held, at least half of the fresh fits find a vector",
-    held_afresh or {"share": NOTHING}, above=0.5, unit="",
+    held_afresh, above=0.5, unit="",
     change="a recipe that finds from a fresh start what it finds by growth; where it does not hold, read `limit` as "
     "what two fresh fits can't pass",
 )  # fmt: skip
@@ -148,7 +147,7 @@ pl.DataFrame([{"model": name, "twice over once": q.value, "low": q.low, "high": 
 verdicts.within(
     f"the last doubling of the budget, to {budget:,} token-steps, lengthens the longest of all searches by less than "
     f"{100 * bound - 100:.0f}%",
-    together or {"gain": NOTHING},
+    together,
     low=0, high=bound, change="more texts, which narrow the intervals, or another doubling",
 )  # fmt: skip
 
@@ -175,7 +174,7 @@ pl.DataFrame([{f"{searches[0]} over": name, "value": q.value, "low": q.low, "hig
 # %%
 verdicts.judge(
     f"at equal token-steps {searches[0]} holds at least 0.95 times what {' and '.join(searches[1:])} hold",
-    against or {"quotient": NOTHING}, above=0.95, unit="", change="more texts",
+    against, above=0.95, unit="", change="more texts",
 )  # fmt: skip
 
 # %% [markdown]
@@ -219,7 +218,7 @@ less = {
 }
 verdicts.judge(
     f"after {recipe_budget:,} token-steps {recipes[0]} has reached a larger share than {recipes[-1]}",
-    less or {"difference": NOTHING}, unit="of the longest",
+    less, unit="of the longest",
     change="a larger budget, for a recipe with a small learning rate",
 )  # fmt: skip
 
@@ -292,7 +291,7 @@ verdicts.within(
     {
         f"{r['search']}": metrics.Interval(r["value"], r["low"], r["high"], r["n"], r["low"] is None)
         for r in further.filter(pl.col("spent") == pl.col("spent").max()).iter_rows(named=True)
-    } or {"gain": NOTHING},
+    },
     low=0, high=bound, change="searches with a larger budget (`pretrained_missing`), some hours of a processor",
 )  # fmt: skip
 

@@ -36,6 +36,8 @@ def test_a_texts_own_cosines_worked_by_hand():
     ]  # fmt: skip
     assert found["cosine"].to_list() == pytest.approx([half / 2, half / 2, half, -1])  # of parts by themselves
     assert found["above"].to_list() == [0.5, 0.5, 1, 0]
+    assert found["least"].to_list() == pytest.approx([0, 0, half, -1])
+    assert found["most"].to_list() == pytest.approx([half, half, half, -1])
 
 
 def test_cosines_of_a_case_worked_by_hand():
