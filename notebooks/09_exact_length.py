@@ -184,15 +184,18 @@ verdicts.judge(
 # steps: a patience of so many steps without progress reaches at least that, at no less than this cost.
 
 # %%
-grown = full.filter(search=searches[0])
-tried = {steps: metrics.impatient(grown, steps=steps) for steps in [*impatience, most]}
-every = pl.concat(rows.with_columns(steps_allowed=pl.lit(steps)) for steps, rows in tried.items())
-ended = metrics.reached(every.with_columns(key=pl.format("{} {}", "key", "steps_allowed")), cost="token_steps",
-                        at=[2 * budget], by=["model", "steps_allowed"])  # fmt: skip
-cost = every.group_by("model", "steps_allowed").agg(token_steps=pl.col("token_steps").sum() / pl.col("key").n_unique())
-metrics.mean(ended, pl.col("value"), ["model", "steps_allowed"]).drop("degenerate").join(
-    cost, on=["model", "steps_allowed"]
-).with_columns(pl.selectors.float().round(2)).sort("model", "steps_allowed")  # fmt: skip
+def by_patience(grown, budget):
+    tried = {steps: metrics.impatient(grown, steps=steps) for steps in [*impatience, most]}
+    every = pl.concat(rows.with_columns(steps_allowed=pl.lit(steps)) for steps, rows in tried.items())
+    ended = metrics.reached(every.with_columns(key=pl.format("{} {}", "key", "steps_allowed")), cost="token_steps",
+                            at=[2 * budget], by=["model", "steps_allowed"])  # fmt: skip
+    spent = pl.col("token_steps").sum() / pl.col("key").n_unique()
+    return metrics.mean(ended, pl.col("value"), ["model", "steps_allowed"]).drop("degenerate").join(
+        every.group_by("model", "steps_allowed").agg(token_steps=spent), on=["model", "steps_allowed"]
+    ).with_columns(pl.selectors.float().round(2)).sort("model", "steps_allowed")  # fmt: skip
+
+
+by_patience(full.filter(search=searches[0]), budget)
 
 # %% [markdown]
 # ## Which recipe reaches which share of the longest after which cost
@@ -274,6 +277,13 @@ theirs = sweep.limits(asked, store or None, seeds=fresh, missing=pretrained_miss
 own = metrics.finished(theirs.rows) if theirs else rows.clear()
 bounds = metrics.limits(own, by=["model"], steps=most) if own.height else ends.clear()
 charts.lengths_by_text(bounds) if bounds.height else Markdown("No rows of a pretrained model are there.")
+
+# %% [markdown]
+# What its searches by growth with the largest budget would have held with less patience, as above.
+
+# %%
+patient = own.filter(search="grow", budget=max(pretrained_budgets))
+by_patience(patient, max(pretrained_budgets)) if patient.height else Markdown("No such rows are there.")
 
 # %%
 gains = [
