@@ -183,6 +183,7 @@ verdicts.judge(
 # What the searches by the first way would have held, had each ended at its first length that took more than so many
 # steps: a patience of so many steps without progress reaches at least that, at no less than this cost.
 
+
 # %%
 def by_patience(grown, budget):
     tried = {steps: metrics.impatient(grown, steps=steps) for steps in [*impatience, most]}
