@@ -256,18 +256,25 @@ def test_what_each_of_the_vectors_of_03_carries_is_that_of_the_stored_rows(said,
 
 
 def test_the_cosines_of_05_by_part_of_the_length_are_those_of_the_stored_vectors(said, travelled):
-    _, (_, closer, nearer, *_) = said("05_geometry", model="llama-128-bos", n_texts=16, length=0)
+    _, (_, closer, nearer, overlap, *_) = said("05_geometry", model="llama-128-bos", n_texts=16, length=0)
     mine = travelled.filter(model="llama-128-bos", source="embedded", recipe="default", n_mem=1, scored_from=0)
     exact = mine.filter(search="grow", budget=4000).group_by("text_id").agg(pl.col("decoded_tokens").max())
-    means = {0.5: {}, 1.0: {}}
+    means, every = {0.5: {}, 1.0: {}}, {0.5: {}, 1.0: {}}
     for (text, longest), part in itertools.product(exact.iter_rows(), means):
         fits = mine.filter(pl.col("seed") < 8, text_id=text, search="fixed", status="solved")
         fits = fits.filter(length=int(part * longest))
         vectors = [np.array(mem) / np.linalg.norm(mem) for mem in fits["mem"]]
         means[part][text] = np.mean([one @ other for one, other in itertools.combinations(vectors, 2)])
+        every[part][text] = np.array(vectors)
     more = student([means[1.0][text] - own for text, own in means[0.5].items()])
     assert numbers(closer.number)[:3] == pytest.approx(more, abs=0.0051)
     assert (closer.outcome, nearer.outcome) == ("holds", "holds")
+    shares = []
+    for own in every.values():
+        assert min(map(len, own.values())) > 1
+        rest = {text: np.concatenate([mem for other, mem in own.items() if other != text]) for text in own}
+        shares.append(np.mean([(mem @ mem.T).min() < (mem @ rest[text].T).max() for text, mem in own.items()]))
+    assert numbers(overlap.number)[-2:] == [round(share, 2) for share in sorted(shares)]
 
 
 def plainly(model, mem, n_tokens):
@@ -312,7 +319,7 @@ def test_the_share_of_07_that_stands_q8_0_is_that_of_weights_rounded_by_hand(sai
 
 
 def test_the_bits_of_08_are_those_of_vectors_rounded_by_hand(said, travelled):
-    _, (fewer, holds, far, packed) = said("08_precision")
+    _, (fewer, holds, far, longer, packed) = said("08_precision")
     frozen = models.load("llama-128", device="cpu")
     least, told = [], []
     every = [last_decoded(travelled, frozen, source) for source in ("embedded", "random_tokens:2")]
@@ -329,6 +336,7 @@ def test_the_bits_of_08_are_those_of_vectors_rounded_by_hand(said, travelled):
     assert [mean, *ends] == pytest.approx(student(8 - np.array(least)), abs=0.0051)
     assert max(least) < 17
     assert numbers(holds.number)[-1] == pytest.approx(np.mean(told) / np.mean(least), abs=0.0051)
+    assert numbers(longer.number.partition("llama-128")[2])[0] > 1.5  # of twofold text the vector takes no more bytes
     assert packed.outcome == "does not hold"
     assert far.outcome == "cannot tell"  # what is kept of a pretrained model is of the page's own settings
 
