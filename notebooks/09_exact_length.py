@@ -80,20 +80,28 @@ charts.lengths_by_text(ends)
 
 # %%
 known, held = pl.col("kind") == "limit", pl.when(pl.col("n_at") > 0).then(pl.col("n_held") / pl.col("n_at"))
-by_model = {name: part for (name,), part in ends.group_by("model", maintain_order=True)}
-tried = {name: part.filter(pl.col("n_beyond") >= len(fresh)) for name, part in by_model.items()}
-shares = {name: metrics.proportion(part["kind"] == "limit") for name, part in tried.items() if part.height}
-ends.group_by("model").agg(
-    texts=pl.len(), tried=(pl.col("n_beyond") >= len(fresh)).sum(), limits=known.sum(),
-    bounds=(pl.col("kind") == "search-limited").sum(),
-    tokens=pl.col("tokens").mean(), tokens_of_limits=pl.col("tokens").filter(known).mean(),
-    held_afresh=held.mean(),
-).sort("model").with_columns(pl.selectors.float().round(2))  # fmt: skip
+afresh = pl.col("n_beyond") >= len(fresh)
+
+
+def share_of_limits(ends):
+    tried = ends.filter(afresh).group_by("model", maintain_order=True)
+    return {name: metrics.proportion(part["kind"] == "limit") for (name,), part in tried}
+
+
+def by_kind(ends):
+    return ends.group_by("model").agg(
+        texts=pl.len(), tried=afresh.sum(), limits=known.sum(), bounds=(pl.col("kind") == "search-limited").sum(),
+        tokens=pl.col("tokens").mean(), tokens_of_limits=pl.col("tokens").filter(known).mean(),
+        held_afresh=held.mean(),
+    ).sort("model").with_columns(pl.selectors.float().round(2))  # fmt: skip
+
+
+by_kind(ends)
 
 # %%
 verdicts.judge(
     "of each model at least half of the texts that were fitted afresh have reached their limit",
-    shares, above=0.5, unit="",
+    share_of_limits(ends), above=0.5, unit="",
     change="a larger budget or more searches, which turn bounds into limits, and more texts",
 )  # fmt: skip
 
@@ -278,6 +286,16 @@ theirs = sweep.limits(asked, store or None, seeds=fresh, missing=pretrained_miss
 own = metrics.finished(theirs.rows) if theirs else rows.clear()
 bounds = metrics.limits(own, by=["model"], steps=most) if own.height else ends.clear()
 charts.lengths_by_text(bounds) if bounds.height else Markdown("No rows of a pretrained model are there.")
+
+# %%
+by_kind(bounds) if bounds.height else None
+
+# %%
+verdicts.judge(
+    "of a pretrained model, too, at least half of the texts that were fitted afresh have reached their limit",
+    share_of_limits(bounds), above=0.5, unit="",
+    change="fits with more steps, of which a stall is seen, and searches with a larger budget",
+)  # fmt: skip
 
 # %% [markdown]
 # What its searches by growth with the largest budget would have held with less patience, as above.
