@@ -36,14 +36,14 @@ def cosines(mem: Float[np.ndarray, "solutions n_mem dim"], texts: Sequence[str])
     """Return the cosine similarity of every pair of solutions: text, other, within (of one text), cosine.
 
     Several vectors count as one, end to end. `texts` names each solution's text. Pairs come in the order (0, 1),
-    (0, 2), ..., (1, 2), ... Raises ValueError for a vector of zeros, which has no direction.
+    (0, 2), ..., (1, 2), ... Raises ValueError for a vector of zeros or with NaN, which has no direction.
 
     Source: Kuratov et al. 2025, Fig. 7.
     """
     flat = mem.reshape(len(mem), -1).astype(float)
     size = np.linalg.norm(flat, axis=1, keepdims=True)
-    if not size.all():
-        raise ValueError("a vector is zero and has no direction; leave it out")
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError("a vector is zero, or not finite, and has no direction; leave it out")
     first, second = np.triu_indices(len(flat), k=1)
     names = np.asarray(texts)
     unit = flat / size

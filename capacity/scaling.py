@@ -104,6 +104,8 @@ def leave_one_out(x: Numbers, y: Numbers, *, exponent: float | None = None, toge
     across, up = (np.asarray(values, dtype=float) for values in (x, y))
     _logarithms(across, up)
     groups = across if together is None else np.asarray(together)
+    if groups.shape != across.shape:
+        raise ValueError(f"together has shape {groups.shape}; give a number for each of {len(across)} rungs")
     errors = []
     for value in sorted(set(groups)):
         out = groups == value
@@ -121,7 +123,7 @@ class Named:
     left_out: float  # root mean square error of ln y of what was left out; NaN where too little remains
 
 
-def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
+def named(width: Numbers, parameters: Numbers, y: Numbers, *, by_width: bool = False) -> dict[str, Named]:
     """Return the three laws of the project, by name: y = a · width, a · width^b and a · parameters^b.
 
     Of all three the rungs of a width are left out together, so that their errors can be compared.
@@ -130,6 +132,7 @@ def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
         width: of the [mem] vector, of each rung.
         parameters: of the model, of each rung.
         y: what is held, of each rung, above 0.
+        by_width: rungs of one width count as one, their mean, in laws of width: what they share is seen once.
 
     Raises ValueError as `fit`.
     """
@@ -141,7 +144,13 @@ def named(width: Numbers, parameters: Numbers, y: Numbers) -> dict[str, Named]:
         x = width if of_width else parameters
         enough = len(set(width)) > (2 if exponent is None else 1)
         left_out = leave_one_out(x, y, exponent=exponent, together=width) if enough else float("nan")
-        laws[name] = Named(fit(x, y, exponent=exponent), of_width, left_out)
+        if by_width and of_width:
+            across, up = _logarithms(x, y)
+            widths = np.unique(across)
+            law = fit(np.exp(widths), np.exp([up[across == one].mean() for one in widths]), exponent=exponent)
+        else:
+            law = fit(x, y, exponent=exponent)
+        laws[name] = Named(law, of_width, left_out)
     return laws
 
 

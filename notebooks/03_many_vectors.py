@@ -253,7 +253,7 @@ verdicts.judge(
 #
 # Few texts and a small model; of a pretrained one only rows that are there. Where searches with one vector ended with
 # their budget, one holds more than is said, and the shares of many are too large. Where no text gained from the larger
-# budget the interval of that quotient is a point, and taken as it stands.
+# budget the interval of that quotient is a point, which decides nothing.
 # "Almost" is at least 0.9 here, chosen after a first look at the numbers; the paper names
 # no bound. Vectors that were not exact at the end of their budget may hold more: exact lengths with
 # censored searches are lower bounds, for many vectors more than for one, as is a decoding capacity marked `above`. The

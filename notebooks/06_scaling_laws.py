@@ -78,8 +78,9 @@ held = ladder.held(table, trained.rows, ends=ends, gain=gain)
 # %% [markdown]
 # ## The ladder: models trained alike
 #
-# Llama-like models with a constant first token (`data/ladder.toml`), three trainings of each shape: weights and order
-# of the data are drawn anew for each. What counts is a rung, however many trainings and texts its number is a mean of.
+# Llama-like models with a constant first token (`data/ladder.toml`), up to three trainings of a shape: weights and
+# order of the data are drawn anew for each. What counts is a rung, however many trainings and texts its number is a
+# mean of.
 
 # %%
 held.group_by("width", "depth", "rate", "tokens", "held_out").agg(
@@ -94,10 +95,10 @@ held.group_by("width", "depth", "rate", "tokens", "held_out").agg(
 # ended with it or with the text.
 
 # %% [markdown]
-# How they learned, the first training of each:
+# How they learned, the first training of each shape:
 
 # %%
-first = ladder.curve_table(ladder_facts or None).filter(pl.col("model").str.ends_with("-s0"))
+first = ladder.curve_table(ladder_facts or None).filter(pl.col("model").str.contains(r"-d\d+-s0$"))
 charts.training_curves(first.with_columns(pl.col("model").str.replace(r"^.*:(.*)-s0$", "$1"))) if first.height else None
 
 # %% [markdown]
@@ -157,15 +158,15 @@ ladder.verdict("tokens", trends.get("tokens", {}))
 # %% [markdown]
 # ## The ladder: three laws, and what they foretell
 #
-# Fitted to rung means of all widths and depths. *Left out*: root mean square error of the logarithm of a rung that the
-# law has not seen (0.1 is about 10%). Below, what each law foretells of the width that was held out and of
-# pretrained models, and how many standard errors it misses by.
+# Fitted to rung means of all widths and depths; in laws of the width the depths of a width count as one. *Left out*:
+# root mean square error of the logarithm of a rung that the law has not seen (0.1 is about 10%). Below, what each law
+# foretells of the width that was held out and of pretrained models, and how many standard errors it misses by.
 
 # %%
 main = pl.concat(ladder.along(held, axis) for axis in ("width", "depth")).unique("model", maintain_order=True)
 means = {y: ladder.means(main, y) for y in ladder.MEASURES}
 laws_here = {
-    y: scaling.named(rungs["width"], rungs["parameters"], rungs[y])
+    y: scaling.named(rungs["width"], rungs["parameters"], rungs[y], by_width=True)
     for y, rungs in means.items() if rungs["width"].n_unique() > 1
 }  # fmt: skip
 ladder.law_table(laws_here).with_columns(pl.selectors.float().round(2))
@@ -182,10 +183,13 @@ foretold.with_columns(pl.selectors.float().round(2))
 
 # %%
 n_widths = main["width"].n_unique()
-Markdown(f"**Reading.** Of laws over rungs of {n_widths} widths, {ladder.missed(foretold)}.")
+Markdown(
+    f"**Reading.** Of laws over rungs of {n_widths} widths, {ladder.missed(foretold)}." if foretold.height
+    else "Nothing was foretold."
+)  # fmt: skip
 
 # %%
-ladder.constant(laws_here, foretold.filter(~pl.col("rung").is_in(pretrained)))
+ladder.constant(trends.get("width", {}), foretold.filter(~pl.col("rung").is_in(pretrained)))
 
 # %% [markdown]
 # ## Published models: width
@@ -250,8 +254,10 @@ here = metrics.exact_length(every, by=sizes).sort("d_model") if every.height els
 here if here is None else here.select(*sizes, pl.col("value", "low", "high").round(2), "n", "n_censored")
 
 # %%
-alike_here = here.filter(pl.col("model").is_in(models)) if here is not None else pl.DataFrame()
-own = scaling.fit(alike_here["d_model"], alike_here["value"]) if alike_here.height > 1 else None
+alike_here = pl.DataFrame({"d_model": [], "value": []}) if here is None else here.filter(
+    pl.col("model").is_in(models), pl.col("value") > 0, budget=budget
+)  # fmt: skip
+own = scaling.fit(alike_here["d_model"], alike_here["value"]) if alike_here["d_model"].n_unique() > 2 else None
 gain_laws = fitted["gain (bits)"]
 power, line = gain_laws["a · d_model^b"].law, gain_laws["a · d_model"].law
 wrong = {name: math.exp(named.left_out) for name, named in gain_laws.items()}
@@ -262,18 +268,24 @@ Markdown(
     f"{power.high:.2f}); as a constant they are {line.scale:.2f} bits a dimension, of Eq. 1's 16, and a width left "
     f"out is foretold to a factor of {wrong['a · d_model']:.2f}. Least wrong is {best} ({wrong[best]:.2f}). Tokens "
     f"held grow with the layers kept by an exponent above 0 in {grows} of {deeper.height} models. "
-    + (f"Here tokens grow as d_model^{own.exponent:.2f} over {own.n} widths of one training each." if own else "")
+    + (
+        f"Here tokens go as d_model^{own.exponent:.2f} ({own.low:.2f} to {own.high:.2f}) over {own.n} models of one "
+        "training each."
+        if own
+        else ""
+    )
 )
 
 # %% [markdown]
 # ## Limits
 #
-# Published models differ in width, depth, data, tokenizer and family at once: an exponent over them is no law of width.
-# Information gain counts what a vector tells of the kind of text, too. Models cut to their first layers were not
-# trained that way. The ladder is small models trained briefly; a checkpoint is a model in the middle of a cosine, not
-# one whose training ended there. Rungs are few, so their intervals are wide; that all models hold the same texts, no
-# interval knows. The longest of several searches is the limit only of the texts of `limits`, a share. A rung with a
-# training that holds nothing has no place in a law. Pretrained models have other vocabularies, and BOS before [mem].
+# Published models differ in width, depth, data, tokenizer and family at once: an exponent over them is no law of
+# width. Information gain counts what a vector tells of the kind of text, too. Models cut to their first layers were
+# not trained that way. The ladder is small models trained briefly; a checkpoint is a model in the middle of a cosine,
+# not one whose training ended there. Rungs are few, so their intervals are wide; that all models hold the same texts,
+# no interval knows. The longest of several searches is the limit only of the texts of `limits`, a share. A rung with
+# a training that holds nothing has no place in a law. Pretrained models have other vocabularies, 12 of the 16 texts,
+# and BOS before [mem]. Along tokens there is one shape, width 128 of depth 4.
 
 # %%
 print(done, trained, searched, fits, sep="\n")

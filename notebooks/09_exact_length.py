@@ -80,7 +80,7 @@ charts.lengths_by_text(ends)
 
 # %%
 known, held = pl.col("kind") == "limit", pl.when(pl.col("n_at") > 0).then(pl.col("n_held") / pl.col("n_at"))
-afresh = pl.col("n_beyond") >= len(fresh)
+afresh = pl.col("n_beyond") >= max(2, len(fresh))  # fewer decide nothing
 
 
 def share_of_limits(ends):
@@ -156,7 +156,9 @@ verdicts.within(
     f"the last doubling of the budget, to {budget:,} token-steps, lengthens the longest of all searches by less than "
     f"{100 * bound - 100:.0f}%",
     together,
-    low=0, high=bound, change="more texts, which narrow the intervals, or another doubling",
+    low=0, high=bound,
+    change="more texts, or another doubling; where no text gains there is no interval, and the share that would is all "
+    "that is bounded (the reading below)",
 )  # fmt: skip
 
 # %% [markdown]
@@ -237,41 +239,54 @@ verdicts.judge(
 # %% [markdown]
 # ## Texts that end before their limit
 #
-# Short texts are held whole, and their limit is not seen. Where a text ends has nothing to do with its limit, so
-# Kaplan and Meier's estimate tells the share that would hold more; where a *budget* ends it does, and such lengths are
-# left out here and shown as bounds above. To see whether it works, the texts whose limit is known are cut at random:
-# the prefix of a text needs no new fit, since what holds the text holds the prefix. The truth is their whole limits.
+# Short texts are held whole, and their limit is not seen. Where a text ends, or where `longest` cuts it, has nothing to
+# do with its limit, so Kaplan and Meier's estimate tells the share that would hold more; where a *budget* ends it does,
+# and such lengths are left out here and shown as bounds above. To see whether it works, the texts whose limit is known
+# are cut at random: the prefix of a text needs no new fit, since what holds the text holds the prefix. The truth is
+# their whole limits.
 
 # %%
-whole = ends.filter(kind="limit")
+told = ends.filter(pl.col("kind") != "search-limited").with_columns(ended=pl.col("kind") == "ended")
+whole = told.filter(~pl.col("ended"))
 cuts = texts.drawn_lengths(n_texts, longest=max(2, int(whole["tokens"].max() or 2) + 2), seed=1)  # pyright: ignore
 order = pl.int_range(pl.len()).over("model")
 cut = whole.sort("model", "text_id").with_columns(cut=order.replace_strict(dict(enumerate(cuts)), default=2))
 cut = cut.with_columns(ended=pl.col("cut") <= pl.col("tokens"), seen=pl.min_horizontal("cut", "tokens"))
-kinds = {"whole texts: the truth": ("tokens", False), "cut texts, Kaplan-Meier": ("seen", True),
-         "cut texts, ends taken for limits": ("seen", False)}  # fmt: skip
+kinds = {
+    "as they are, Kaplan-Meier": (told, "tokens", True),
+    "known limits: the truth": (whole, "tokens", True),
+    "known limits, cut, Kaplan-Meier": (cut, "seen", True),
+    "known limits, cut, ends taken for limits": (cut, "seen", False),
+}
+samples = [
+    (name, series, own[tokens], own["ended"] & counted)
+    for series, (table, tokens, counted) in kinds.items()
+    for (name,), own in table.group_by("model", maintain_order=True)
+]
 curves = [
-    metrics.survival(own[tokens], own["ended"] & counted).with_columns(model=pl.lit(name), series=pl.lit(series))
-    for (name,), own in cut.group_by("model", maintain_order=True) for series, (tokens, counted) in kinds.items()
-]  # fmt: skip
-charts.shares_above(pl.concat(curves)) if curves else Markdown("No text's limit is known.")
+    metrics.survival(tokens, ended).with_columns(model=pl.lit(name), series=pl.lit(series))
+    for name, series, tokens, ended in samples
+]
+charts.shares_above(pl.concat(curves)) if curves else Markdown("No text's limit or end was reached.")
 
 # %%
-medians = [
-    {"model": name, "series": series, "texts": own.height, "ended": own["ended"].sum() if counted else 0}
+medians = pl.DataFrame([
+    {"model": name, "series": series, "texts": len(tokens), "ended": ended.sum()}
     | dict(zip(("median", "low", "high"), (m.value, m.low, m.high), strict=True))
-    for (name,), own in cut.group_by("model", maintain_order=True) for series, (tokens, counted) in kinds.items()
-    for m in [metrics.median_limit(own[tokens], own["ended"] & counted)]
-]  # fmt: skip
-really = ends.filter(kind="ended").height
-pl.DataFrame(medians) if medians else Markdown("No text's limit is known.")
+    for name, series, tokens, ended in samples for m in [metrics.median_limit(tokens, ended)]
+], {"model": pl.String, "series": pl.String, "texts": pl.Int64, "ended": pl.Int64, "median": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64})  # fmt: skip
+medians.sort("model", maintain_order=True)
 
 # %%
-Markdown(" ".join(
-    f"`{every['model']}`: half of the texts hold no more than {every['median']:g} tokens; of the cut ones no more than "
-    f"{cut['median']:g} by Kaplan and Meier, and than {naive['median']:g} if ends are taken for limits."
-    for every, cut, naive in zip(*[iter(medians)] * 3, strict=True)
-) or "Nothing was cut.")  # fmt: skip
+halves = {(name, series): median for name, series, median in medians.select("model", "series", "median").iter_rows()}
+as_they_are, *known_limits = kinds
+verdicts.measured("; ".join(
+    f"half of the texts of `{name}` hold no more than {halves[name, as_they_are]:g} tokens, the bounds left out"
+    + (", {:g} of those with a known limit; when these are cut {:g} by Kaplan and Meier, {:g} if ends are taken for "
+       "limits".format(*(halves[name, series] for series in known_limits)) if (name, known_limits[0]) in halves else "")
+    for name in medians["model"].unique(maintain_order=True)
+) or "no text's limit or end was reached")  # fmt: skip
 
 # %% [markdown]
 # ## A pretrained model
@@ -301,8 +316,8 @@ verdicts.judge(
 # What its searches by growth with the largest budget would have held with less patience, as above.
 
 # %%
-patient = own.filter(search="grow", budget=max(pretrained_budgets))
-by_patience(patient, max(pretrained_budgets)) if patient.height else Markdown("No such rows are there.")
+patient = own.filter(search="grow", budget=max(pretrained_budgets, default=0))
+by_patience(patient, patient["budget"][0]) if patient.height else Markdown("No such rows are there.")
 
 # %%
 gains = [
@@ -313,7 +328,7 @@ further = pl.concat(gains).sort("budget", "search") if gains else doubled.clear(
 further.with_columns(pl.selectors.float().round(3)) if gains else Markdown("Nothing can be told of it.")
 
 # %%
-spent_most = further["spent"].max() if further.height else max(pretrained_budgets)
+spent_most = further["spent"].max() if further.height else max(pretrained_budgets, default=0)
 verdicts.within(
     f"for `{pretrained}`, too, the last doubling of the budget that was measured, to {spent_most:,.0f} token-steps, "
     f"gains less than {100 * bound - 100:.0f}%",
@@ -332,15 +347,16 @@ said = [
     f"({part['tokens'].min()} to {part['tokens'].max()})"
     for table in (ends, bounds)
     for (name,), part in table.group_by("model", maintain_order=True)
-    for n in [(part["n_beyond"] >= len(fresh)).sum()]
+    for n in [part.filter(afresh).height]
 ]
-gained = best.group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
+gained = best.filter(pl.col("twice") > 0).group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
 some = metrics.proportion(gained)
 
 # %%
 Markdown(
     f"**Reading.** By two fresh fits at one token more than the longest of all searches: {'; '.join(said)}. "
-    f"{really} texts ended before. From the last doubling of the budget {gained.sum()} of {len(gained)} texts gained "
+    f"{ends['kind'].eq('ended').sum()} texts were held as far as they were tried. "
+    f"From the last doubling of the budget {gained.sum()} of {len(gained)} texts gained "
     f"(share {metrics.between(some.low, some.high, digits=2)}), a text counted once for all models."
 )
 
@@ -355,4 +371,4 @@ Markdown(
 # token-steps. Fits that end at a number of steps are not those of a smaller patience, but bound them from below.
 
 # %%
-print(f"{done}\n{pretrained}: {theirs}")
+print(done, *([f"{pretrained}: {theirs}"] if theirs else []), sep="\n")

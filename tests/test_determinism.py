@@ -178,5 +178,10 @@ def test_vectors_are_decoded_by_the_model_that_they_were_fitted_to_as_it_reads(t
             determinism.margins(tiny, some, ids)
 
 
+def test_a_number_that_is_none_tells_nothing_apart():
+    with pytest.raises(ValueError, match="NaN"):
+        determinism.auc([1.0, float("nan")], [2.0])
+
+
 def test_doctests():
     assert doctest.testmod(areas) == (0, 1)

@@ -41,6 +41,9 @@ TWO = [("grow", 0, 3, "solved", 3), ("grow", 1, 4, "solved", 4)]  # two searches
           ("fixed", 9, 4, "stalled", None)], 4, "search-limited"),  # as they stall where it is held, too
         ([("fixed", 8, 5, "stalled", None), ("fixed", 9, 5, "stalled", None), ("fixed", 8, 4, "stalled", None),
           ("fixed", 9, 4, "solved", 4)], 4, "limit"),
+        ([("fixed", 8, 5, "stalled", None)] * 2, 4, "search-limited"),  # one, given twice
+        ([("fixed", 8, 5, "stalled", None), ("fixed", 9, 5, "stalled", None), ("fixed", 7, 5, "solved", 3)], 4,
+         "search-limited"),  # exact, though it does not decode
         ([("grow", 2, 9, "solved", 9), ("fixed", 8, 5, "stalled", None)], 9, "ended"),  # all that there was
     ],
 )  # fmt: skip
@@ -69,6 +72,8 @@ def test_limits_refuse_texts_of_other_models_in_one_pot():
     with pytest.raises(ValueError, match="differ in dtype"):
         metrics.limits(both)
     assert metrics.limits(both, by=["model", "source", "dtype"]).height == 2
+    with pytest.raises(ValueError, match="fits is 0"):
+        metrics.limits(both, by=["model", "source", "dtype"], fits=0)
 
 
 def test_the_median_of_texts_that_end_is_kaplan_and_meiers():
@@ -113,6 +118,9 @@ def test_a_median_that_is_not_reached_is_beyond_all():
     found = metrics.median_limit([3, 4, 5, 6, 7, 8], [True] * 6)
     assert (found.value, found.low, found.high) == (math.inf, None, None)
     assert metrics.median_limit([2.0, 4.0, 4.0], [False] * 3).low is None  # too few for an interval
+    for wrong in (2.5, -1, math.nan):
+        with pytest.raises(ValueError, match="a whole number of tokens"):
+            metrics.survival([wrong, 2], [False, False])
     with pytest.raises(metrics.NothingFound, match="no texts"):
         metrics.median_limit([], [])
 
@@ -166,6 +174,10 @@ def test_who_gives_up_sooner_keeps_what_was_held_before_the_first_slow_length():
     held = metrics.reached(cut, cost="token_steps", at=[1e9]).sort("text_id")
     assert held["value"].to_list() == [2, 0]
     assert metrics.impatient(table, steps=40).equals(table.sort("key", "probe"))
+    timed = metrics.impatient(table.with_columns(seconds=pl.col("steps") / 10), steps=20)
+    assert timed.filter(text_id="a")["seconds"].to_list() == [1, 2]
+    with pytest.raises(ValueError, match="steps is 0"):
+        metrics.impatient(table, steps=0)
 
 
 def test_examples():

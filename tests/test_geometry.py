@@ -48,8 +48,9 @@ def test_cosines_of_a_case_worked_by_hand():
         ("x", "x", True), ("x", "y", False), ("x", "x", True), ("x", "y", False), ("x", "x", True), ("y", "x", False),
     ]  # fmt: skip
     assert found["cosine"].to_list() == pytest.approx([0, half, -1, half, 0, -half])
-    with pytest.raises(ValueError, match="zero"):
-        geometry.cosines(np.zeros((2, 1, 2), dtype=np.float32), ["x", "x"])
+    for wrong in (0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="zero, or not finite"):
+            geometry.cosines(np.full((2, 1, 2), wrong, dtype=np.float32), ["x", "x"])
 
 
 def test_several_vectors_count_as_one_end_to_end():

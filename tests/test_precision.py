@@ -11,6 +11,7 @@ from readers import fit_rows, reader
 
 from capacity import geometry, precision
 from capacity.decoding import free_running, teacher_forced
+from capacity.metrics import NothingFound
 from capacity.precision import quantiser
 
 
@@ -154,6 +155,15 @@ def test_packed_numbers_take_about_their_entropy():
     shares = counts / counts.sum()
     entropy = -(shares * np.log2(shares)).sum() * whole.size / 8
     assert entropy < len(precision.packed(mem, 6)) < 1.02 * entropy + 11 < 6 * whole.size / 8
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        precision.quantised(np.array([[[1, math.nan]]], dtype=np.float32), 4)
+    with pytest.raises(ValueError, match="decoded is null in 1 rows"):
+        precision.last_passed(pl.DataFrame({"text": "a", "bits": [4, 2], "decoded": [True, None]}), "bits", by=["text"])
+    with pytest.raises(NothingFound, match="no values"):
+        precision.median([], none=math.inf)
 
 
 def test_doctests():

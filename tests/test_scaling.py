@@ -98,6 +98,16 @@ def test_the_named_laws_are_fits_of_width_and_parameters():
     assert two["a · d_model"].left_out == pytest.approx(0)
 
 
+def test_rungs_of_one_width_may_count_as_one():
+    width, parameters, y = [32, 64, 64, 128], [1, 2, 3, 4], [1.0, 2.0, 8.0, 16.0]
+    found = scaling.named(width, parameters, y, by_width=True)
+    assert found["a · d_model^b"].law == scaling.fit([32, 64, 128], [1, 4, 16])
+    assert found["a · d_model"].law == scaling.fit([32, 64, 128], [1, 4, 16], exponent=1)
+    assert found["a · parameters^b"].law == scaling.fit(parameters, y)
+    with pytest.raises(ValueError, match="give a number for each of 4 rungs"):
+        scaling.leave_one_out(width, y, together=[1, 2])
+
+
 def test_a_trend_by_hand():
     found = scaling.trend([1, 1, 4], np.exp([1.0, 3.0, 4.0]))
     assert found.exponent == found.means.exponent == pytest.approx(2 / np.log(4))  # 2 and 4, between them ln 4

@@ -1,5 +1,6 @@
 """How well a number tells two outcomes apart: the area under its ROC curve."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,12 @@ def auc(broken: Values, kept: Values) -> Interval:
     >>> auc([0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.7, 0.8, 0.9, 1.0]).value
     1.0
 
+    Raises ValueError for NaN.
+
     Source: Mann and Whitney 1947; Newcombe 2006, Statistics in Medicine 25, 559-573, method 5.
     """
+    if any(math.isnan(value) for value in [*broken, *kept]):
+        raise ValueError("a value is NaN, which is neither more nor less; leave it out")
     m, n = len(broken), len(kept)
     if not m or not n:
         return Interval(float("nan"), None, None, m + n, True)

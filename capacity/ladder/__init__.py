@@ -79,6 +79,10 @@ def _done(training: Training, out: Path) -> bool:
             raise ValueError(
                 f"{path.parent} was trained by another {kind} ({trained}); name another folder, or remove it"
             )
+    if lacking := [name for name in training.checkpoints if not (out / name / "training.json").is_file()]:
+        raise ValueError(
+            f"{path.parent} was trained, but its checkpoints {', '.join(lacking)} are not there; remove it to have them"
+        )
     return True
 
 

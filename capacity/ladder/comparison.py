@@ -50,6 +50,8 @@ def measure(
 ) -> sweep.Measured:
     """Return the rows of models of which some may not be on this machine: those are loaded, never measured.
 
+    Rows of another training than that of the facts are left out.
+
     Args:
         table: FACTS of the models.
         folder: of the store, as of sweep.measure.
@@ -66,7 +68,8 @@ def measure(
     if missing == "measure" and here:
         n_new = run(sweep.grid(model=here, **settings), folder).n_new
     wanted = sweep.grid(model=names, **settings) if names else []
-    done = run(wanted, folder, missing="skip" if missing == "measure" else missing)
+    revisions = dict(table.select("model", "revision").drop_nulls().iter_rows())
+    done = run(wanted, folder, missing="skip" if missing == "measure" else missing, revisions=revisions)
     return replace(done, n_new=n_new, n_there=done.n_there - n_new)
 
 

@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {
     "held_out": pl.Boolean,  # left out of the laws, to be foretold
     "held_out_nats": pl.Float64,  # a token, of books never trained on
 }
+_OPTIONAL = ("revision", "heads", "held_out_nats")  # of which no trend or law is
 CURVES: dict[str, Any] = {"model": pl.String, "step": pl.Int64, "tokens": pl.Int64, "loss_nats": pl.Float64}
 
 
@@ -74,11 +75,23 @@ def write(ladder: Ladder, path: Path | str, out: Path | None = None) -> None:
 
 
 def table(path: Path | str | None = None) -> pl.DataFrame:
-    """Return the facts in a CSV file; None: those that travel with the rows, empty where none do."""
+    """Return the facts in a CSV file; None: those that travel with the rows, empty where none do.
+
+    Raises ValueError for a column that is missing, a model that is listed twice, or a size that is not above 0.
+    """
     place = sweep.measured().parent / "ladder.csv" if path is None else Path(path)
     if path is None and not place.is_file():
         return pl.DataFrame(schema=FACTS)
     rows = pl.read_csv(place, schema_overrides=FACTS)
+    if lacking := [name for name in FACTS if name not in rows.columns and name not in _OPTIONAL]:
+        raise ValueError(f"{place} has no column {', '.join(lacking)}; write it by ladder.write, or add them")
+    if rows["model"].is_duplicated().any():
+        raise ValueError(f"{place} lists {rows.filter(pl.col('model').is_duplicated())['model'][0]} twice; leave one")
+    sizes = pl.col("width", "depth", "parameters", "rate", "tokens")
+    if (wrong := rows.filter(pl.any_horizontal((sizes <= 0) | sizes.is_null()))).height:
+        raise ValueError(
+            f"{place}: {wrong['model'][0]} has a width, depth, number of parameters, rate or tokens not above 0"
+        )
     return pl.concat([pl.DataFrame(schema=FACTS), rows], how="diagonal").select(*FACTS)
 
 

@@ -133,27 +133,22 @@ def verdict(axis: str, by_measure: dict[str, scaling.Trend], rates: pl.DataFrame
     return verdicts.Verdict(outcome=outcome, claim=claim, number=number, change=change)
 
 
-def constant(laws: dict[str, dict[str, scaling.Named]], foretold: pl.DataFrame) -> verdicts.Verdict:
-    """Return whether bits a dimension are constant: a · d_model, against a free exponent and the rungs held out.
+def constant(by_measure: dict[str, scaling.Trend], foretold: pl.DataFrame) -> verdicts.Verdict:
+    """Return whether bits a dimension are constant: whether what is held in bits goes as the width to the power of 1.
 
-    It does not hold where each measure in bits has an exponent whose interval leaves out 1, or holds something else
-    than the law foretells of a rung that was held out. laws: of MEASURES; foretold: from `foretold`, of such rungs.
+    It does not hold where the interval of each measure in bits leaves out 1, over one number a width. by_measure: from
+    `trends`, along the width; foretold: from `foretold`, of rungs that were held out, said beside.
     """
-    own = {name: laws[name] for name in ("bits", "gain") if name in laws}
-    against, said = [], []
-    for name, by_name in own.items():
-        law = by_name["a · d_model^b"].law
-        low, high = _interval(law)
-        out = low is not None and high is not None and not low <= 1 <= high
-        told = foretold.filter(pl.col("low").is_not_nan(), of=name, law="a · d_model")
-        wrong = told.filter(~pl.col("held").is_between("low", "high"))
-        against.append(out or wrong.height > 0)
-        interval = "no interval" if low is None else f"{low:.2f} to {high:.2f}"
-        said += [f"{MEASURES[name]} go as d_model^{law.exponent:.2f} ({interval}) over {law.n} rungs", *(
-            f"as a constant they foretell {row['foretold']:.1f} ({row['low']:.1f} to {row['high']:.1f}) for "
-            f"{row['rung']}, which has {row['held']:.1f}"
-            for row in told.iter_rows(named=True)
-        )]  # fmt: skip
+    own = {name: by_measure[name] for name in ("bits", "gain") if name in by_measure}
+    said = [f"{MEASURES[name]} go as d_model^{trend.exponent:.2f} ({_said(trend)})" for name, trend in own.items()]
+    said += [
+        f"as a constant {MEASURES[row['of']]} are foretold to be {row['foretold']:.1f} ({row['low']:.1f} to "
+        f"{row['high']:.1f}) for {row['rung']}, which has {row['held']:.1f}"
+        for row in foretold.filter(pl.col("low").is_not_nan(), pl.col("of").is_in([*own]), law="a · d_model").iter_rows(
+            named=True
+        )
+    ]
+    against = [trend.high < 1 or trend.low > 1 for trend in own.values()]
     return verdicts.Verdict(
         outcome="does not hold" if against and all(against) else "cannot tell",
         claim="bits a dimension are constant",
@@ -173,7 +168,7 @@ def _said(trend: scaling.Trend) -> str:
 
 def _rates(name: str, rates: pl.DataFrame | None) -> str:
     own = [] if rates is None else rates.filter(pl.col("rate") != 1)[name].drop_nulls().to_list()
-    return f"; {min(own):.2f} to {max(own):.2f} between the ends at other learning rates" if own else ""
+    return f"; {min(own):.2f} to {max(own):.2f} between the two widths at other learning rates" if own else ""
 
 
 def _times(ln: float) -> str:

@@ -87,6 +87,8 @@ def read(path: Path | str | None = None) -> Ladder:
     ladder = _of(Ladder, contents | {"rungs": rungs, "schedule": schedule}, path)
     if wrong := [share for rung in rungs for share in rung.checkpoints if not 0 < share < 1]:
         raise ValueError(f"{path}: checkpoints at {wrong} of the tokens; give shares above 0 and below 1")
+    if wrong := [rung for rung in rungs if not rung.seeds or not rung.rate > 0]:
+        raise ValueError(f"{path}: {wrong[0]} has no seed, or a rate that is not above 0; give both")
     names = [training.name for training in ladder.trainings()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: {', '.join(twice)} are listed twice; list each width, depth, rate and seed once")

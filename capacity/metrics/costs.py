@@ -50,15 +50,18 @@ def impatient(rows: pl.DataFrame, *, steps: int) -> pl.DataFrame:
     """Return the rows of searches as if each had given up at its first length that took more than so many steps.
 
     That fit is cut off there and was not exact, what came after it is gone. For searches that end at a length that
-    fails, as `grow`. It is what a *patience* of so many steps without progress reaches at least. ValueError for a
-    column that is missing.
+    fails, as `grow`. It is what a *patience* of so many steps without progress reaches at least. Of its seconds the cut
+    fit has the share of its steps. ValueError for a column that is missing, or fewer steps than 1.
     """
+    if steps < 1 or steps % 1:
+        raise ValueError(f"steps is {steps}; give a whole number from 1 on")
     check_columns(rows, "key", "probe", "length", "steps", takes=())
     late = (pl.col("steps") > steps).cast(pl.Int32).cum_sum().over("key")
     kept = rows.sort("key", "probe").with_columns(late.alias("late")).filter(
         (pl.col("late") == 0) | ((pl.col("late") == 1) & (pl.col("steps") > steps))
     )  # fmt: skip
-    cut = {"steps": steps, "token_steps": pl.col("length") * steps, "status": pl.lit("stalled"), "correct_with": 0,
+    cut = {"seconds": pl.col("seconds") * steps / pl.col("steps") if "seconds" in rows.columns else None,
+           "steps": steps, "token_steps": pl.col("length") * steps, "status": pl.lit("stalled"), "correct_with": 0,
            "first_correct": pl.lit(False), "decoded_tokens": None}  # fmt: skip
     return kept.with_columns(
         pl.when(pl.col("late") == 1).then(value).otherwise(name).cast(rows.schema[name]).alias(name)

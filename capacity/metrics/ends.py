@@ -35,8 +35,10 @@ def limits(
         fits: that have to stall.
         steps: the recipe's most; a fit that took them all ended with them, and did not stall. None: any counts.
 
-    Raises ValueError for a column that is missing, a decoded length that can't be one, and as `pooled`.
+    Raises ValueError for no fits, a column that is missing, a decoded length that can't be one, and as `pooled`.
     """
+    if fits < 1:
+        raise ValueError(f"fits is {fits}; a limit needs one that stalled at least")
     names = ("text_id", "key", "search", "limit", "length", "status", "steps", "decoded_tokens")
     check_columns(rows, *names, by=by, takes=("by",))
     check_decoded(rows, "decoded_tokens", "length")
@@ -46,6 +48,7 @@ def limits(
     searched = pl.col("search") != "fixed"
     beyond = ~searched & (pl.col("length") == pl.col("tokens") + 1)
     at = ~searched & (pl.col("length") == pl.col("tokens"))
+    solved = pl.col("status") == "solved"
     stalled = (pl.col("status") == "stalled") & (pl.lit(steps is None) | (pl.col("steps") < (steps or 0)))
     counted = (
         finished(rows)
@@ -55,16 +58,18 @@ def limits(
             pl.col("tokens").first(),
             pl.col("limit").max().alias("end"),
             pl.col("key").filter(searched).n_unique().alias("n_searches"),
-            beyond.sum().alias("n_beyond"),
-            (beyond & stalled).sum().alias("n_stalled"),
-            at.sum().alias("n_at"),
-            (at & (pl.col("status") == "solved")).sum().alias("n_held"),
+            pl.col("key").filter(beyond).n_unique().alias("n_beyond"),
+            pl.col("key").filter(beyond & stalled).n_unique().alias("n_stalled"),
+            pl.col("key").filter(at).n_unique().alias("n_at"),
+            pl.col("key").filter(at & solved).n_unique().alias("n_held"),
+            (beyond & solved).any().alias("disagree"),
         )
     )
     kind = (
         pl.when(pl.col("tokens") >= pl.col("end")).then(pl.lit("ended"))
         .when(
-            pl.col("n_searches") >= 2, pl.col("n_stalled") >= fits, (pl.col("n_at") == 0) | (pl.col("n_held") > 0)
+            pl.col("n_searches") >= 2, pl.col("n_stalled") >= fits, ~pl.col("disagree"),
+            (pl.col("n_at") == 0) | (pl.col("n_held") > 0),
         ).then(pl.lit("limit"))
         .otherwise(pl.lit("search-limited"))
     )  # fmt: skip
@@ -84,12 +89,14 @@ def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
     >>> survival([2, 3, 4, 5], [False, True, False, False]).select("tokens", "share").rows()
     [(2.0, 0.75), (3.0, 0.75), (4.0, 0.375), (5.0, 0.0)]
 
-    Raises NothingFound for no text, ValueError for lengths that are not finite, or not as many flags. Source: Kaplan
-    and Meier 1958.
+    Raises NothingFound for no text, ValueError for lengths that are no whole numbers from 0, or not as many flags.
+    Source: Kaplan and Meier 1958.
     """
     data, cut = as_numbers(tokens), truths(ended)
-    if len(data) != len(cut) or not np.isfinite(data).all():
-        raise ValueError(f"{len(data)} lengths with {len(cut)} flags; give a finite length and a flag of each text")
+    if len(data) != len(cut) or not (np.isfinite(data) & (data >= 0) & (data % 1 == 0)).all():
+        raise ValueError(
+            f"{len(data)} lengths with {len(cut)} flags; give each text a whole number of tokens and a flag"
+        )
     if not len(data):
         raise NothingFound("no texts with a limit or an end; search with a larger budget, and twice")
     curve = stats.ecdf(stats.CensoredData.right_censored(np.where(cut, data - 0.5, data), cut)).sf

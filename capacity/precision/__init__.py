@@ -11,7 +11,7 @@ from scipy import stats
 
 from capacity import geometry
 from capacity.decoding import check_rows, scored_together, together
-from capacity.metrics import Interval
+from capacity.metrics import Interval, NothingFound
 from capacity.models import Frozen
 from capacity.precision.packing import packed, unpacked
 from capacity.precision.quantiser import SCALES, levels, quantised, scales
@@ -132,8 +132,10 @@ def last_passed(table: pl.DataFrame, at: str, *, by: Sequence[str], largest_firs
 
     `at` goes up, or down from the largest (as bits do). All rows of one value of `at` have to pass (`decoded`).
     censored: `none` where the first value failed already, `all` where none failed, so that more was not tried; else
-    `no`. What passes again after a failure does not count.
+    `no`. What passes again after a failure does not count. Raises ValueError where `decoded` is not known.
     """
+    if unknown := table["decoded"].null_count():
+        raise ValueError(f"decoded is null in {unknown} rows, so that it is not known how far they got; leave them out")
     steps = table.group_by([*by, at], maintain_order=True).agg(pl.col("decoded").all())
     steps = steps.sort(at, descending=largest_first, maintain_order=True)
     reached = pl.col("decoded").cast(pl.Int8).cum_min().cast(pl.Boolean)
@@ -149,8 +151,10 @@ def median(values: Sequence[float | int | None] | pl.Series, *, none: float) -> 
 
     So a censored value counts where it lies beyond all others; where an end is one of these, it is no end but a bound.
 
-    none: what stands for a null, as `math.inf`. Source: scipy.stats.quantile_test.
+    none: what stands for a null, as `math.inf`. Raises NothingFound for no values. Source: scipy.stats.quantile_test.
     """
+    if not len(values):
+        raise NothingFound("no values, and so no median; give one a text")
     data = np.sort([none if value is None else float(value) for value in values])
     middle = float(np.median(data)) if np.isfinite(data).all() else float(data[(len(data) - 1) // 2])
     if len(data) < 6:  # no interval of order statistics covers 95%

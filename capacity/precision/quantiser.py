@@ -12,10 +12,13 @@ def scales(
     """Return the steps of a symmetrical quantiser that reaches the largest entry with `bits` bits, float32.
 
     by: of SCALES. `vector`: shape (texts, n_mem, 1); `dimension`: (1, n_mem, dim), which is no part of a vector: all
-    vectors share it. Raises ValueError for fewer than 2 bits, more than 16, or another `by`.
+    vectors share it. Raises ValueError for fewer than 2 bits, more than 16, another `by`, or entries that are not
+    finite.
     """
     if not 2 <= bits <= 16 or by not in SCALES:
         raise ValueError(f"bits is {bits} and by {by!r}; 2 to 16, and one of {', '.join(SCALES)} are allowed")
+    if not np.isfinite(mem).all():
+        raise ValueError("a vector has entries that are not finite, which no rounding keeps; leave it out")
     most = np.abs(mem).max(axis=-1 if by == "vector" else 0, keepdims=True)
     return np.where(most > 0, most / (2 ** (bits - 1) - 1), 1).astype(np.float32)
 

@@ -168,9 +168,16 @@ def make(
         compile: of `train`.
         checkpoints: folder names, and after how many tokens the model, as it is then, is saved there.
         resumable: go on where a run that was killed stood.
+
+    Raises ValueError for checkpoints that fall on one step, or on the last.
     """
     config = FAMILIES[shape["family"]](**{k: v for k, v in shape.items() if k != "family"}, vocab_size=len(tokenizer))
     at = {math.ceil(n / schedule.batch): label for label, n in (checkpoints or {}).items()}
+    if len(at) < len(checkpoints or {}) or not all(0 < step < schedule.steps for step in at):
+        raise ValueError(
+            f"{name} has checkpoints after {checkpoints} tokens, in {schedule.steps} steps of {schedule.batch}: each "
+            "has to be at a step of its own, before the last"
+        )
     kept = out / f".{name}.safetensors" if resumable else None
     losses: list[float] = []
     begun = time.perf_counter()

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def measure(
     progress: bool = True,
     jobs: int | None = None,
     engine: str = "local",
+    revisions: Mapping[str, str] | None = None,
 ) -> Measured:
     """Return the rows of all cells, and how many were measured now, were there, and are nowhere.
 
@@ -82,6 +83,7 @@ def measure(
         jobs: processes, one a GPU or a share of the cores; see sweep.processes. None: one, or of `ray` one a GPU or
             processor; see workers.share.
         engine: `local`, or `ray`: this machine, or the cluster at $RAY_ADDRESS; see sweep.cluster.
+        revisions: of models that may not be on this machine, by name: rows of others are not theirs.
 
     Processes that share a store share the work, too (see engines.local).
 
@@ -113,7 +115,7 @@ def measure(
     if missing == "measure":
         store.Store(place).read(["key"], keys=wanted)  # sets damaged shards aside: their cells are measured again
     keys = set(store.read(places, ["key"], keys=wanted, missing_ok=True)["key"])
-    known = _known(away, places, absent, refuse=missing == "measure") if away else {}
+    known = _known(away, places, absent, revisions, refuse=missing == "measure") if away else {}
     todo = [cell for key, cell in wanted.items() if key not in keys]
     lacking = [*(cell.experiment for cell in todo), *(experiment for experiment in away if experiment not in known)]
     if lacking and missing == "refuse":
@@ -138,14 +140,19 @@ def measure(
 
 
 def _known(
-    away: Sequence[Experiment], places: Sequence[Path], absent: dict[str, models.ModelError], *, refuse: bool
+    away: Sequence[Experiment],
+    places: Sequence[Path],
+    absent: dict[str, models.ModelError],
+    revisions: Mapping[str, str] | None,
+    *,
+    refuse: bool,
 ) -> dict[Experiment, str]:
     """Return the keys of experiments on absent models; raises what says of a model that it is absent.
 
     It is raised where a cell is missing, if `refuse`, else where nobody knows the model's name.
     """
     rows = store.read(places, elsewhere.COLUMNS, missing_ok=True)
-    known = elsewhere.keys(away, rows)
+    known = elsewhere.keys(away, rows, revisions)
     names = {*models.PACKAGED, *rows["model"]}
     for experiment in away:
         if experiment not in known and (

@@ -1,7 +1,7 @@
 """Rows of models that are not on this machine, found by their columns: a key is made of a model's files and tokens."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -29,12 +29,14 @@ def absent(experiments: Iterable[Experiment]) -> dict[str, ModelError]:
     return errors
 
 
-def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experiment, str]:
+def keys(
+    experiments: Sequence[Experiment], rows: pl.DataFrame, revisions: Mapping[str, str] | None = None
+) -> dict[Experiment, str]:
     """Return the key of each experiment that has rows, by model, text, seed and settings; the first where several do.
 
-    rows: COLUMNS of store.SCHEMA. A packaged model's revision is known, another's has to be the same in all rows found;
-    so has the policy that `auto` stands for, where the model is not one that names its own. A device or attention of
-    None takes any.
+    rows: COLUMNS of store.SCHEMA; revisions: by model. A packaged model's is known, one that is not has to be the same
+    in all rows found; so has the policy that `auto` stands for, where the model is not one that names its own. A device
+    or attention of None takes any.
 
     Raises ModelError where rows of two revisions, tokenizers or, under `auto`, policies fit.
     """
@@ -50,7 +52,9 @@ def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experime
             {"budget": None} if experiment.search == "fixed" else {}
         )
         fits = [
-            row for row in by_settings[*values.values(), experiment.length, experiment.trace] if _fits(row, experiment)
+            row
+            for row in by_settings[*values.values(), experiment.length, experiment.trace]
+            if _fits(row, experiment, (revisions or {}).get(experiment.model))
         ]
         for name in ("revision", "tokenizer_digest", *(["bos"] if experiment.bos == "auto" else [])):
             seen[experiment.model, name].update(row[name] for row in fits)
@@ -66,13 +70,14 @@ def keys(experiments: Sequence[Experiment], rows: pl.DataFrame) -> dict[Experime
     return first_keys
 
 
-def _fits(row: dict[str, Any], experiment: Experiment) -> bool:
+def _fits(row: dict[str, Any], experiment: Experiment, revision: str | None) -> bool:
     """Return whether a row of the same settings can be of the experiment."""
     packaged = models.PACKAGED.get(experiment.model)
+    revision = packaged.sha256[:16] if packaged else revision
     bos = packaged.bos if packaged and experiment.bos == "auto" else experiment.bos
     return (
         (row["bos"] == bos if bos not in ("auto", None) else row["bos"] != "after_mem")
         and experiment.attention in (None, row["attention"])
         and experiment.device in (None, row["device"])
-        and (packaged is None or row["revision"] == packaged.sha256[:16])
+        and revision in (None, row["revision"])
     )
