@@ -21,7 +21,8 @@ corpus: str = "corpus/books_train.parquet"  # Parquet with a column `text`, or a
 held_out: str = "corpus/books_heldout.parquet"  # the same, never trained on
 tokenizer: str = ""  # folder of a tokenizer to reuse; empty trains a new one
 rungs: list[str] = ["llama-64", "llama-128", "llama-192", "neox-128", "llama-128-bos"]  # names in pretraining.RUNGS
-tokens: int = 10_000_000  # tokens seen by each model
+ladder_file: str = ""  # TOML of models trained alike (data/ladder.toml), in place of rungs; goes on where it was killed
+tokens: int = 0  # seen by each model; 0: 10 million, or what the ladder says
 vocab_size: int = 512  # tokens
 threads: int = 1  # of the processor
 device: str = "cpu"  # or "cuda"
@@ -35,11 +36,12 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from capacity import charts, pretraining, verdicts
+from capacity import charts, ladder, models, pretraining, verdicts
 
 charts.enable()
 torch.set_num_threads(threads)
-schedule = pretraining.Schedule(tokens=tokens)
+plan = ladder.read(ladder_file) if ladder_file else None
+tokenizer = str(models.locate(plan.vocabulary)) if plan else tokenizer
 
 # %% [markdown]
 # ## Texts and tokens
@@ -66,13 +68,21 @@ print(f"{len(words):,} words, most frequent first: {', '.join(words[:8])} …")
 #
 # AdamW, a cosine to 5% of the peak, sequences of 32 to 512 tokens mixed; a rung of `pretraining.SCHEDULES` departs from
 # that where its entry says so (`llama-128-bos`: every sequence begins with `<|endoftext|>` and has 128 or 512 tokens).
+# A ladder has a schedule of its own, and processes that are given the same folder share its trainings; of each shape
+# the first is drawn.
 
 # %%
-curves = pl.concat([
-    pretraining.rung(name, tok, train_tokens, unseen_tokens, schedule,
-                     bytes_per_token=bytes_per_token, out=Path(out), device=device, compile=compile)
-    for name in rungs
-])  # fmt: skip
+if plan:
+    ladder.train(plan, corpus=corpus, held_out=held_out, tokens=tokens or None, out=Path(out), compile=compile)
+    first = [one.name for one in plan.trainings() if one.rung.rate == 1 and one.seed == one.rung.seeds[0]]
+    curves = ladder.curves(plan, Path(out)).filter(pl.col("model").is_in([models.TRAINED + name for name in first]))
+else:
+    schedule = pretraining.Schedule(tokens=tokens or 10_000_000)
+    curves = pl.concat([
+        pretraining.rung(name, tok, train_tokens, unseen_tokens, schedule,
+                         bytes_per_token=bytes_per_token, out=Path(out), device=device, compile=compile)
+        for name in rungs
+    ])  # fmt: skip
 
 # %%
 records = pretraining.records(Path(out))

@@ -204,6 +204,22 @@ def test_what_was_trained_is_measured_by_name_and_read_elsewhere(mini, corpus, t
     assert page(found, done.rows, tmp_path, missing="skip") == with_models
 
 
+def test_90_trains_a_ladder(mini, corpus, tmp_path):
+    given = {
+        "corpus": corpus,
+        "held_out": corpus,
+        "ladder_file": str(mini),
+        "tokens": 6000,
+        "out": str(tmp_path / "out"),
+    }
+    path = report.execute(resources.notebooks() / "90_pretrain.py", given, out=tmp_path / "pages")
+    trained = ladder.facts(ladder.read(mini), tmp_path / "out")
+    assert trained["tokens"].to_list() == [6144, 6144, 4096, 6144, 6144]  # the third stands half way
+    assert "`w32-d1-lr0.5-s0`" in path.read_text()
+    report.execute(resources.notebooks() / "90_pretrain.py", given, out=tmp_path / "pages")
+    assert ladder.facts(ladder.read(mini), tmp_path / "out").equals(trained)
+
+
 def page(found, rows, folder, *, missing):
     """Execute 06, make its numbers again, and return what it shows of the ladder's models."""
     given = {
