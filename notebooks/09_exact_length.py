@@ -340,9 +340,15 @@ verdicts.within(
 )  # fmt: skip
 
 # %%
+is_fresh = pl.col("search") == "fixed"
+by_fresh = pl.concat([rows, own]).group_by("model", "text_id").agg(
+    more=pl.col("decoded_tokens").filter(is_fresh).max() > pl.col("decoded_tokens").filter(~is_fresh).max().fill_null(0)
+).group_by("model").agg(pl.col("more").sum())  # fmt: skip
+more = dict(by_fresh.iter_rows())
 said = [
     f"of `{name}` {part.height} texts were searched"
     + (f" and {n} fitted afresh, of which {part['kind'].eq('limit').sum()} have reached their limit" if n else "")
+    + (f"; {more[name]} others are held longer by a fit from a fresh start than by any search" if more[name] else "")
     + f"; the longest are {part['tokens'].mean():.1f} tokens in the mean "
     f"({part['tokens'].min()} to {part['tokens'].max()})"
     for table in (ends, bounds)

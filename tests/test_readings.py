@@ -373,4 +373,15 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
     ]
     assert numbers(pretrained.number)[-2:] == sorted(round(gain, 2) for gain in gains)
     both = longest_of(theirs)
-    assert f"of `smollm2-135m` 8 texts were searched; the longest are {np.mean([*both.values()]):.1f}" in reading
+    afresh = travelled.filter(pl.col("seed").is_in([100, 101]), model="smollm2-135m", search="fixed")
+    alone = longest_of(afresh)
+    farther = {text for text, length in both.items() if alone.get(text, 0) > length}
+    used_up = afresh.filter(
+        (pl.col("steps") == 1000) & (pl.col("length") == pl.col("text_id").replace_strict(both) + 1)
+    )
+    assert (len(farther), used_up["text_id"].n_unique(), used_up.height) == (5, 3, 6)  # which have not stalled
+    longest = np.mean([max(length, alone.get(text, 0)) for text, length in both.items()])
+    assert (
+        "of `smollm2-135m` 8 texts were searched and 3 fitted afresh, of which 0 have reached their limit; 5 others "
+        f"are held longer by a fit from a fresh start than by any search; the longest are {longest:.1f}"
+    ) in reading
