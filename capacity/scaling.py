@@ -147,7 +147,7 @@ def named(width: Numbers, parameters: Numbers, y: Numbers, *, by_width: bool = F
         if by_width and of_width:
             across, up = _logarithms(x, y)
             widths = np.unique(across)
-            law = fit(np.exp(widths), np.exp([up[across == one].mean() for one in widths]), exponent=exponent)
+            law = fit(np.exp(widths), np.exp([up[across == value].mean() for value in widths]), exponent=exponent)
         else:
             law = fit(x, y, exponent=exponent)
         laws[name] = Named(law, of_width, left_out)

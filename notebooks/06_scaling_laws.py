@@ -263,17 +263,15 @@ power, line = gain_laws["a · d_model^b"].law, gain_laws["a · d_model"].law
 wrong = {name: math.exp(named.left_out) for name, named in gain_laws.items()}
 best = min(wrong, key=lambda name: wrong[name])
 grows = deeper.filter(pl.col("low") > 0).height
+told = f"{own.exponent:.2f} ({own.low:.2f} to {own.high:.2f}) over {own.n} models of one training each" if own else ""
+here_too = f" Here tokens go as d_model^{told}." if own else ""
+
+# %%
 Markdown(
     f"**Reading.** Over {power.n} published models bits grow as d_model^{power.exponent:.2f} ({power.low:.2f} to "
     f"{power.high:.2f}); as a constant they are {line.scale:.2f} bits a dimension, of Eq. 1's 16, and a width left "
     f"out is foretold to a factor of {wrong['a · d_model']:.2f}. Least wrong is {best} ({wrong[best]:.2f}). Tokens "
-    f"held grow with the layers kept by an exponent above 0 in {grows} of {deeper.height} models. "
-    + (
-        f"Here tokens go as d_model^{own.exponent:.2f} ({own.low:.2f} to {own.high:.2f}) over {own.n} models of one "
-        "training each."
-        if own
-        else ""
-    )
+    f"held grow with the layers kept by an exponent above 0 in {grows} of {deeper.height} models.{here_too}"
 )
 
 # %% [markdown]

@@ -79,7 +79,6 @@ ends = metrics.limits(rows, by=["model"], steps=most)
 charts.lengths_by_text(ends)
 
 # %%
-known, held = pl.col("kind") == "limit", pl.when(pl.col("n_at") > 0).then(pl.col("n_held") / pl.col("n_at"))
 afresh = pl.col("n_beyond") >= max(2, len(fresh))  # fewer decide nothing
 
 
@@ -88,15 +87,7 @@ def share_of_limits(ends):
     return {name: metrics.proportion(part["kind"] == "limit") for (name,), part in tried}
 
 
-def by_kind(ends):
-    return ends.group_by("model").agg(
-        texts=pl.len(), tried=afresh.sum(), limits=known.sum(), bounds=(pl.col("kind") == "search-limited").sum(),
-        tokens=pl.col("tokens").mean(), tokens_of_limits=pl.col("tokens").filter(known).mean(),
-        held_afresh=held.mean(),
-    ).sort("model").with_columns(pl.selectors.float().round(2))  # fmt: skip
-
-
-by_kind(ends)
+metrics.limit_counts(ends, fits=max(2, len(fresh))).with_columns(pl.selectors.float().round(2))
 
 # %%
 verdicts.judge(
@@ -111,6 +102,7 @@ verdicts.judge(
 # length itself, which a vector is known to hold.
 
 # %%
+held = pl.col("n_held") / pl.col("n_at")
 held_afresh = {
     name: metrics.interval(part["share"])
     for (name,), part in ends.filter(pl.col("n_at") > 0).with_columns(share=held).group_by("model", maintain_order=True)
@@ -195,18 +187,8 @@ verdicts.judge(
 
 
 # %%
-def by_patience(grown, budget):
-    tried = {steps: metrics.impatient(grown, steps=steps) for steps in [*impatience, most]}
-    every = pl.concat(rows.with_columns(steps_allowed=pl.lit(steps)) for steps, rows in tried.items())
-    ended = metrics.reached(every.with_columns(key=pl.format("{} {}", "key", "steps_allowed")), cost="token_steps",
-                            at=[2 * budget], by=["model", "steps_allowed"])  # fmt: skip
-    spent = pl.col("token_steps").sum() / pl.col("key").n_unique()
-    return metrics.mean(ended, pl.col("value"), ["model", "steps_allowed"]).drop("degenerate").join(
-        every.group_by("model", "steps_allowed").agg(token_steps=spent), on=["model", "steps_allowed"]
-    ).with_columns(pl.selectors.float().round(2)).sort("model", "steps_allowed")  # fmt: skip
-
-
-by_patience(full.filter(search=searches[0]), budget)
+grown = full.filter(search=searches[0])
+metrics.by_patience(grown, steps=[*impatience, most]).with_columns(pl.selectors.float().round(2))
 
 # %% [markdown]
 # ## Which recipe reaches which share of the longest after which cost
@@ -252,6 +234,8 @@ cuts = texts.drawn_lengths(n_texts, longest=max(2, int(whole["tokens"].max() or 
 order = pl.int_range(pl.len()).over("model")
 cut = whole.sort("model", "text_id").with_columns(cut=order.replace_strict(dict(enumerate(cuts)), default=2))
 cut = cut.with_columns(ended=pl.col("cut") <= pl.col("tokens"), seen=pl.min_horizontal("cut", "tokens"))
+
+# %%
 kinds = {
     "as they are, Kaplan-Meier": (told, "tokens", True),
     "known limits: the truth": (whole, "tokens", True),
@@ -263,6 +247,8 @@ samples = [
     for series, (table, tokens, counted) in kinds.items()
     for (name,), own in table.group_by("model", maintain_order=True)
 ]
+
+# %%
 curves = [
     metrics.survival(tokens, ended).with_columns(model=pl.lit(name), series=pl.lit(series))
     for name, series, tokens, ended in samples
@@ -303,7 +289,7 @@ bounds = metrics.limits(own, by=["model"], steps=most) if own.height else ends.c
 charts.lengths_by_text(bounds) if bounds.height else Markdown("No rows of a pretrained model are there.")
 
 # %%
-by_kind(bounds) if bounds.height else None
+metrics.limit_counts(bounds, fits=max(2, len(fresh))).with_columns(pl.selectors.float().round(2))
 
 # %%
 verdicts.judge(
@@ -317,7 +303,8 @@ verdicts.judge(
 
 # %%
 patient = own.filter(search="grow", budget=max(pretrained_budgets, default=0))
-by_patience(patient, patient["budget"][0]) if patient.height else Markdown("No such rows are there.")
+metrics.by_patience(patient, steps=[*impatience, most]).with_columns(pl.selectors.float().round(2)) \
+    if patient.height else Markdown("No such rows are there.")  # fmt: skip
 
 # %%
 gains = [
@@ -348,17 +335,17 @@ more = dict(by_fresh.iter_rows())
 said = [
     f"of `{name}` {part.height} texts were searched"
     + (f" and {n} fitted afresh, of which {part['kind'].eq('limit').sum()} have reached their limit" if n else "")
-    + (f"; {more[name]} others are held longer by a fit from a fresh start than by any search" if more[name] else "")
+    + (f"; {more[name]} texts are held longer by a fit from a fresh start than by any search" if more[name] else "")
     + f"; the longest are {part['tokens'].mean():.1f} tokens in the mean "
     f"({part['tokens'].min()} to {part['tokens'].max()})"
     for table in (ends, bounds)
     for (name,), part in table.group_by("model", maintain_order=True)
     for n in [part.filter(afresh).height]
 ]
-gained = best.filter(pl.col("twice") > 0).group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
-some = metrics.proportion(gained)
 
 # %%
+gained = best.filter(pl.col("twice") > 0).group_by("text_id").agg((pl.col("twice") > pl.col("once")).any())["twice"]
+some = metrics.proportion(gained)
 Markdown(
     f"**Reading.** By two fresh fits at one token more than the longest of all searches: {'; '.join(said)}. "
     f"{ends['kind'].eq('ended').sum()} texts were held as far as they were tried. "

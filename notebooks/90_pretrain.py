@@ -74,7 +74,7 @@ print(f"{len(words):,} words, most frequent first: {', '.join(words[:8])} …")
 # %%
 if plan:
     ladder.train(plan, corpus=corpus, held_out=held_out, tokens=tokens or None, out=Path(out), compile=compile)
-    first = [one.name for one in plan.trainings() if one.rung.rate == 1 and one.seed == one.rung.seeds[0]]
+    first = [own.name for own in plan.trainings() if own.rung.rate == 1 and own.seed == own.rung.seeds[0]]
     curves = ladder.curves(plan, Path(out)).filter(pl.col("model").is_in([models.TRAINED + name for name in first]))
 else:
     schedule = pretraining.Schedule(tokens=tokens or 10_000_000)

@@ -65,6 +65,10 @@ def test_fresh_fits_at_the_longest_length_are_counted_beside():
     table = metrics.limits(pl.concat([fits("a", *made), fits("b", ("grow", 0, 1, "budget", None))]))
     counts = ["text_id", "tokens", "n_searches", "n_beyond", "n_stalled", "n_at", "n_held"]
     assert table.select(counts).rows() == [("a", 4, 2, 1, 1, 2, 1), ("b", 0, 1, 0, 0, 0, 0)]
+    counted = metrics.limit_counts(table, by=["model"], fits=1).drop("model")
+    assert counted.rows() == [(2, 1, 0, 2, 2.0, None, 0.5)]
+    known = table.with_columns(kind=pl.Series(["limit", "ended"]))
+    assert metrics.limit_counts(known).drop("model").rows() == [(2, 0, 1, 0, 2.0, 4.0, 0.5)]
 
 
 def test_limits_refuse_texts_of_other_models_in_one_pot():
@@ -174,6 +178,8 @@ def test_who_gives_up_sooner_keeps_what_was_held_before_the_first_slow_length():
     held = metrics.reached(cut, cost="token_steps", at=[1e9]).sort("text_id")
     assert held["value"].to_list() == [2, 0]
     assert metrics.impatient(table, steps=40).equals(table.sort("key", "probe"))
+    both = metrics.by_patience(table, steps=[20, 40], by=["source"])
+    assert both.select("steps", "value", "token_steps").rows() == [(20, 1.0, 60.0), (40, 3.0, 115.0)]
     timed = metrics.impatient(table.with_columns(seconds=pl.col("steps") / 10), steps=20)
     assert timed.filter(text_id="a")["seconds"].to_list() == [1, 2]
     with pytest.raises(ValueError, match="steps is 0"):

@@ -382,6 +382,6 @@ def test_the_limits_of_09_are_those_of_the_stored_fits(said, travelled):
     assert (len(farther), used_up["text_id"].n_unique(), used_up.height) == (5, 3, 6)  # which have not stalled
     longest = np.mean([max(length, alone.get(text, 0)) for text, length in both.items()])
     assert (
-        "of `smollm2-135m` 8 texts were searched and 3 fitted afresh, of which 0 have reached their limit; 5 others "
+        "of `smollm2-135m` 8 texts were searched and 3 fitted afresh, of which 0 have reached their limit; 5 texts "
         f"are held longer by a fit from a fresh start than by any search; the longest are {longest:.1f}"
     ) in reading

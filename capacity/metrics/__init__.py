@@ -7,8 +7,8 @@ from numbers import Real
 import numpy as np
 import polars as pl
 
-from capacity.metrics.costs import doubled, exact_length_by_cost, impatient, reached
-from capacity.metrics.ends import KINDS, limits, median_limit, survival
+from capacity.metrics.costs import by_patience, doubled, exact_length_by_cost, impatient, reached
+from capacity.metrics.ends import KINDS, limit_counts, limits, median_limit, survival
 from capacity.metrics.intervals import (
     LEAST,
     Interval,
@@ -37,11 +37,11 @@ from capacity.metrics.scores import accuracy, check_scores, exact, n_right, scor
 
 __all__ = [
     "ALIKE", "CONDITIONS", "KINDS", "LEAST", "UNFINISHED", "Interval", "NothingFound", "accuracy",
-    "accuracy_by_length", "as_numbers", "between", "bounds", "censored", "check_columns", "check_decoded",
-    "check_numbers", "check_scores", "check_threshold", "decoding_capacity", "difference", "doubled", "exact",
-    "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "impatient", "interval", "limits",
-    "mean", "median_limit", "n_right", "not_empty", "pooled", "proportion", "quotient", "ratio", "reached", "summarise",
-    "survival",
+    "accuracy_by_length", "as_numbers", "between", "bounds", "by_patience", "censored", "check_columns",
+    "check_decoded", "check_numbers", "check_scores", "check_threshold", "decoding_capacity", "difference",
+    "doubled", "exact", "exact_length", "exact_length_by_cost", "exact_lengths", "finished", "impatient",
+    "interval", "limit_counts", "limits", "mean", "median_limit", "n_right", "not_empty", "pooled", "proportion",
+    "quotient", "ratio", "reached", "summarise", "survival",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what completion shows
 

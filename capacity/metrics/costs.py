@@ -1,5 +1,6 @@
 """What searches have reached after a cost, and what twice the cost adds."""
 
+import math
 from collections.abc import Sequence
 
 import polars as pl
@@ -67,6 +68,20 @@ def impatient(rows: pl.DataFrame, *, steps: int) -> pl.DataFrame:
         pl.when(pl.col("late") == 1).then(value).otherwise(name).cast(rows.schema[name]).alias(name)
         for name, value in cut.items() if name in rows.columns
     ).drop("late")  # fmt: skip
+
+
+def by_patience(rows: pl.DataFrame, *, steps: Sequence[int], by: Sequence[str] = ("model",)) -> pl.DataFrame:
+    """Return what searches hold with less patience, and its cost: *by, steps, value, low, high, n, token_steps.
+
+    value: mean over texts of the longest exact prefix where each search is `impatient` by so many steps; token_steps:
+    mean of a search. Raises as `impatient` and `reached`.
+    """
+    tried = [impatient(rows, steps=n).with_columns(allowed=pl.lit(n, pl.Int64)) for n in steps]
+    every = pl.concat(tried).with_columns(key=pl.format("{} {}", "key", "allowed"))
+    held = reached(every, cost="token_steps", at=[math.inf], by=[*by, "allowed"])
+    cost = every.group_by(*by, "allowed").agg(token_steps=pl.col("token_steps").sum() / pl.col("key").n_unique())
+    means = mean(held, pl.col("value"), [*by, "allowed"]).drop("degenerate")
+    return means.join(cost, on=[*by, "allowed"]).sort(*by, "allowed").rename({"allowed": "steps"})
 
 
 def exact_length_by_cost(

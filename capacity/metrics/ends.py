@@ -77,6 +77,23 @@ def limits(
     return counted.select(*text, "tokens", kind.alias("kind"), *counts).sort(text)
 
 
+def limit_counts(ends: pl.DataFrame, *, by: Sequence[str] = ("model",), fits: int = 2) -> pl.DataFrame:
+    """Return how many texts have reached their limit: *by, texts, tried, limits, bounds, tokens, ... held_afresh.
+
+    tried: with at least `fits` fresh fits at one token more than the longest; bounds: search-limited; tokens, and
+    tokens_of_limits: mean longest lengths, of all and of those with a limit; held_afresh: mean share of fresh fits at
+    the longest length itself that were solved. ends: from `limits`. Raises ValueError for a column that is missing.
+    """
+    check_columns(ends, "tokens", "kind", "n_beyond", "n_at", "n_held", by=by, takes=("by",))
+    known = pl.col("kind") == "limit"
+    return ends.group_by(by).agg(
+        texts=pl.len(), tried=(pl.col("n_beyond") >= fits).sum(), limits=known.sum(),
+        bounds=(pl.col("kind") == "search-limited").sum(), tokens=pl.col("tokens").mean(),
+        tokens_of_limits=pl.col("tokens").filter(known).mean(),
+        held_afresh=pl.when(pl.col("n_at") > 0).then(pl.col("n_held") / pl.col("n_at")).mean(),
+    ).sort(by)  # fmt: skip
+
+
 def survival(tokens: Values, ended: Sequence[bool] | pl.Series) -> pl.DataFrame:
     """Return the share of texts whose limit is above each length, by Kaplan and Meier: tokens, share, low, high.
 
