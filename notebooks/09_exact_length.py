@@ -79,7 +79,8 @@ ends = metrics.limits(rows, by=["model"], steps=most)
 charts.lengths_by_text(ends)
 
 # %%
-afresh = pl.col("n_beyond") >= max(2, len(fresh))  # fewer decide nothing
+least = max(2, len(fresh))  # fresh fits at one token more; fewer decide nothing
+afresh = pl.col("n_beyond") >= least
 
 
 def share_of_limits(ends):
@@ -87,7 +88,7 @@ def share_of_limits(ends):
     return {name: metrics.proportion(part["kind"] == "limit") for (name,), part in tried}
 
 
-metrics.limit_counts(ends, fits=max(2, len(fresh))).with_columns(pl.selectors.float().round(2))
+metrics.limit_counts(ends, fits=least).with_columns(pl.selectors.float().round(2))
 
 # %%
 verdicts.judge(
@@ -289,11 +290,12 @@ bounds = metrics.limits(own, by=["model"], steps=most) if own.height else ends.c
 charts.lengths_by_text(bounds) if bounds.height else Markdown("No rows of a pretrained model are there.")
 
 # %%
-metrics.limit_counts(bounds, fits=max(2, len(fresh))).with_columns(pl.selectors.float().round(2))
+metrics.limit_counts(bounds, fits=least).with_columns(pl.selectors.float().round(2))
 
 # %%
 verdicts.judge(
-    "of a pretrained model, too, at least half of the texts that were fitted afresh have reached their limit",
+    "of a pretrained model, too, at least half of the texts that were fitted afresh one token beyond their longest "
+    "have reached their limit",
     share_of_limits(bounds), above=0.5, unit="",
     change="fits with more steps, of which a stall is seen, and searches with a larger budget",
 )  # fmt: skip
