@@ -240,8 +240,8 @@ cut = cut.with_columns(ended=pl.col("cut") <= pl.col("tokens"), seen=pl.min_hori
 kinds = {
     "as they are, Kaplan-Meier": (told, "tokens", True),
     "known limits: the truth": (whole, "tokens", True),
-    "known limits, cut, Kaplan-Meier": (cut, "seen", True),
-    "known limits, cut, ends taken for limits": (cut, "seen", False),
+    "cut, Kaplan-Meier": (cut, "seen", True),
+    "cut, ends taken for limits": (cut, "seen", False),
 }
 samples = [
     (name, series, own[tokens], own["ended"] & counted)
